@@ -1,0 +1,172 @@
+//! Bodies of the records that writers append to *input*.
+//!
+//! A body holds what the fold needs and the routing fields of the envelope do
+//! not say. Event JSON is never in a body: the redacted form is the envelope's
+//! skeleton, the full form its erasable body part.
+
+use bincode::{Decode, Encode};
+
+/// A signing key that a writer used to verify an event. Projectors trust the
+/// writer's verdict and hold no keys; this says what the verdict rested on.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct VerifiedKey {
+    /// The server whose key it is.
+    pub server: String,
+    /// For example `ed25519:a1`.
+    pub key_id: String,
+    /// Milliseconds since the epoch; `u64::MAX` for our own keys.
+    pub valid_until_ms: u64,
+}
+
+/// Who sent an event with which transaction id, so that sync can echo it to
+/// that device alone.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Transaction {
+    pub device_id: String,
+    pub txn_id: String,
+}
+
+/// How an event relates to the room's graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Placement {
+    /// A new event at the end of the room, or a fork of it.
+    New,
+    /// Known, but without a place in the graph.
+    Outlier,
+    /// Older than what is known.
+    Backfill,
+}
+
+/// Body of [`super::Kind::InputRoomEvent`]. Room id, event id, sender, type,
+/// state key and room version are the envelope's routing fields.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputRoomEvent {
+    pub placement: Placement,
+    /// Copied from the event, so that a fold of a plain message parses no JSON.
+    pub depth: u64,
+    pub prev_events: Vec<String>,
+    pub auth_events: Vec<String>,
+    /// The event that an `m.room.redaction` redacts, from wherever its room version keeps it.
+    pub redacts: Option<String>,
+    /// `m.relates_to` as far as indexes need it.
+    pub relation: Option<Relation>,
+    /// `content.membership` of an `m.room.member` event.
+    pub membership: Option<String>,
+    pub transaction: Option<Transaction>,
+    pub verified_with: Vec<VerifiedKey>,
+    /// Records of one request that succeed or fail as one carry the same
+    /// number of records here, and their index within it; 0 of 1 alone.
+    pub batch_index: u32,
+    pub batch_count: u32,
+}
+
+/// `m.relates_to` of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Relation {
+    pub rel_type: String,
+    pub event_id: String,
+}
+
+/// Body of [`super::Kind::InputRoomPublished`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputRoomPublished {
+    pub published: bool,
+}
+
+/// Body of [`super::Kind::InputAccountCreated`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputAccountCreated {
+    /// PHC string of Argon2id; none for accounts that cannot log in by password.
+    pub password_hash: Option<String>,
+    pub guest: bool,
+    pub admin: bool,
+}
+
+/// Body of [`super::Kind::InputPasswordSet`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputPasswordSet {
+    /// PHC string of Argon2id.
+    pub password_hash: String,
+}
+
+/// Body of [`super::Kind::InputAccountDeactivated`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputAccountDeactivated {
+    pub erase: bool,
+}
+
+/// BLAKE3 of a token, keyed for its use. The token itself is never on disk.
+pub type TokenHash = [u8; 32];
+
+/// Access and refresh token of one device, as hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Tokens {
+    pub access: TokenHash,
+    /// Milliseconds since the epoch; none for tokens that do not expire.
+    pub access_expires_ms: Option<u64>,
+    pub refresh: Option<TokenHash>,
+}
+
+/// Body of [`super::Kind::InputDeviceLoggedIn`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputDeviceLoggedIn {
+    pub device_id: String,
+    pub display_name: Option<String>,
+    pub tokens: Tokens,
+}
+
+/// Body of [`super::Kind::InputTokensRefreshed`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputTokensRefreshed {
+    pub device_id: String,
+    /// The refresh token that was spent. The fold refuses the record if it is
+    /// no longer the device's, so two racing refreshes cannot both win.
+    pub spent: TokenHash,
+    pub tokens: Tokens,
+}
+
+/// Body of [`super::Kind::InputDevicesRemoved`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputDevicesRemoved {
+    /// None: all devices of the user but `except`.
+    pub device_ids: Option<Vec<String>>,
+    /// Kept when `device_ids` is none.
+    pub except: Option<String>,
+}
+
+/// Body of [`super::Kind::InputProfileField`]. The new value, as JSON, is the
+/// envelope's body part; without one the field is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputProfileField {
+    /// `displayname`, `avatar_url` or a custom field.
+    pub field: String,
+}
+
+/// Body of [`super::Kind::InputAccountData`]. The content, as JSON, is the
+/// envelope's body part; the type is the envelope's `type`, the room its `room_id`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputAccountData {}
+
+/// Body of [`super::Kind::InputFilter`]. The definition is the envelope's body part.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputFilter {
+    /// Chosen by the writer: a hash of the definition, so that the same filter
+    /// posted twice gets the same id.
+    pub filter_id: String,
+}
+
+/// Body of [`super::Kind::InputRoomForgotten`]. The room is the envelope's `room_id`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputRoomForgotten {}
+
+/// Body of [`super::Kind::InputAliasCreated`]; the partition key is the alias,
+/// the room the envelope's `room_id`, the creator its `sender`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputAliasCreated {
+    /// Servers to join through, ours first.
+    pub servers: Vec<String>,
+}
+
+/// Body of [`super::Kind::InputAliasRemoved`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputAliasRemoved {}

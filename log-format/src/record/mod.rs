@@ -1,0 +1,13 @@
+//! Records: what a frame's payload says.
+//!
+//! [`envelope`] is the hand-written outer shape that every reader understands,
+//! [`input`] and [`output`] are the typed bodies, [`tags`] their numbers. Event
+//! JSON inside stays opaque bytes.
+
+pub mod envelope;
+pub mod input;
+pub mod output;
+pub mod tags;
+
+pub use envelope::{Envelope, EnvelopeError, NewEnvelope, Part};
+pub use tags::{Kind, Source};

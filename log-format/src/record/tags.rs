@@ -1,0 +1,150 @@
+//! Every record kind that was ever written, with its number.
+//!
+//! A number is given once and never reused: a record written by the first
+//! version of Engram is readable by the last. FORMAT.md, section *Record kinds*,
+//! holds the same table with each kind's partition key.
+
+/// What a record says, as the `u16` at byte 2 of its payload.
+///
+/// Input kinds lie below `0x8000`, output kinds above, so that a record's topic
+/// can be told from its kind alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum Kind {
+    // Keyed by room id.
+    /// A PDU that a writer accepted: [`super::input::InputRoomEvent`].
+    InputRoomEvent = 0x0001,
+    /// A room entered or left the published directory.
+    InputRoomPublished = 0x0002,
+
+    // Keyed by user id.
+    /// An account came to be.
+    InputAccountCreated = 0x0101,
+    /// A password was set or replaced.
+    InputPasswordSet = 0x0102,
+    /// An account was closed for good.
+    InputAccountDeactivated = 0x0103,
+    /// A device logged in (new or again).
+    InputDeviceLoggedIn = 0x0104,
+    /// A device exchanged its refresh token for new tokens.
+    InputTokensRefreshed = 0x0105,
+    /// Devices logged out; their tokens end.
+    InputDevicesRemoved = 0x0106,
+    /// A profile field was set or removed.
+    InputProfileField = 0x0107,
+    /// Global or per-room account data was set.
+    InputAccountData = 0x0108,
+    /// A sync filter was stored.
+    InputFilter = 0x0109,
+    /// A user forgot a room that they had left.
+    InputRoomForgotten = 0x010A,
+
+    // Keyed by alias.
+    /// A room alias was created.
+    InputAliasCreated = 0x0201,
+    /// A room alias was removed.
+    InputAliasRemoved = 0x0202,
+
+    /// The room server's decision about one [`Kind::InputRoomEvent`].
+    OutputRoomEvent = 0x8001,
+    /// A room entered or left the published directory.
+    OutputRoomPublished = 0x8002,
+    /// The user server's decision about any of the user kinds.
+    OutputUser = 0x8101,
+    /// The alias server's decision about any of the alias kinds.
+    OutputAlias = 0x8201,
+}
+
+impl Kind {
+    /// Every kind, in the order of its number.
+    pub const ALL: [Kind; 18] = [
+        Kind::InputRoomEvent,
+        Kind::InputRoomPublished,
+        Kind::InputAccountCreated,
+        Kind::InputPasswordSet,
+        Kind::InputAccountDeactivated,
+        Kind::InputDeviceLoggedIn,
+        Kind::InputTokensRefreshed,
+        Kind::InputDevicesRemoved,
+        Kind::InputProfileField,
+        Kind::InputAccountData,
+        Kind::InputFilter,
+        Kind::InputRoomForgotten,
+        Kind::InputAliasCreated,
+        Kind::InputAliasRemoved,
+        Kind::OutputRoomEvent,
+        Kind::OutputRoomPublished,
+        Kind::OutputUser,
+        Kind::OutputAlias,
+    ];
+
+    /// The kind with this number, if there is one.
+    pub fn from_number(number: u16) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+
+    /// The number as it stands in the payload.
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// The name under which tools show and filter this kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::InputRoomEvent => "room_event",
+            Kind::InputRoomPublished => "room_published",
+            Kind::InputAccountCreated => "account_created",
+            Kind::InputPasswordSet => "password_set",
+            Kind::InputAccountDeactivated => "account_deactivated",
+            Kind::InputDeviceLoggedIn => "device_logged_in",
+            Kind::InputTokensRefreshed => "tokens_refreshed",
+            Kind::InputDevicesRemoved => "devices_removed",
+            Kind::InputProfileField => "profile_field",
+            Kind::InputAccountData => "account_data",
+            Kind::InputFilter => "filter",
+            Kind::InputRoomForgotten => "room_forgotten",
+            Kind::InputAliasCreated => "alias_created",
+            Kind::InputAliasRemoved => "alias_removed",
+            Kind::OutputRoomEvent => "output_room_event",
+            Kind::OutputRoomPublished => "output_room_published",
+            Kind::OutputUser => "output_user",
+            Kind::OutputAlias => "output_alias",
+        }
+    }
+}
+
+/// Which road a record took into the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Source {
+    /// A local client's request.
+    Client = 1,
+    /// Another server's transaction.
+    Federation = 2,
+    /// History fetched on demand.
+    Backfill = 3,
+    /// An application service.
+    Appservice = 4,
+    /// The server itself or its operator.
+    Internal = 5,
+}
+
+impl Source {
+    /// The source with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Source> {
+        [Source::Client, Source::Federation, Source::Backfill, Source::Appservice, Source::Internal]
+            .into_iter()
+            .find(|source| *source as u8 == number)
+    }
+
+    /// The name under which tools show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Client => "client",
+            Source::Federation => "federation",
+            Source::Backfill => "backfill",
+            Source::Appservice => "appservice",
+            Source::Internal => "internal",
+        }
+    }
+}
