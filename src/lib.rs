@@ -1,1 +1,11 @@
+//! Engram: a Matrix homeserver whose source of truth is an append-only log.
+//!
+//! Modules in floor order (see ARCHITECTURE.md); `tests/floor_plan.rs` holds
+//! the walls between them.
 
+pub mod clock;
+pub mod logs;
+pub mod projectors;
+pub mod query;
+pub mod storage;
+pub mod writers;

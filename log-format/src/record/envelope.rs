@@ -122,9 +122,19 @@ impl NewEnvelope<'_> {
         ];
         let parts = [&self.auth_extract, &self.skeleton, &self.body_part];
         let strings: usize = optional.iter().flatten().map(|text| text.len() + 4).sum();
-        let part_bytes: usize = parts.iter().map(|part| part.bytes().map_or(32, <[u8]>::len) + 5).sum();
+        let part_bytes: usize = parts
+            .iter()
+            .map(|part| part.bytes().map_or(32, <[u8]>::len) + 5)
+            .sum();
         let mut out = Vec::with_capacity(
-            PREFIX_BYTES + 8 + self.key.len() + 8 + strings + self.body.len() + part_bytes + SALT_BYTES,
+            PREFIX_BYTES
+                + 8
+                + self.key.len()
+                + 8
+                + strings
+                + self.body.len()
+                + part_bytes
+                + SALT_BYTES,
         );
         out.extend_from_slice(&ENVELOPE_VERSION.to_le_bytes());
         out.extend_from_slice(&kind.number().to_le_bytes());
@@ -222,7 +232,10 @@ impl<'a> Envelope<'a> {
         let idempotency = cursor.array("idempotency key")?;
         let [source, zeros @ ..] = cursor.array::<4>("source")?;
         let source = Source::from_number(source).filter(|_| zeros == [0; 3]);
-        let source = source.ok_or(EnvelopeError::Value { what: "source", at: 40 })?;
+        let source = source.ok_or(EnvelopeError::Value {
+            what: "source",
+            at: 40,
+        })?;
         let header_len = u32::from_le_bytes(cursor.array("header length")?) as usize;
         let key = cursor.text("key")?;
         let room_id = cursor.optional_text("room id")?;
@@ -235,7 +248,10 @@ impl<'a> Envelope<'a> {
         let trace_id = cursor.optional_text("trace id")?;
         let body = cursor.bytes("body")?;
         if cursor.at != header_len {
-            return Err(EnvelopeError::Value { what: "header length", at: 44 });
+            return Err(EnvelopeError::Value {
+                what: "header length",
+                at: 44,
+            });
         }
         let auth_extract = cursor.part("auth extract")?;
         let skeleton = cursor.part("skeleton")?;
@@ -246,7 +262,10 @@ impl<'a> Envelope<'a> {
         let (salt, body_part) = match salted {
             Part::Present(bytes) => {
                 let Some((salt, bytes)) = bytes.split_first_chunk::<SALT_BYTES>() else {
-                    return Err(EnvelopeError::Truncated { what: "salt", at: payload.len() });
+                    return Err(EnvelopeError::Truncated {
+                        what: "salt",
+                        at: payload.len(),
+                    });
                 };
                 (Some(*salt), Part::Present(bytes))
             }
@@ -343,7 +362,10 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, what: &'static str, len: usize) -> Result<&'a [u8], EnvelopeError> {
-        let end = self.at.checked_add(len).filter(|end| *end <= self.payload.len());
+        let end = self
+            .at
+            .checked_add(len)
+            .filter(|end| *end <= self.payload.len());
         let bytes = end.and_then(|end| self.payload.get(self.at..end));
         let bytes = bytes.ok_or(EnvelopeError::Truncated { what, at: self.at })?;
         self.at += len;
@@ -353,7 +375,9 @@ impl<'a> Cursor<'a> {
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], EnvelopeError> {
         let at = self.at;
         let bytes = self.take(what, N)?;
-        bytes.try_into().map_err(|_| EnvelopeError::Truncated { what, at })
+        bytes
+            .try_into()
+            .map_err(|_| EnvelopeError::Truncated { what, at })
     }
 
     fn bytes(&mut self, what: &'static str) -> Result<&'a [u8], EnvelopeError> {

@@ -115,9 +115,15 @@ impl Membership {
 
     /// Reads the specification's word.
     pub fn parse(word: &str) -> Option<Membership> {
-        [Membership::Join, Membership::Invite, Membership::Knock, Membership::Leave, Membership::Ban]
-            .into_iter()
-            .find(|membership| membership.as_str() == word)
+        [
+            Membership::Join,
+            Membership::Invite,
+            Membership::Knock,
+            Membership::Leave,
+            Membership::Ban,
+        ]
+        .into_iter()
+        .find(|membership| membership.as_str() == word)
     }
 }
 

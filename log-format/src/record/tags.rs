@@ -132,9 +132,15 @@ pub enum Source {
 impl Source {
     /// The source with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Source> {
-        [Source::Client, Source::Federation, Source::Backfill, Source::Appservice, Source::Internal]
-            .into_iter()
-            .find(|source| *source as u8 == number)
+        [
+            Source::Client,
+            Source::Federation,
+            Source::Backfill,
+            Source::Appservice,
+            Source::Internal,
+        ]
+        .into_iter()
+        .find(|source| *source as u8 == number)
     }
 
     /// The name under which tools show it.

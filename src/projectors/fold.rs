@@ -1,0 +1,70 @@
+//! What every projector is: a function of its state and the next record.
+
+use log_format::record::output::{Decision, Origin, Reason};
+use log_format::record::{Envelope, EnvelopeError};
+use ruma::OwnedEventId;
+
+use crate::logs::log::NewRecord;
+use crate::storage::overlay::{Overlay, StoreError};
+
+/// Raised whenever a fold may decide or write something else for the same
+/// record; the store and *output* are then rebuilt beside the old ones.
+pub const PROJECTOR_VERSION: u32 = 1;
+
+/// A record about to be folded.
+pub struct FoldInput<'a> {
+    pub partition: u32,
+    pub offset: u64,
+    pub time_us: u64,
+    pub envelope: &'a Envelope<'a>,
+}
+
+impl FoldInput<'_> {
+    /// Origin of the one *output* record that this record leads to.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            src_offset: self.offset,
+            src_sub: 0,
+            src_last: true,
+            projector_version: PROJECTOR_VERSION,
+        }
+    }
+}
+
+/// What a fold decided.
+pub struct Folded {
+    /// Usually one record; in the order of their sub-numbers.
+    pub output: Vec<NewRecord>,
+    pub decision: Decision,
+    pub reason: Reason,
+    /// For `Duplicate`: the event that exists already.
+    pub duplicate_of: Option<OwnedEventId>,
+}
+
+/// A fold that cannot go on. A *bad record* is never this: it is decided as
+/// `Rejected` with reason `Malformed`. This is a store or a log that fails.
+#[derive(Debug, thiserror::Error)]
+pub enum FoldError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("record at offset {offset} is no envelope: {source}")]
+    Envelope { offset: u64, source: EnvelopeError },
+    #[error("log could not be read: {0}")]
+    Log(#[from] crate::logs::log::ReadError),
+}
+
+/// One lane's projector: folds the records of its rooms (or users, aliases) in
+/// log order. In-memory state that is derived from the tables (room heads,
+/// sessions) is published only by [`Projector::publish`], after the group's
+/// tables are written, so that nobody sees what a crash could take back.
+pub trait Projector: Send {
+    /// Folds one record: reads and writes tables through `tables`.
+    fn fold(
+        &mut self,
+        record: &FoldInput<'_>,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Folded, FoldError>;
+
+    /// The group's writes are in the store: make what the query window shows current.
+    fn publish(&mut self);
+}

@@ -1,0 +1,7 @@
+//! RocksDB at one offset: everything here can be thrown away and rebuilt by
+//! replaying the logs.
+//!
+//! Keys and values are bytes; who owns which table stands in [`columns`].
+
+pub mod columns;
+pub mod overlay;
