@@ -8,4 +8,5 @@ pub mod ids;
 pub mod marks;
 pub mod outcome;
 pub mod rooms;
+pub mod tokens;
 pub mod users;
