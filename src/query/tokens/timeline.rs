@@ -1,23 +1,14 @@
-//! Pagination tokens: where in a room, as of which *output*.
-//!
-//! Opaque to clients, versioned by their first letters, checked when they come
-//! back: one that cannot be read is `M_INVALID_PARAM` at the door.
+//! Where in a room, as of which *output*.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::ids::{OutputOffset, Place};
-use super::rooms::Direction;
+use super::{PARTITIONS_MAX, TokenError};
+use crate::query::ids::{OutputOffset, Place};
+use crate::query::rooms::Direction;
 
 /// Begins every [`TimelineToken`]; the digit is its version.
 const TIMELINE_PREFIX: &str = "t1_";
-/// Partitions that a token may name; far more than a log has.
-const PARTITIONS_MAX: usize = 1024;
-
-/// A token that was not made by this server, or by another version of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a token of this server")]
-pub struct TokenError;
 
 /// A position in a room's timeline, between two events.
 ///
@@ -45,7 +36,7 @@ impl TimelineToken {
         TimelineToken::before(Place(place.0.saturating_add(1)), vector)
     }
 
-    /// The place to hand to [`super::rooms::Rooms::timeline`], which gives what
+    /// The place to hand to [`crate::query::rooms::Rooms::timeline`], which gives what
     /// lies strictly beyond it.
     pub fn start(&self, direction: Direction) -> Place {
         match direction {
