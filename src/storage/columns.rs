@@ -2,8 +2,8 @@
 //!
 //! Families are few and follow access patterns; a table is a leading tag byte
 //! of the key, with one owner that writes it. Every key continues with the
-//! partition as `u16` big-endian, then as stated; integers in keys are
-//! big-endian, so that byte order is their order.
+//! partition as `u16` big-endian, then as stated; numbers in keys are written
+//! such that byte order is their order ([`super::keys::Key`]).
 
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,5 +83,73 @@ pub const CURSORS: Table = table(Family::Meta, 3, "cursors", "readers", false);
 /// Store version and output epoch.
 pub const STORE: Table = table(Family::Meta, 4, "store", "projectors", false);
 
+const ROOM_SERVER: &str = "projectors/roomserver";
+
+/// `room sn` → what of the room changes with each event: extremities, last
+/// place, current state, counts.
+pub const ROOMS: Table = table(Family::Rooms, 1, "rooms", ROOM_SERVER, true);
+/// `event sn` → the event's row, without its JSON.
+pub const EVENTS: Table = table(Family::Rooms, 2, "events", ROOM_SERVER, true);
+/// `room sn | place` → event sn, for events that are part of the timeline.
+pub const TIMELINE: Table = table(Family::Rooms, 3, "timeline", ROOM_SERVER, true);
+
+/// `room id` → room sn.
+pub const ROOM_IDS: Table = table(Family::Index, 1, "room_ids", ROOM_SERVER, true);
+/// `room sn | event id` → event sn.
+pub const EVENT_IDS: Table = table(Family::Index, 2, "event_ids", ROOM_SERVER, true);
+/// `room sn | idempotency key` → event sn.
+pub const IDEMPOTENCY: Table = table(Family::Index, 3, "idempotency", ROOM_SERVER, true);
+/// `user id | room id` → membership and the event that gave it.
+pub const USER_ROOMS: Table = table(Family::Index, 4, "user_rooms", ROOM_SERVER, true);
+/// `room id` → nothing, for rooms in the published directory.
+pub const PUBLISHED: Table = table(Family::Index, 5, "published", ROOM_SERVER, true);
+/// `room sn | event id` → redactions that wait for the event they redact.
+pub const EARLY_REDACTIONS: Table = table(Family::Index, 6, "early_redactions", ROOM_SERVER, true);
+
+/// `room sn | state id` → parent, branch, digest and what changed.
+pub const STATE_NODES: Table = table(Family::State, 1, "state_nodes", ROOM_SERVER, true);
+/// `room sn | head of a state's digest` → state id.
+pub const STATE_DIGESTS: Table = table(Family::State, 2, "state_digests", ROOM_SERVER, true);
+/// `room sn | type | state key` → interned key.
+pub const STATE_KEYS: Table = table(Family::State, 3, "state_keys", ROOM_SERVER, true);
+/// `room sn | interned key | branch | state id` → event sn.
+pub const STATE_HISTORY: Table = table(Family::State, 4, "state_history", ROOM_SERVER, true);
+/// `room sn | branch` → branch and state it leaves.
+pub const STATE_BRANCHES: Table = table(Family::State, 5, "state_branches", ROOM_SERVER, true);
+
 /// All tables that this file declares. Owners add theirs beside it.
-pub const ALL: &[Table] = &[APPLIED, OUTPUT_TAIL, CURSORS, STORE];
+pub const ALL: &[Table] = &[
+    APPLIED,
+    OUTPUT_TAIL,
+    CURSORS,
+    STORE,
+    ROOMS,
+    EVENTS,
+    TIMELINE,
+    ROOM_IDS,
+    EVENT_IDS,
+    IDEMPOTENCY,
+    USER_ROOMS,
+    PUBLISHED,
+    EARLY_REDACTIONS,
+    STATE_NODES,
+    STATE_DIGESTS,
+    STATE_KEYS,
+    STATE_HISTORY,
+    STATE_BRANCHES,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_tables_share_a_tag_or_a_name() {
+        for (index, table) in ALL.iter().enumerate() {
+            for other in &ALL[index + 1..] {
+                assert!(table.family != other.family || table.tag != other.tag);
+                assert_ne!(table.name, other.name);
+            }
+        }
+    }
+}

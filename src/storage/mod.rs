@@ -3,5 +3,9 @@
 //!
 //! Keys and values are bytes; who owns which table stands in [`columns`].
 
+pub mod batch;
 pub mod columns;
+mod flush;
+pub mod keys;
+pub mod open;
 pub mod overlay;
