@@ -3,9 +3,12 @@
 //! Modules in floor order (see ARCHITECTURE.md); `tests/floor_plan.rs` holds
 //! the walls between them.
 
+pub mod app;
 pub mod clock;
+pub mod config;
 pub mod logs;
 pub mod projectors;
 pub mod query;
 pub mod storage;
+pub mod telemetry;
 pub mod writers;

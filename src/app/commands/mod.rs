@@ -1,0 +1,3 @@
+//! A file per verb of the command line.
+
+pub mod config;

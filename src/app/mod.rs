@@ -1,0 +1,39 @@
+//! Builds the house and starts it; holds no logic of its own.
+//!
+//! [`cli`] is what the command line takes, [`commands`] a file per verb,
+//! [`exit`] what the process's exit code says.
+
+pub mod cli;
+pub mod commands;
+pub mod exit;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::cli::{Cli, Verb};
+use self::exit::Exit;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // Two providers may be compiled in by dependencies; without a choice the
+    // first TLS connection would panic. An error says that one was chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("engram: {}", exit.message);
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Exit> {
+    let config = crate::config::load(cli.config.as_deref(), std::env::vars())
+        .map_err(|error| Exit::usage(error.to_string()))?;
+    match cli.verb.unwrap_or(Verb::Serve) {
+        Verb::Config(arguments) => commands::config::run(&config, &arguments),
+        Verb::Serve => Err(Exit::failed("not assembled")),
+    }
+}

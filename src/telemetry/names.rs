@@ -1,0 +1,100 @@
+//! Every metric: name, unit and meaning in one place, so that a dashboard can
+//! rely on them. Label values are bounded: routes, topics, kinds, never ids.
+
+/// A metric.
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+/// How a metric is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// Seconds.
+    Seconds,
+    /// A number of things.
+    Count,
+}
+
+/// From the hand-over of a batch to its durability, by `topic`.
+pub const APPEND_SECONDS: &str = "engram_log_append_seconds";
+/// One flush of the disk, by `topic`.
+pub const SYNC_SECONDS: &str = "engram_log_sync_seconds";
+/// Records that one flush made durable, by `topic`.
+pub const BATCH_RECORDS: &str = "engram_log_batch_records";
+/// Records appended, by `topic`.
+pub const APPENDED_RECORDS: &str = "engram_log_appended_records_total";
+/// Payload bytes appended, by `topic`.
+pub const APPENDED_BYTES: &str = "engram_log_appended_bytes_total";
+/// Segments begun, by `topic`.
+pub const SEGMENT_ROLLS: &str = "engram_log_segment_rolls_total";
+/// Durable *input* records that are not projected yet, by `partition`.
+pub const PROJECTION_LAG: &str = "engram_projection_lag_records";
+/// *Output* records that the sync reader has not read yet, by `partition`.
+pub const SYNC_LAG: &str = "engram_sync_lag_records";
+/// Long polls that wait for something to happen.
+pub const SYNC_WAITERS: &str = "engram_sync_waiters";
+/// From a request's head to its answer's head, by `route`, `method`, `status`.
+pub const REQUEST_SECONDS: &str = "engram_http_request_seconds";
+/// Flushes of the store to disk.
+pub const STORE_FLUSHES: &str = "engram_store_flushes_total";
+/// Snapshots made.
+pub const SNAPSHOTS: &str = "engram_snapshots_total";
+/// Seconds since the epoch at which the process started.
+pub const STARTED: &str = "engram_started_time_seconds";
+
+/// All metrics.
+pub const ALL: &[Metric] = &[
+    metric(
+        APPEND_SECONDS,
+        Kind::Seconds,
+        "From the hand-over of a batch to its durability.",
+    ),
+    metric(SYNC_SECONDS, Kind::Seconds, "One flush of the disk."),
+    metric(
+        BATCH_RECORDS,
+        Kind::Count,
+        "Records that one flush made durable.",
+    ),
+    metric(APPENDED_RECORDS, Kind::Counter, "Records appended."),
+    metric(APPENDED_BYTES, Kind::Counter, "Payload bytes appended."),
+    metric(SEGMENT_ROLLS, Kind::Counter, "Segments begun."),
+    metric(
+        PROJECTION_LAG,
+        Kind::Gauge,
+        "Durable input records that are not projected yet.",
+    ),
+    metric(
+        SYNC_LAG,
+        Kind::Gauge,
+        "Output records that the sync reader has not read yet.",
+    ),
+    metric(
+        SYNC_WAITERS,
+        Kind::Gauge,
+        "Long polls that wait for something to happen.",
+    ),
+    metric(
+        REQUEST_SECONDS,
+        Kind::Seconds,
+        "From a request's head to its answer's head.",
+    ),
+    metric(
+        STORE_FLUSHES,
+        Kind::Counter,
+        "Flushes of the store to disk.",
+    ),
+    metric(SNAPSHOTS, Kind::Counter, "Snapshots made."),
+    metric(
+        STARTED,
+        Kind::Gauge,
+        "Seconds since the epoch at which the process started.",
+    ),
+];
+
+const fn metric(name: &'static str, kind: Kind, help: &'static str) -> Metric {
+    Metric { name, kind, help }
+}
