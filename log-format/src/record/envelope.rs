@@ -36,7 +36,7 @@ pub mod flags {
 }
 
 /// A payload that is not a record envelope.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EnvelopeError {
     #[error("payload ends at byte {at} inside {what}")]
     Truncated { what: &'static str, at: usize },

@@ -1,0 +1,10 @@
+//! Tests of the log format, in one binary.
+#![allow(
+    dead_code,
+    reason = "the fake serves test modules that land one by one"
+)]
+
+mod fake;
+mod support;
+
+mod writer;
