@@ -5,6 +5,8 @@
 
 pub mod cli;
 pub mod commands;
+pub mod data_dir;
+pub mod doors;
 pub mod exit;
 
 use std::process::ExitCode;
