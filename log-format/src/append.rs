@@ -108,6 +108,7 @@ pub struct PartitionWriter {
     pub(crate) poisoned: bool,
     checkpoints: Checkpoints,
     buffer: Vec<u8>,
+    pub(crate) segments_begun: u64,
     /// Bytes written since the opening, headers, seals and commits included,
     /// without zero-fill and checkpoints.
     pub(crate) written_bytes: u64,
@@ -229,6 +230,7 @@ impl PartitionWriter {
                 time_us: last_checkpoint.map_or(0, |last| last.time_us),
             },
             buffer: Vec::new(),
+            segments_begun: 0,
             written_bytes: 0,
             _lock: lock,
         };
@@ -378,6 +380,11 @@ impl PartitionWriter {
     /// Bytes of frames, segment headers and seals written since the opening.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
+    }
+
+    /// Segments that were made since the opening.
+    pub fn segments_begun(&self) -> u64 {
+        self.segments_begun
     }
 
     /// Whether a failure closed the writer.

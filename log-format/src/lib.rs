@@ -24,6 +24,7 @@ pub mod root;
 pub mod scan;
 pub mod seal;
 pub mod segment;
+pub mod trim;
 pub mod verify;
 
 pub use append::{PartitionWriter, Pending, SyncMode, WriterConfig};

@@ -116,6 +116,7 @@ impl PartitionWriter {
             self.poisoned = true;
             return Err(error);
         }
+        self.segments_begun += 1;
         self.active = Some(Active {
             file,
             path,

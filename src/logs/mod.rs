@@ -1,6 +1,22 @@
 //! The logs: topics of partitions that are appended to and followed by offset.
 //!
 //! [`log`] is the port that writers, projectors and readers know; everything
-//! else here is the embedded implementation of it on the crate `log-format`.
+//! else here is the embedded implementation of it on the crate `log-format`:
+//! [`input`] with a thread per partition that flushes before it acknowledges,
+//! [`output`] written by the projector and flushed lazily.
 
+mod append;
+#[cfg(test)]
+mod contract;
+pub mod input;
 pub mod log;
+mod open;
+pub mod output;
+mod partition;
+mod priority;
+mod space;
+mod tail;
+
+pub use input::InputLog;
+pub use open::{LogSettings, OpenLogError};
+pub use output::{OutputLog, OutputPartition};
