@@ -3,9 +3,11 @@
 //! Modules in floor order (see ARCHITECTURE.md); `tests/floor_plan.rs` holds
 //! the walls between them.
 
+pub mod api;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod logs;
 pub mod projectors;
 pub mod query;

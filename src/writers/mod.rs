@@ -1,4 +1,5 @@
 //! Writers turn a request into checked records, append them, and answer from
 //! the fold's outcome. They ask the query window and never touch a table.
 
+pub mod client;
 pub mod submit;

@@ -1,0 +1,89 @@
+//! `GET /devices`, `GET|DELETE /devices/{deviceId}`, `POST /delete_devices`
+//! (*Device Management*).
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::account::confirm;
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::{OptionalJson, Path, SmallJson};
+use crate::api::uia::AuthData;
+use crate::query::users::Device;
+
+/// A device as its user sees it.
+#[derive(Serialize)]
+pub struct DeviceAnswer {
+    device_id: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+}
+
+impl From<Device> for DeviceAnswer {
+    fn from(device: Device) -> DeviceAnswer {
+        DeviceAnswer {
+            device_id: device.device_id.as_str().into(),
+            display_name: device.display_name,
+        }
+    }
+}
+
+/// `GET /_matrix/client/v3/devices`
+pub async fn list(State(api): State<ApiState>, auth: Auth) -> Json<Value> {
+    let devices = api.users.devices(auth.user_id()).into_iter();
+    let devices: Vec<DeviceAnswer> = devices.map(DeviceAnswer::from).collect();
+    Json(json!({ "devices": devices }))
+}
+
+/// `GET /_matrix/client/v3/devices/{deviceId}`
+pub async fn one(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(device_id): Path<String>,
+) -> Result<Json<DeviceAnswer>, ApiError> {
+    let mut devices = api.users.devices(auth.user_id()).into_iter();
+    let device = devices.find(|device| device.device_id == *device_id);
+    let device = device.ok_or(ApiError::NotFound("No device with this ID"))?;
+    Ok(Json(device.into()))
+}
+
+/// Body of `DELETE /devices/{deviceId}`.
+#[derive(Deserialize)]
+pub struct RemoveRequest {
+    auth: Option<AuthData>,
+}
+
+/// `DELETE /_matrix/client/v3/devices/{deviceId}`
+pub async fn remove(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(device_id): Path<String>,
+    OptionalJson(request): OptionalJson<RemoveRequest>,
+) -> Result<Json<Value>, ApiError> {
+    confirm(&api, &auth, "devices/delete", request.auth.as_ref()).await?;
+    let devices = Some(vec![device_id]);
+    api.accounts.remove_devices(auth.user_id(), devices).await?;
+    Ok(Json(json!({})))
+}
+
+/// Body of `POST /delete_devices`.
+#[derive(Deserialize)]
+pub struct RemoveManyRequest {
+    devices: Vec<String>,
+    auth: Option<AuthData>,
+}
+
+/// `POST /_matrix/client/v3/delete_devices`
+pub async fn remove_many(
+    State(api): State<ApiState>,
+    auth: Auth,
+    SmallJson(request): SmallJson<RemoveManyRequest>,
+) -> Result<Json<Value>, ApiError> {
+    confirm(&api, &auth, "delete_devices", request.auth.as_ref()).await?;
+    let devices = Some(request.devices);
+    api.accounts.remove_devices(auth.user_id(), devices).await?;
+    Ok(Json(json!({})))
+}

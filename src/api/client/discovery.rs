@@ -1,0 +1,58 @@
+//! `GET /versions`, `GET /capabilities`, `GET /.well-known/matrix/client`: what
+//! this server is and can do (*API Versions*, *Capabilities negotiation*,
+//! *Well-known URIs*).
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+
+/// Versions of the specification whose meaning of the endpoints served here is
+/// followed. A version from which clients conclude that an endpoint exists
+/// which this server does not serve is not listed: from v1.4 on they ask for
+/// threads, from v1.11 for authenticated media.
+const VERSIONS: [&str; 4] = ["r0.6.1", "v1.1", "v1.2", "v1.3"];
+
+/// Room versions that rooms can be created in and joined with.
+pub const ROOM_VERSIONS: [&str; 3] = ["10", "11", "12"];
+
+/// `GET /_matrix/client/versions`
+pub async fn versions() -> Json<Value> {
+    Json(json!({ "versions": VERSIONS, "unstable_features": {} }))
+}
+
+/// `GET /_matrix/client/v3/capabilities`
+pub async fn capabilities(State(api): State<ApiState>, _: Auth) -> Json<Value> {
+    let available = ROOM_VERSIONS.iter().map(|version| (*version, "stable"));
+    let available: std::collections::BTreeMap<_, _> = available.collect();
+    Json(json!({ "capabilities": {
+        "m.change_password": { "enabled": true },
+        "m.room_versions": {
+            "default": api.settings.default_room_version,
+            "available": available,
+        },
+        "m.profile_fields": { "enabled": true },
+        "m.set_displayname": { "enabled": true },
+        "m.set_avatar_url": { "enabled": true },
+        "m.3pid_changes": { "enabled": false },
+        "m.get_login_token": { "enabled": false },
+        "m.forget_forced_upon_leave": { "enabled": false },
+    } }))
+}
+
+/// `GET /.well-known/matrix/client`
+pub async fn well_known(State(api): State<ApiState>) -> Result<Json<Value>, ApiError> {
+    let document = well_known_document(&api);
+    document.map(Json).ok_or(ApiError::NotFound(
+        "No server discovery information available",
+    ))
+}
+
+/// The discovery document, also part of a login's answer.
+pub(super) fn well_known_document(api: &ApiState) -> Option<Value> {
+    let base_url = api.settings.public_base_url.as_ref()?;
+    Some(json!({ "m.homeserver": { "base_url": base_url } }))
+}

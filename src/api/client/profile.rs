@@ -1,0 +1,131 @@
+//! `GET /profile/{userId}`, `GET|PUT|DELETE /profile/{userId}/{keyName}`
+//! (*Profiles*).
+
+use axum::Json;
+use axum::extract::State;
+use ruma::{MxcUri, OwnedUserId, UserId};
+use serde_json::{Map, Value, json};
+
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::{Json as Body, Path};
+use crate::api::rate_limit::Limit;
+
+/// Bytes of a key (*Common Namespaced Identifier Grammar*).
+const KEY_BYTES_MAX: usize = 255;
+/// Characters of a display name and of an avatar URL (security.md, section 2).
+const DISPLAY_NAME_CHARS_MAX: usize = 256;
+const AVATAR_URL_CHARS_MAX: usize = 1_000;
+
+/// `GET /_matrix/client/v3/profile/{userId}`
+pub async fn all(
+    State(api): State<ApiState>,
+    Path(user): Path<OwnedUserId>,
+) -> Result<Json<Map<String, Value>>, ApiError> {
+    must_exist(&api, &user)?;
+    let fields = api.users.profile(&user).into_iter();
+    Ok(Json(
+        fields
+            .filter_map(|(name, json)| Some((name, parse(&json)?)))
+            .collect(),
+    ))
+}
+
+/// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
+pub async fn field(
+    State(api): State<ApiState>,
+    Path((user, key)): Path<(OwnedUserId, String)>,
+) -> Result<Json<Value>, ApiError> {
+    must_exist(&api, &user)?;
+    let fields = api.users.profile(&user);
+    let value = fields.get(&key).and_then(|json| parse(json));
+    let value = value.ok_or(ApiError::NotFound("No such profile field"))?;
+    Ok(Json(json!({ key: value })))
+}
+
+/// `PUT /_matrix/client/v3/profile/{userId}/{keyName}`
+pub async fn set_field(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((user, key)): Path<(OwnedUserId, String)>,
+    Body(mut body): Body<Map<String, Value>>,
+) -> Result<Json<Value>, ApiError> {
+    auth.must_be(&user)?;
+    check_key(&key)?;
+    let value = body.remove(&key);
+    let value = value.ok_or_else(|| ApiError::MissingParam(key.clone().into()))?;
+    check_value(&key, &value)?;
+    api.rate_limits.check(Limit::UserData, user.as_str())?;
+    // Clients of before v1.16 had no other way to remove an avatar.
+    if key == "avatar_url" && value == "" {
+        api.user_data.remove_profile_field(&user, &key).await?;
+    } else {
+        api.user_data.set_profile_field(&user, &key, &value).await?;
+    }
+    Ok(Json(json!({})))
+}
+
+/// `DELETE /_matrix/client/v3/profile/{userId}/{keyName}`
+pub async fn remove_field(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((user, key)): Path<(OwnedUserId, String)>,
+) -> Result<Json<Value>, ApiError> {
+    auth.must_be(&user)?;
+    check_key(&key)?;
+    api.rate_limits.check(Limit::UserData, user.as_str())?;
+    api.user_data.remove_profile_field(&user, &key).await?;
+    Ok(Json(json!({})))
+}
+
+fn must_exist(api: &ApiState, user: &UserId) -> Result<(), ApiError> {
+    match api.users.account(user) {
+        Some(account) if !account.deactivated => Ok(()),
+        _ => Err(ApiError::NotFound("Profile not found")),
+    }
+}
+
+/// What is stored is JSON; were it not, the field would not be served.
+fn parse(json: &str) -> Option<Value> {
+    serde_json::from_str(json).ok()
+}
+
+/// `displayname`, `avatar_url`, `m.tz`, or a namespaced key.
+fn check_key(key: &str) -> Result<(), ApiError> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(ApiError::KeyTooLarge);
+    }
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    let namespaced = key.starts_with(|c: char| c.is_ascii_lowercase())
+        && key.bytes().all(allowed)
+        && key.contains('.')
+        && key.split('.').all(|part| !part.is_empty());
+    match key {
+        "displayname" | "avatar_url" => Ok(()),
+        _ if namespaced => Ok(()),
+        _ => Err(ApiError::InvalidParam("Invalid profile key".into())),
+    }
+}
+
+fn check_value(key: &str, value: &Value) -> Result<(), ApiError> {
+    let max = match key {
+        "displayname" => DISPLAY_NAME_CHARS_MAX,
+        "avatar_url" => AVATAR_URL_CHARS_MAX,
+        "m.tz" => KEY_BYTES_MAX,
+        _ => return Ok(()),
+    };
+    let Some(text) = value.as_str() else {
+        return Err(ApiError::BadJson(format!("{key} must be a string").into()));
+    };
+    if text.chars().count() > max {
+        let text = format!("{key} must have at most {max} characters");
+        return Err(ApiError::InvalidParam(text.into()));
+    }
+    if key == "avatar_url" && !text.is_empty() && !<&MxcUri>::from(text).is_valid() {
+        return Err(ApiError::InvalidParam(
+            "avatar_url must be an mxc:// URI".into(),
+        ));
+    }
+    Ok(())
+}

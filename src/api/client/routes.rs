@@ -1,0 +1,106 @@
+//! The one table of the client-server API: path and method to handler.
+//!
+//! Paths are served under `v3` and, for older clients, `r0`; those that came
+//! with `v1` only there. What is not in the table is 404, another method of a
+//! path in it 405, both `M_UNRECOGNIZED`.
+
+use axum::Router;
+use axum::routing::{MethodRouter, get, post};
+
+use super::{
+    account, account_data, devices, discovery, filters, login, profile, push_rules, register,
+};
+use crate::api::ApiState;
+
+/// The router, and its paths for the metrics.
+pub struct Routes {
+    pub router: Router<ApiState>,
+    pub paths: Vec<&'static str>,
+}
+
+macro_rules! v3 {
+    ($path:literal) => {
+        [
+            concat!("/_matrix/client/v3", $path),
+            concat!("/_matrix/client/r0", $path),
+        ]
+    };
+}
+
+macro_rules! v1 {
+    ($path:literal) => {
+        [concat!("/_matrix/client/v1", $path)]
+    };
+}
+
+/// The table.
+#[rustfmt::skip]
+pub fn routes() -> Routes {
+    let mut table = Table::default();
+
+    // Server discovery
+    table.add(["/.well-known/matrix/client"], get(discovery::well_known));
+    table.add(["/_matrix/client/versions"], get(discovery::versions));
+    table.add(v3!("/capabilities"), get(discovery::capabilities));
+
+    // Session management
+    table.add(v3!("/login"), get(login::flows).post(login::log_in));
+    table.add(v3!("/refresh"), post(login::refresh));
+    table.add(v3!("/logout"), post(login::log_out));
+    table.add(v3!("/logout/all"), post(login::log_out_all));
+
+    // Account management
+    table.add(v3!("/register"), post(register::register));
+    table.add(v3!("/register/available"), get(register::available));
+    table.add(v1!("/register/m.login.registration_token/validity"), get(register::token_validity));
+    table.add(v3!("/account/whoami"), get(account::whoami));
+    table.add(v3!("/account/password"), post(account::set_password));
+    table.add(v3!("/account/deactivate"), post(account::deactivate));
+    table.add(v3!("/account/3pid"), get(account::third_party_ids));
+    table.add(v3!("/devices"), get(devices::list));
+    table.add(v3!("/devices/{deviceId}"), get(devices::one).delete(devices::remove));
+    table.add(v3!("/delete_devices"), post(devices::remove_many));
+
+    // User data
+    table.add(v3!("/profile/{userId}"), get(profile::all));
+    table.add(v3!("/profile/{userId}/{keyName}"),
+        get(profile::field).put(profile::set_field).delete(profile::remove_field));
+    table.add(v3!("/user/{userId}/account_data/{type}"),
+        get(account_data::global).put(account_data::set_global));
+    table.add(v3!("/user/{userId}/rooms/{roomId}/account_data/{type}"),
+        get(account_data::of_room).put(account_data::set_of_room));
+    table.add(v3!("/user/{userId}/filter"), post(filters::add));
+    table.add(v3!("/user/{userId}/filter/{filterId}"), get(filters::one));
+
+    // Push rules
+    table.add(v3!("/pushrules/"), get(push_rules::all));
+    table.add(v3!("/pushrules/global/"), get(push_rules::global));
+    table.add(v3!("/pushrules/global/{kind}/{ruleId}"), get(push_rules::rule));
+    table.add(v3!("/pushrules/global/{kind}/{ruleId}/enabled"), get(push_rules::enabled));
+    table.add(v3!("/pushrules/global/{kind}/{ruleId}/actions"), get(push_rules::actions));
+
+    table.finish()
+}
+
+#[derive(Default)]
+struct Table {
+    router: Router<ApiState>,
+    paths: Vec<&'static str>,
+}
+
+impl Table {
+    fn add<const N: usize>(&mut self, paths: [&'static str; N], methods: MethodRouter<ApiState>) {
+        for path in paths {
+            let router = std::mem::take(&mut self.router);
+            self.router = router.route(path, methods.clone());
+            self.paths.push(path);
+        }
+    }
+
+    fn finish(self) -> Routes {
+        Routes {
+            router: self.router,
+            paths: self.paths,
+        }
+    }
+}

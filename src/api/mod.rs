@@ -1,0 +1,139 @@
+//! The doors: HTTP in, HTTP out, and nothing else.
+//!
+//! A door parses a request into types, asks `query`, hands writes to a writer
+//! and turns what comes back into JSON. It holds no state of rooms or users and
+//! knows neither the log nor RocksDB.
+
+pub mod auth;
+pub mod client;
+pub mod door;
+pub mod errors;
+pub mod extract;
+pub mod limits;
+pub mod rate_limit;
+pub mod uia;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use ruma::{OwnedServerName, RoomVersionId};
+use tokio::sync::Semaphore;
+
+use crate::query::marks::ReadMarks;
+use crate::query::rooms::Rooms;
+use crate::query::users::Users;
+use crate::writers::client::accounts::Accounts;
+use crate::writers::client::passwords::Passwords;
+use crate::writers::client::user_data::UserData;
+use crate::writers::submit::Submitter;
+
+use self::rate_limit::RateLimits;
+use self::uia::UiaSessions;
+
+/// Who may make an account over the client API; with neither, nobody may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// Everybody.
+    pub open: bool,
+    /// Whoever knows this token, also while `open` is off.
+    pub token: Option<String>,
+}
+
+/// What doors need of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub server_name: OwnedServerName,
+    /// Base URL that clients are told to use in `.well-known/matrix/client`;
+    /// none answers 404 there.
+    pub public_base_url: Option<String>,
+    pub registration: Registration,
+    /// Version of rooms for which the client asks none.
+    pub default_room_version: RoomVersionId,
+    /// How long an access token is valid if the client can refresh it. Tokens
+    /// of clients that cannot do not expire.
+    pub access_token_lifetime: Duration,
+    pub rate_limits_enabled: bool,
+    /// The client's address is the last entry of `X-Forwarded-For`: only behind
+    /// a reverse proxy that sets it.
+    pub trust_forwarded_for: bool,
+    /// Whom users may turn to, as a URI; sent with `M_RESOURCE_LIMIT_EXCEEDED`.
+    pub admin_contact: String,
+}
+
+impl Settings {
+    /// Settings of a server whose operator configured nothing but its name.
+    pub fn new(server_name: OwnedServerName) -> Settings {
+        let admin_contact = format!("mailto:postmaster@{}", server_name.host());
+        Settings {
+            server_name,
+            public_base_url: None,
+            registration: Registration::default(),
+            default_room_version: RoomVersionId::V12,
+            access_token_lifetime: Duration::from_secs(60 * 60),
+            rate_limits_enabled: true,
+            trust_forwarded_for: false,
+            admin_contact,
+        }
+    }
+}
+
+/// The lower floors, as doors see them. `app` fills it.
+pub struct Ports {
+    pub rooms: Arc<dyn Rooms>,
+    pub users: Arc<dyn Users>,
+    pub marks: Arc<ReadMarks>,
+    pub submitter: Submitter,
+}
+
+/// What every handler gets: the ports, the writers, the settings, and the
+/// bounded memory that only doors need.
+pub struct Api {
+    pub settings: Settings,
+    pub rooms: Arc<dyn Rooms>,
+    pub users: Arc<dyn Users>,
+    /// Reads of a user wait until their own writes are visible; see [`ReadMarks`].
+    pub marks: Arc<ReadMarks>,
+    pub accounts: Accounts,
+    pub user_data: UserData,
+    pub rate_limits: RateLimits,
+    pub uia: UiaSessions,
+    in_flight: Semaphore,
+}
+
+/// The state of the router: one reference count per request.
+pub type ApiState = Arc<Api>;
+
+impl Api {
+    /// Puts the doors together. Needs no runtime and starts no task.
+    pub fn new(ports: Ports, settings: Settings) -> ApiState {
+        let passwords = Arc::new(Passwords::default());
+        Arc::new(Api {
+            accounts: Accounts::new(
+                settings.server_name.clone(),
+                settings.access_token_lifetime,
+                ports.users.clone(),
+                ports.submitter.clone(),
+                passwords,
+            ),
+            user_data: UserData::new(ports.users.clone(), ports.submitter.clone()),
+            rate_limits: RateLimits::new(settings.rate_limits_enabled),
+            uia: UiaSessions::default(),
+            in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),
+            rooms: ports.rooms,
+            users: ports.users,
+            marks: ports.marks,
+            settings,
+        })
+    }
+}
+
+/// The whole router. Both listeners serve it; give the make-service the client's
+/// address (`into_make_service_with_connect_info::<SocketAddr>()`), which rate
+/// limits go by.
+///
+/// Install the metrics recorder first: handles of the latency histograms are
+/// taken here, once.
+pub fn router(state: ApiState) -> Router {
+    door::wrap(client::routes::routes(), state)
+}

@@ -1,0 +1,58 @@
+//! Account data, global and by room (client-server API, *Client Config*).
+
+use log_format::record::input::InputAccountData;
+use log_format::record::{Kind, NewEnvelope};
+use ruma::{RoomId, UserId};
+use serde_json::{Map, Value};
+
+use super::user_data::{UserData, UserDataError, user_record};
+
+/// Bytes of one type's content, and types of one user (and room).
+pub const ACCOUNT_DATA_BYTES_MAX: usize = 64 << 10;
+pub const ACCOUNT_DATA_TYPES_MAX: usize = 1_000;
+
+impl UserData {
+    /// Sets the content of a type; what is there already is not written again.
+    ///
+    /// Errors: `TooLarge`, `TooMany`, see the bounds above.
+    pub async fn set_account_data(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+        content: &Map<String, Value>,
+    ) -> Result<(), UserDataError> {
+        // A map of strings and values has no way to fail.
+        let content = serde_json::to_string(content).unwrap_or_else(|_| "{}".to_owned());
+        if content.len() > ACCOUNT_DATA_BYTES_MAX {
+            return Err(UserDataError::TooLarge {
+                max_bytes: ACCOUNT_DATA_BYTES_MAX,
+            });
+        }
+        match self.users.account_data(user, room, event_type) {
+            Some(datum) if *datum.content == *content => return Ok(()),
+            Some(_) => {}
+            None => {
+                let types = self.users.all_account_data(user, room).len();
+                if types >= ACCOUNT_DATA_TYPES_MAX {
+                    return Err(UserDataError::TooMany {
+                        what: "types of account data",
+                        max: ACCOUNT_DATA_TYPES_MAX,
+                    });
+                }
+            }
+        }
+        let record = user_record(
+            Kind::InputAccountData,
+            user,
+            &InputAccountData {},
+            Some(&content),
+            |envelope| NewEnvelope {
+                event_type: Some(event_type),
+                room_id: room.map(RoomId::as_str),
+                ..envelope
+            },
+        );
+        self.submit(user, record).await.map_err(UserDataError::from)
+    }
+}
