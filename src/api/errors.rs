@@ -15,12 +15,11 @@ use log_format::record::output::Reason;
 use serde_json::{Map, Value, json};
 
 use super::uia::Challenge;
-use crate::logs::log::AppendError;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
 use crate::writers::client::accounts::AccountError;
 use crate::writers::client::user_data::UserDataError;
-use crate::writers::submit::SubmitError;
+use crate::writers::submit::{AppendError, SubmitError};
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]

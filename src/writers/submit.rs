@@ -5,7 +5,9 @@ use std::sync::Arc;
 use log_format::record::output::{Decision, Reason};
 use ruma::{OwnedEventId, UserId};
 
-use crate::logs::log::{Append, AppendError, AppendTicket, NewRecord};
+/// Doors map it to an answer without knowing the log.
+pub use crate::logs::log::AppendError;
+use crate::logs::log::{Append, AppendTicket, NewRecord};
 use crate::query::marks::ReadMarks;
 use crate::query::outcome::{Outcome, OutcomeError, Outcomes};
 
