@@ -18,7 +18,8 @@ const LANES: u32 = 1;
 pub struct PasswordError(argon2::password_hash::Error);
 
 fn hasher() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("constants are within Argon2's bounds");
+    let params =
+        Params::new(MEMORY_KIB, PASSES, LANES, None).expect("constants are within Argon2's bounds");
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
@@ -53,7 +54,10 @@ mod tests {
     #[test]
     fn only_the_same_password_verifies() {
         let hashed = hash("correct horse battery").expect("hashes");
-        assert!(hashed.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hashed}");
+        assert!(
+            hashed.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{hashed}"
+        );
         assert!(verify("correct horse battery", Some(&hashed)));
         assert!(!verify("correct horse batter", Some(&hashed)));
         assert!(!verify("", Some(&hashed)));

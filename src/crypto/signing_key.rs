@@ -87,22 +87,34 @@ impl ServerKey {
     /// Errors: refuses a file that others may read, one that holds no key, and
     /// a key that was published.
     pub fn load(path: &Path) -> Result<ServerKey, KeyFileError> {
-        let io = |source| KeyFileError::Io { path: path.into(), source };
+        let io = |source| KeyFileError::Io {
+            path: path.into(),
+            source,
+        };
         let mut file = File::open(path).map_err(io)?;
         // Of the opened file, so that nobody can swap it in between.
         let mode = file.metadata().map_err(io)?.mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(KeyFileError::LooseMode { path: path.into(), mode });
+            return Err(KeyFileError::LooseMode {
+                path: path.into(),
+                mode,
+            });
         }
         let mut text = String::new();
-        (&mut file).take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(io)?;
+        (&mut file)
+            .take(KEY_FILE_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(io)?;
         ServerKey::parse(&text, path)
     }
 
     /// Writes the key file: created with mode 0600, never over an existing one,
     /// durable with its directory entry when this returns.
     pub fn store(&self, path: &Path) -> Result<(), KeyFileError> {
-        let io = |source| KeyFileError::Io { path: path.into(), source };
+        let io = |source| KeyFileError::Io {
+            path: path.into(),
+            source,
+        };
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -120,7 +132,9 @@ impl ServerKey {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)
+        File::open(parent)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io)
     }
 
     fn parse(text: &str, path: &Path) -> Result<ServerKey, KeyFileError> {
@@ -132,12 +146,17 @@ impl ServerKey {
         // Server-server API, *Publishing keys*: `[a-zA-Z0-9_]`.
         let version_is_valid = !version.is_empty()
             && version.len() <= 64
-            && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            && version
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !version_is_valid {
             return Err(malformed());
         }
         let seed = decode_seed(seed).ok_or_else(malformed)?;
-        if KNOWN_SEEDS.iter().any(|known| decode_seed(known) == Some(seed)) {
+        if KNOWN_SEEDS
+            .iter()
+            .any(|known| decode_seed(known) == Some(seed))
+        {
             return Err(KeyFileError::KnownKey { path: path.into() });
         }
         Ok(ServerKey::from_seed(seed, version))
@@ -150,7 +169,9 @@ impl ServerKey {
 
     /// The key id without its algorithm.
     pub fn version(&self) -> &str {
-        self.key_id.split_once(':').map_or("", |(_, version)| version)
+        self.key_id
+            .split_once(':')
+            .map_or("", |(_, version)| version)
     }
 
     pub fn verifying_key(&self) -> VerifyingKey {
@@ -180,7 +201,9 @@ fn decode_seed(base64: &str) -> Option<[u8; 32]> {
 impl fmt::Debug for ServerKey {
     /// Shows the key id only, never the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerKey").field("key_id", &self.key_id).finish_non_exhaustive()
+        f.debug_struct("ServerKey")
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,11 +263,23 @@ mod tests {
             "ed25519 a:b YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0",
             "ed25519 a YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0 more",
         ] {
-            assert!(matches!(ServerKey::parse(text, path), Err(KeyFileError::Malformed { .. })), "{text}");
+            assert!(
+                matches!(
+                    ServerKey::parse(text, path),
+                    Err(KeyFileError::Malformed { .. })
+                ),
+                "{text}"
+            );
         }
         let published = "ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1=";
-        assert!(matches!(ServerKey::parse(published, path), Err(KeyFileError::KnownKey { .. })));
+        assert!(matches!(
+            ServerKey::parse(published, path),
+            Err(KeyFileError::KnownKey { .. })
+        ));
         let good = "ed25519 a_1 AJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XAw\n";
-        assert_eq!(ServerKey::parse(good, path).expect("parses").key_id(), "ed25519:a_1");
+        assert_eq!(
+            ServerKey::parse(good, path).expect("parses").key_id(),
+            "ed25519:a_1"
+        );
     }
 }

@@ -64,9 +64,18 @@ mod tests {
     #[test]
     fn a_hash_depends_on_token_and_use() {
         let token = generate();
-        assert_eq!(hash(TokenUse::Access, &token), hash(TokenUse::Access, &token));
-        assert_ne!(hash(TokenUse::Access, &token), hash(TokenUse::Refresh, &token));
-        assert_ne!(hash(TokenUse::Access, &token), hash(TokenUse::Access, &generate()));
+        assert_eq!(
+            hash(TokenUse::Access, &token),
+            hash(TokenUse::Access, &token)
+        );
+        assert_ne!(
+            hash(TokenUse::Access, &token),
+            hash(TokenUse::Refresh, &token)
+        );
+        assert_ne!(
+            hash(TokenUse::Access, &token),
+            hash(TokenUse::Access, &generate())
+        );
     }
 
     #[test]

@@ -1,0 +1,18 @@
+//! The protocol as pure functions: identifiers, JSON, events, room versions,
+//! authorization, state resolution, filters, push rules.
+//!
+//! Nothing here does I/O, reads a clock or makes randomness; what is random or
+//! timed comes in as an argument. Follows the Matrix specification 1.19.
+
+pub mod auth_rules;
+pub mod build;
+pub mod canonical_json;
+pub mod event;
+pub mod ids;
+pub mod redaction;
+pub mod room_version;
+pub mod signing;
+
+// The log records carry these two, so that they mean the same on disk and in memory.
+pub use log_format::record::output::{Membership, Visibility};
+pub use room_version::RoomVersion;
