@@ -1,0 +1,229 @@
+//! The typed bodies of records as JSON, a line per kind.
+//!
+//! Hashes of tokens and passwords are said to be there, and not shown.
+
+use log_format::codec::{self, CodecError};
+use log_format::record::input::{
+    InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
+    InputDevicesRemoved, InputFilter, InputProfileField, InputRoomEvent, InputRoomPublished,
+    InputTokensRefreshed, Tokens, Transaction,
+};
+use log_format::record::output::{
+    MembershipChange, Origin, OutputAlias, OutputRoomEvent, OutputRoomPublished, OutputUser,
+    StateChange,
+};
+use log_format::record::{Envelope, Kind};
+use serde_json::{Value, json};
+
+/// The decided part of an output record, which tools show in their tables.
+pub struct Decided {
+    pub origin: Origin,
+    pub decision: log_format::record::output::Decision,
+    pub reason: log_format::record::output::Reason,
+}
+
+/// The decision that an output record holds; `None` for input records.
+pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
+    let of = |origin, decision, reason| Decided {
+        origin,
+        decision,
+        reason,
+    };
+    Some(match record.kind {
+        Kind::OutputRoomEvent => {
+            let body: OutputRoomEvent = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputRoomPublished => {
+            let body: OutputRoomPublished = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputUser => {
+            let body: OutputUser = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputAlias => {
+            let body: OutputAlias = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        _ => return None,
+    })
+}
+
+/// The body of a record.
+pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
+    let bytes = record.body;
+    Ok(match record.kind {
+        Kind::InputRoomEvent => room_event(&codec::decode(bytes)?),
+        Kind::InputRoomPublished => {
+            let body: InputRoomPublished = codec::decode(bytes)?;
+            json!({ "published": body.published })
+        }
+        Kind::InputAccountCreated => {
+            let body: InputAccountCreated = codec::decode(bytes)?;
+            json!({ "password": hidden(body.password_hash.is_some()), "guest": body.guest, "admin": body.admin })
+        }
+        Kind::InputPasswordSet => json!({ "password": hidden(true) }),
+        Kind::InputAccountDeactivated => {
+            let body: InputAccountDeactivated = codec::decode(bytes)?;
+            json!({ "erase": body.erase })
+        }
+        Kind::InputDeviceLoggedIn => {
+            let body: InputDeviceLoggedIn = codec::decode(bytes)?;
+            json!({
+                "device_id": body.device_id,
+                "display_name": body.display_name,
+                "tokens": tokens(&body.tokens),
+            })
+        }
+        Kind::InputTokensRefreshed => {
+            let body: InputTokensRefreshed = codec::decode(bytes)?;
+            json!({ "device_id": body.device_id, "tokens": tokens(&body.tokens) })
+        }
+        Kind::InputDevicesRemoved => {
+            let body: InputDevicesRemoved = codec::decode(bytes)?;
+            json!({ "device_ids": body.device_ids, "except": body.except })
+        }
+        Kind::InputProfileField => {
+            let body: InputProfileField = codec::decode(bytes)?;
+            json!({ "field": body.field })
+        }
+        Kind::InputFilter => {
+            let body: InputFilter = codec::decode(bytes)?;
+            json!({ "filter_id": body.filter_id })
+        }
+        Kind::InputAliasCreated => {
+            let body: InputAliasCreated = codec::decode(bytes)?;
+            json!({ "servers": body.servers })
+        }
+        Kind::InputAccountData | Kind::InputRoomForgotten | Kind::InputAliasRemoved => json!({}),
+        Kind::OutputRoomEvent => output_room_event(&codec::decode(bytes)?),
+        Kind::OutputRoomPublished => {
+            let body: OutputRoomPublished = codec::decode(bytes)?;
+            let mut value = decision(record);
+            value["published"] = json!(body.published);
+            value
+        }
+        Kind::OutputUser => {
+            let body: OutputUser = codec::decode(bytes)?;
+            let mut value = decision(record);
+            value["kind"] = kind_name(body.kind);
+            value["devices"] = json!(body.devices);
+            value["name"] = json!(body.name);
+            value
+        }
+        Kind::OutputAlias => {
+            let body: OutputAlias = codec::decode(bytes)?;
+            let mut value = decision(record);
+            value["kind"] = kind_name(body.kind);
+            value
+        }
+    })
+}
+
+fn hidden(there: bool) -> Value {
+    if there {
+        json!("(hash, not shown)")
+    } else {
+        Value::Null
+    }
+}
+
+fn kind_name(number: u16) -> Value {
+    Kind::from_number(number).map_or_else(|| json!(number), |kind| json!(kind.name()))
+}
+
+fn tokens(tokens: &Tokens) -> Value {
+    json!({
+        "access": hidden(true),
+        "access_expires_ms": tokens.access_expires_ms,
+        "refresh": hidden(tokens.refresh.is_some()),
+    })
+}
+
+fn transaction(transaction: &Option<Transaction>) -> Value {
+    transaction.as_ref().map_or(
+        Value::Null,
+        |transaction| json!({ "device_id": transaction.device_id, "txn_id": transaction.txn_id }),
+    )
+}
+
+fn room_event(body: &InputRoomEvent) -> Value {
+    let keys: Vec<Value> = body
+        .verified_with
+        .iter()
+        .map(|key| json!({ "server": key.server, "key_id": key.key_id, "valid_until_ms": key.valid_until_ms }))
+        .collect();
+    json!({
+        "placement": format!("{:?}", body.placement),
+        "depth": body.depth,
+        "prev_events": body.prev_events,
+        "auth_events": body.auth_events,
+        "redacts": body.redacts,
+        "relation": body.relation.as_ref().map(|relation| {
+            json!({ "rel_type": relation.rel_type, "event_id": relation.event_id })
+        }),
+        "membership": body.membership,
+        "transaction": transaction(&body.transaction),
+        "verified_with": keys,
+        "batch": [body.batch_index, body.batch_count],
+    })
+}
+
+fn decision(record: &Envelope<'_>) -> Value {
+    decided(record).map_or(json!({}), |decided| {
+        json!({
+            "decision": decided.decision.name(),
+            "reason": format!("{:?}", decided.reason),
+            "src_offset": decided.origin.src_offset,
+            "src_sub": decided.origin.src_sub,
+            "src_last": decided.origin.src_last,
+            "projector_version": decided.origin.projector_version,
+        })
+    })
+}
+
+fn output_room_event(body: &OutputRoomEvent) -> Value {
+    let place: String = body
+        .place
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    json!({
+        "decision": body.decision.name(),
+        "reason": format!("{:?}", body.reason),
+        "src_offset": body.origin.src_offset,
+        "src_sub": body.origin.src_sub,
+        "src_last": body.origin.src_last,
+        "projector_version": body.origin.projector_version,
+        "room_sn": body.room_sn,
+        "event_sn": body.event_sn,
+        "place": place,
+        "state_before": body.state_before,
+        "state_after": body.state_after,
+        "state_delta": body.state_delta.iter().map(state_change).collect::<Vec<_>>(),
+        "membership": body.membership.as_ref().map(membership),
+        "extremities": body.extremities,
+        "visibility": body.visibility.as_str(),
+        "redacts": body.redacts,
+        "transaction": transaction(&body.transaction),
+    })
+}
+
+fn state_change(change: &StateChange) -> Value {
+    json!({
+        "type": change.kind,
+        "state_key": change.state_key,
+        "from": change.from,
+        "to": change.to,
+        "cause": format!("{:?}", change.cause),
+    })
+}
+
+fn membership(change: &MembershipChange) -> Value {
+    json!({
+        "user_id": change.user_id,
+        "from": change.from.map(|from| from.as_str()),
+        "to": change.to.as_str(),
+    })
+}
