@@ -5,3 +5,4 @@
 //! of lanes.
 
 pub mod fold;
+pub mod roomserver;

@@ -114,6 +114,19 @@ impl<'a> RowReader<'a> {
             .fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
+    /// A text as [`Key::text`] writes it.
+    pub fn key_text(&mut self) -> Result<&'a str, StoreError> {
+        let len = usize::from(u16::from_be_bytes(self.array()?));
+        let bytes = self.take(len)?;
+        std::str::from_utf8(bytes).map_err(|_| self.error("text is not UTF-8"))
+    }
+
+    /// The text that ends a key.
+    pub fn rest_text(&mut self) -> Result<&'a str, StoreError> {
+        let bytes = self.take(self.bytes.len())?;
+        std::str::from_utf8(bytes).map_err(|_| self.error("text is not UTF-8"))
+    }
+
     /// A variable-length integer, 7 bits a byte, low bits first.
     pub fn varint(&mut self) -> Result<u64, StoreError> {
         let mut value = 0u64;

@@ -141,6 +141,11 @@ impl<'a> Overlay<'a> {
             .collect()
     }
 
+    /// Takes over what an overlay above this one gathered.
+    pub fn absorb(&mut self, writes: Writes) {
+        self.writes.extend(writes);
+    }
+
     /// Whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()

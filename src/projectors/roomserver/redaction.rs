@@ -1,0 +1,96 @@
+//! Redactions: applied to an event as it is served, whichever of the two comes
+//! first. The auth rules go on reading the event as it was accepted.
+//!
+//! Source: room version 3, *Handling redactions*. In versions 1 and 2 the auth
+//! rules themselves decide (rule 11), and what they allowed takes effect.
+
+use super::answers::RoomTables;
+use super::heads::Head;
+use super::judge::Event;
+use super::rows::{self, EarlyRedaction, EventRow};
+use crate::projectors::fold::FoldError;
+use crate::query::authority::Power;
+use crate::query::ids::EventSn;
+use crate::storage::columns::{EARLY_REDACTIONS, EVENT_IDS};
+use crate::storage::overlay::Overlay;
+
+/// Redactions that wait for one event. More add nothing: any one that is
+/// allowed does it, and who may redact sends it among the first.
+const WAITING_MAX: usize = 32;
+
+/// Type of a redaction event.
+pub const REDACTION: &str = "m.room.redaction";
+
+impl Event<'_> {
+    /// Applies an accepted redaction, or leaves it waiting for its event.
+    /// Returns the event whose row changed.
+    pub(super) fn redact(
+        &self,
+        shared: &RoomTables,
+        head: &mut Head,
+        special_rules: bool,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Option<EventSn>, FoldError> {
+        let Some(target) = self.body.redacts.as_deref() else {
+            return Ok(None);
+        };
+        let authority = &head.shown.authority;
+        let has_power =
+            special_rules || authority.power(self.sender) >= Power::Level(authority.levels.redact);
+        let key = rows::room_text_key(self.partition, head.shown.room, target);
+        let Some(known) = rows::find_number(tables, EVENT_IDS, &key)?.map(EventSn) else {
+            let waiting = tables.get(EARLY_REDACTIONS, key.as_ref())?;
+            let mut waiting = match waiting {
+                Some(bytes) => rows::read_early_redactions(&bytes)?,
+                None => vec![],
+            };
+            if waiting.len() < WAITING_MAX {
+                waiting.push(EarlyRedaction {
+                    event: self.sn,
+                    has_power,
+                    sender_domain: self.sender.server_name().as_str().into(),
+                });
+                let row = rows::early_redactions(&waiting);
+                tables.put(EARLY_REDACTIONS, key.as_ref(), row);
+                head.early_redactions += 1;
+            }
+            return Ok(None);
+        };
+        let Some(mut row) = EventRow::load(tables, self.partition, known)? else {
+            return Ok(None);
+        };
+        let allowed = row.redacted_by.is_none()
+            && (has_power
+                || shared.events.sender(self.partition, known)?.server_name()
+                    == self.sender.server_name());
+        if !allowed {
+            return Ok(None);
+        }
+        row.redacted_by = Some(self.sn);
+        row.store(tables, self.partition, known);
+        Ok(Some(known))
+    }
+
+    /// The redaction that waited for this event and takes effect, if one did.
+    pub(super) fn take_early_redaction(
+        &self,
+        head: &mut Head,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Option<EventSn>, FoldError> {
+        if head.early_redactions == 0 {
+            return Ok(None);
+        }
+        let key = rows::room_text_key(self.partition, head.shown.room, self.event_id.as_str());
+        let Some(bytes) = tables.get(EARLY_REDACTIONS, key.as_ref())? else {
+            return Ok(None);
+        };
+        let waiting = rows::read_early_redactions(&bytes)?;
+        tables.delete(EARLY_REDACTIONS, key.as_ref());
+        head.early_redactions = head.early_redactions.saturating_sub(waiting.len() as u64);
+        let domain = self.sender.server_name().as_str();
+        let found = waiting
+            .iter()
+            .find(|redaction| redaction.has_power || redaction.sender_domain.as_ref() == domain);
+        Ok(found.map(|redaction| redaction.event))
+    }
+}
