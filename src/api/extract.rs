@@ -6,6 +6,8 @@
 //! range; a key that is not there is `M_MISSING_PARAM`; path and query
 //! parameters of the wrong form are `M_INVALID_PARAM`.
 
+use std::time::Duration;
+
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::{Bytes, BytesMut};
@@ -111,18 +113,18 @@ pub async fn read_body(request: Request, max_bytes: usize) -> Result<Bytes, ApiE
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    match tokio::time::timeout(BODY_TOTAL, collect(body, max_bytes)).await {
+    match tokio::time::timeout(BODY_TOTAL, collect(body, max_bytes, BODY_IDLE)).await {
         Ok(read) => read,
         Err(_) => Err(ApiError::BodyTimeout),
     }
 }
 
-async fn collect(body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
+async fn collect(body: Body, max_bytes: usize, idle: Duration) -> Result<Bytes, ApiError> {
     let mut chunks = body.into_data_stream();
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let next = tokio::time::timeout(BODY_IDLE, chunks.next()).await;
+        let next = tokio::time::timeout(idle, chunks.next()).await;
         let Some(chunk) = next.map_err(|_| ApiError::BodyTimeout)? else {
             break;
         };
@@ -152,14 +154,15 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Err(ApiError::NotJson);
     };
-    // The parser also calls numbers beyond range syntax errors; what can be
-    // skipped as JSON is JSON.
+    // The parser stops at the first thing that it does not like, which may come
+    // before the text stops being JSON, and calls numbers beyond range syntax
+    // errors: what can be skipped as JSON is JSON.
     let is_json = || serde_json::from_str::<IgnoredAny>(text).is_ok();
     if let Err(bound) = check_bounds(bytes) {
         return Err(if is_json() { bound } else { ApiError::NotJson });
     }
     serde_json::from_str(text).map_err(|error| {
-        if error.is_data() || is_json() {
+        if is_json() {
             misfit(&error)
         } else {
             ApiError::NotJson
@@ -257,6 +260,13 @@ mod tests {
         assert_eq!(code(deep(JSON_DEPTH_MAX).as_bytes()), "M_BAD_JSON");
         assert_eq!(code(deep(100_000).as_bytes()), "M_BAD_JSON");
         assert_eq!(code("[".repeat(100_000).as_bytes()), "M_NOT_JSON");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stands_still_times_out() {
+        let stuck = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        let read = collect(Body::from_stream(stuck), 1, Duration::from_millis(1)).await;
+        assert!(matches!(read, Err(ApiError::BodyTimeout)));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod errors;
 pub mod extract;
 pub mod limits;
 pub mod rate_limit;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod uia;
 
 use std::sync::Arc;

@@ -1,0 +1,143 @@
+//! The router, driven from outside over fakes of its ports.
+
+mod accounts;
+mod bad_input;
+mod browsers;
+pub(crate) mod fakes;
+mod sessions;
+mod user_data;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use self::fakes::World;
+use super::{Api, Ports, Registration, Settings, router};
+use crate::query::marks::ReadMarks;
+use crate::writers::submit::Submitter;
+
+/// A password that every test account has.
+pub(crate) const PASSWORD: &str = "correct horse battery";
+
+/// The doors of a server named `hs`.
+pub(crate) struct Doors {
+    pub router: Router,
+    pub world: Arc<World>,
+}
+
+/// An answer, its body read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    /// `(status, errcode)` of an error.
+    pub fn error(&self) -> (u16, &str) {
+        let code = self.body["errcode"].as_str().unwrap_or("");
+        (self.status.as_u16(), code)
+    }
+
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.body);
+        self.body
+    }
+}
+
+impl Doors {
+    /// Open registration, no rate limits.
+    pub fn open() -> Doors {
+        Doors::with(|settings| {
+            settings.registration.open = true;
+            settings.rate_limits_enabled = false;
+        })
+    }
+
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Doors {
+        let mut settings = Settings::new("hs".try_into().unwrap());
+        settings.registration = Registration::default();
+        change(&mut settings);
+        let world = Arc::new(World::default());
+        let marks = Arc::new(ReadMarks::new(1));
+        let submitter = Submitter::new(world.clone(), world.clone(), marks.clone());
+        let ports = Ports {
+            rooms: world.clone(),
+            users: world.clone(),
+            marks,
+            submitter,
+        };
+        Doors {
+            router: router(Api::new(ports, settings)),
+            world,
+        }
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 1 << 24).await.unwrap();
+        let body = match bytes.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&bytes).expect("answers are JSON"),
+        };
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    /// `path` is taken under `/_matrix/client` unless it begins with `/.` or `/_`.
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: impl Into<Body>,
+    ) -> Answer {
+        let absolute = path.starts_with("/.") || path.starts_with("/_");
+        let prefix = if absolute { "" } else { "/_matrix/client" };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{prefix}{path}"));
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Answer {
+        self.call("GET", path, Some(token), Body::empty()).await
+    }
+
+    pub async fn post(&self, path: &str, token: Option<&str>, body: Value) -> Answer {
+        self.call("POST", path, token, body.to_string()).await
+    }
+
+    pub async fn put(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.call("PUT", path, Some(token), body.to_string()).await
+    }
+
+    /// Registers `@name:hs`; answers user id, device id and tokens.
+    pub async fn register(&self, name: &str) -> Value {
+        let body = json!({
+            "username": name,
+            "password": PASSWORD,
+            "auth": { "type": "m.login.dummy" },
+        });
+        self.post("/v3/register", None, body).await.ok()
+    }
+
+    /// Registers and answers the access token alone.
+    pub async fn token_of(&self, name: &str) -> String {
+        let session = self.register(name).await;
+        session["access_token"].as_str().unwrap().to_owned()
+    }
+}
