@@ -391,9 +391,15 @@ fn scan_tail(file: Arc<dyn File>, info: &SegmentInfo, found: &mut Examination) -
     Ok(())
 }
 
+/// What is read at a time of a range; enough for a header beyond its end.
+fn chunk_bytes(from: u64, to: u64) -> usize {
+    let range = to.saturating_sub(from).min(256 << 10) as usize;
+    (range + HEADER_BYTES).next_multiple_of(ALIGNMENT)
+}
+
 /// Position behind the last byte from `from` on that is not zero; `from` if all are.
 fn last_nonzero(file: &dyn File, from: u64, to: u64) -> io::Result<u64> {
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = vec![0; chunk_bytes(from, to)];
     let mut last = from;
     let mut at = from;
     while at < to {
@@ -429,7 +435,7 @@ fn judge_tail(
     }
     let mut known_end = good.end;
     let mut proof = None;
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = vec![0; chunk_bytes(good.position, written_to)];
     let mut at = good.position;
     while at < written_to {
         let read = file.read_at(&mut buffer, at)?;
@@ -536,7 +542,12 @@ pub(crate) fn repair(
     let stem = segment
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned());
-    let name = format!("{}-{position}-{}", stem.unwrap_or_default(), fs.now_us());
+    // The nonce keeps copies apart though the clock may stand still or jump.
+    let name = format!(
+        "{}-{position}-{:016x}",
+        stem.unwrap_or_default(),
+        fs.nonce()
+    );
     let copy = quarantine.join(format!("{name}.bin"));
     let note = format!(
         "{{\"segment\":\"{}\",\"position\":{position},\"bytes\":{cut_bytes},\"fault\":\"{fault}\",\"time_us\":{}}}\n",

@@ -42,10 +42,9 @@ impl PartitionWriter {
         let synced = u32::try_from(active.synced).unwrap_or(u32::MAX);
         let end = seal.encode_end(active.position, self.time_us, active.header.salt, synced);
         let file_bytes = active.position + SEAL_BYTES;
-        if let Err(error) = active.file.write_at(&end, active.position) {
-            active.litter = true;
-            return Err(error);
-        }
+        // Until the roll is through, what it wrote is in the way of an append.
+        active.litter = true;
+        active.file.write_at(&end, active.position)?;
         let finished = active
             .file
             .set_len(file_bytes)
@@ -61,7 +60,7 @@ impl PartitionWriter {
         }
         self.written_bytes += end.len() as u64;
         self.durable_end = self.end;
-        active.synced = file_bytes;
+        active.synced = active.position;
         self.fs.set_read_only(&active.path, true)?;
         let index = active.index.encode(active.header.base, active.header.salt);
         let index_path = segment::index_path(&self.dir, active.header.base);

@@ -156,6 +156,25 @@ impl FakeFs {
         state.durable_names.insert(path.to_owned(), number);
     }
 
+    /// Removes everything.
+    pub fn clear(&self) {
+        *self.state() = State::default();
+    }
+
+    pub fn byte(&self, path: &Path, at: u64) -> u8 {
+        let state = self.state();
+        let live = &state.nodes[state.names[path]].live;
+        live.get(at as usize).copied().unwrap_or(0)
+    }
+
+    pub fn set_byte(&self, path: &Path, at: u64, byte: u8) {
+        let mut state = self.state();
+        let node = state.names[path];
+        if let Some(found) = state.nodes[node].live.get_mut(at as usize) {
+            *found = byte;
+        }
+    }
+
     pub fn take_away(&self, path: &Path) {
         let mut state = self.state();
         state.names.remove(path);
@@ -169,6 +188,7 @@ impl FakeFs {
     /// The same files, independent of this one, all durable.
     pub fn copy(&self) -> FakeFs {
         let copy = FakeFs::new();
+        copy.state().clock_us = self.state().clock_us;
         for path in self.paths() {
             copy.put(&path, self.bytes(&path));
         }
@@ -188,6 +208,7 @@ impl FakeFs {
             };
         }
         let after = FakeFs::new();
+        after.state().clock_us = state.clock_us + 1;
         for (path, number) in names {
             after.put(&path, surviving(&state.nodes[number], &mut random));
         }

@@ -7,4 +7,9 @@
 mod fake;
 mod support;
 
+mod crash;
+mod damage;
+mod faults;
+mod fuzz;
+mod model;
 mod writer;
