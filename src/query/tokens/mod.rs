@@ -9,6 +9,28 @@ mod timeline;
 pub use sync::{Epoch, SyncToken};
 pub use timeline::TimelineToken;
 
+/// Where a [`SyncToken`] stands in a room, so that `/messages` can go on from
+/// there. The reader that made the token knows.
+pub trait SyncPositions: Send + Sync {
+    /// Place of the newest event of the room's timeline that was delivered by
+    /// the token; none if there was none. A token that cannot be read here (of
+    /// another epoch, or with other partitions) is an error.
+    fn place_of(
+        &self,
+        room: &ruma::RoomId,
+        token: &SyncToken,
+    ) -> Result<Option<super::ids::Place>, PositionError>;
+}
+
+/// Why a position cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum PositionError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Query(#[from] super::rooms::QueryError),
+}
+
 /// Partitions that a token may name; far more than a log has.
 const PARTITIONS_MAX: usize = 1024;
 

@@ -1,0 +1,181 @@
+//! Room aliases of this server, and the published room directory.
+
+use log_format::codec;
+use log_format::record::input::{InputAliasCreated, InputAliasRemoved, InputRoomPublished};
+use log_format::record::output::{Membership, Reason};
+use log_format::record::{Kind, NewEnvelope, Source};
+use ruma::{RoomAliasId, RoomId, UserId};
+
+use super::room_error::RoomWriteError;
+use super::room_writer::RoomWriter;
+use crate::clock;
+use crate::logs::log::NewRecord;
+use crate::writers::submit::SubmitError;
+
+impl RoomWriter {
+    /// Gives a room an alias of this server.
+    ///
+    /// Errors: [`RoomWriteError::AliasExists`], `InvalidParam` for an alias of
+    /// another server, `Forbidden` for a room that the user is not in.
+    pub async fn create_alias(
+        &self,
+        user: &UserId,
+        alias: &RoomAliasId,
+        room_id: &RoomId,
+    ) -> Result<(), RoomWriteError> {
+        self.check_alias_is_ours(alias)?;
+        let membership = self.rooms().membership(room_id, user)?;
+        if membership != Some(Membership::Join) {
+            return Err(RoomWriteError::Forbidden("you are not in this room".into()));
+        }
+        match self.append_alias(user, alias, room_id).await {
+            Err(RoomWriteError::AliasTaken(alias)) => Err(RoomWriteError::AliasExists(alias)),
+            other => other,
+        }
+    }
+
+    /// Appends the alias without a look at the room, which may not be there yet.
+    pub(super) async fn append_alias(
+        &self,
+        user: &UserId,
+        alias: &RoomAliasId,
+        room_id: &RoomId,
+    ) -> Result<(), RoomWriteError> {
+        if let Some(known) = self.users().alias(alias) {
+            // An alias that a crash left without its room is free again.
+            let is_free = self.rooms().head(&known.room_id)?.is_none()
+                && !self.reserved_aliases().contains(alias);
+            if !is_free {
+                return Err(RoomWriteError::AliasTaken(alias.to_owned()));
+            }
+            self.append_alias_removal(user, alias).await?;
+        }
+        let body = codec::encode(&InputAliasCreated {
+            servers: vec![self.server_name().to_string()],
+        });
+        let envelope = NewEnvelope {
+            received_us: clock::now_us(),
+            key: alias.as_str(),
+            room_id: Some(room_id.as_str()),
+            sender: Some(user.as_str()),
+            body: &body,
+            ..NewEnvelope::default()
+        };
+        let record = NewRecord::new(Kind::InputAliasCreated, Source::Client, &envelope);
+        let submitted = self
+            .submitter()
+            .submit(alias.as_str(), vec![record], user)
+            .await;
+        match submitted {
+            Ok(_) => Ok(()),
+            Err(SubmitError::Refused(Reason::Taken)) => {
+                Err(RoomWriteError::AliasTaken(alias.to_owned()))
+            }
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Removes an alias: who made it may, and who may set the room's canonical alias.
+    pub async fn delete_alias(
+        &self,
+        user: &UserId,
+        alias: &RoomAliasId,
+    ) -> Result<(), RoomWriteError> {
+        let Some(known) = self.users().alias(alias) else {
+            return Err(RoomWriteError::NotFound("no such alias".into()));
+        };
+        if known.creator != user && !self.may_set(user, &known.room_id)? {
+            return Err(RoomWriteError::Forbidden(
+                "you may not delete this alias".into(),
+            ));
+        }
+        self.append_alias_removal(user, alias).await
+    }
+
+    pub(super) async fn append_alias_removal(
+        &self,
+        user: &UserId,
+        alias: &RoomAliasId,
+    ) -> Result<(), RoomWriteError> {
+        let body = codec::encode(&InputAliasRemoved {});
+        let envelope = NewEnvelope {
+            received_us: clock::now_us(),
+            key: alias.as_str(),
+            sender: Some(user.as_str()),
+            body: &body,
+            ..NewEnvelope::default()
+        };
+        let record = NewRecord::new(Kind::InputAliasRemoved, Source::Client, &envelope);
+        let submitted = self
+            .submitter()
+            .submit(alias.as_str(), vec![record], user)
+            .await;
+        match submitted {
+            Ok(_) => Ok(()),
+            Err(SubmitError::Refused(Reason::NotFound)) => {
+                Err(RoomWriteError::NotFound("no such alias".into()))
+            }
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Puts a room into the published directory, or takes it out. For members
+    /// who may set the canonical alias, as most servers ask.
+    pub async fn publish(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        published: bool,
+    ) -> Result<(), RoomWriteError> {
+        if self.rooms().head(room_id)?.is_none() {
+            return Err(RoomWriteError::NotFound("no such room".into()));
+        }
+        if !self.may_set(user, room_id)? {
+            return Err(RoomWriteError::Forbidden(
+                "you may not change this room's place in the directory".into(),
+            ));
+        }
+        let record = publish_record(user, room_id, published);
+        self.submitter()
+            .submit(room_id.as_str(), vec![record], user)
+            .await?;
+        Ok(())
+    }
+
+    fn may_set(&self, user: &UserId, room_id: &RoomId) -> Result<bool, RoomWriteError> {
+        let Some(head) = self.rooms().head(room_id)? else {
+            return Ok(false);
+        };
+        let authority = &head.authority;
+        Ok(authority.is_joined(user)
+            && authority.has_power_to_send(user, "m.room.canonical_alias", true))
+    }
+
+    fn check_alias_is_ours(&self, alias: &RoomAliasId) -> Result<(), RoomWriteError> {
+        if alias.server_name() != self.server_name() {
+            return Err(RoomWriteError::InvalidParam(
+                "the alias belongs to another server".into(),
+            ));
+        }
+        let localpart = alias.alias();
+        let strict = crate::matrix::ids::new_room_alias(localpart, self.server_name());
+        match strict {
+            Ok(_) => Ok(()),
+            Err(why) => Err(RoomWriteError::InvalidParam(format!("the alias {why}"))),
+        }
+    }
+}
+
+/// The record that changes a room's place in the directory.
+pub(super) fn publish_record(user: &UserId, room_id: &RoomId, published: bool) -> NewRecord {
+    let body = codec::encode(&InputRoomPublished { published });
+    let envelope = NewEnvelope {
+        received_us: clock::now_us(),
+        key: room_id.as_str(),
+        room_id: Some(room_id.as_str()),
+        sender: Some(user.as_str()),
+        body: &body,
+        ..NewEnvelope::default()
+    };
+    NewRecord::new(Kind::InputRoomPublished, Source::Client, &envelope)
+}

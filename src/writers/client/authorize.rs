@@ -1,0 +1,299 @@
+//! Which events authorise what a local user writes, and whether they do.
+//!
+//! A refusal here leaves no record. The fold checks again and decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ruma::canonical_json::CanonicalJsonObject;
+use ruma::{CanonicalJsonValue, EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+
+use super::event_builder::{Built, Draft, Parents};
+use super::room_error::RoomWriteError;
+use crate::matrix::auth_rules::{
+    self, AuthError, AuthEvent, AuthState, CreateInfo, EventContent, JoinRule, MemberContent,
+    PowerLevels, ThirdPartyInvite, auth_types_for_event,
+};
+use crate::matrix::canonical_json::parse_object;
+use crate::matrix::{Membership, RoomVersion};
+use crate::query::ids::EventSn;
+use crate::query::rooms::{RoomHead, Rooms, StateKey, StoredEvent};
+
+/// Room state as far as the rules read it for one event.
+#[derive(Default)]
+struct Facts {
+    create: Option<CreateInfo>,
+    levels: Option<PowerLevels>,
+    join_rule: Option<JoinRule>,
+    members: BTreeMap<OwnedUserId, Membership>,
+    /// By token, the state key.
+    third_party_invites: BTreeMap<Box<str>, ThirdPartyInvite>,
+}
+
+impl AuthState for Facts {
+    fn create(&self) -> Option<&CreateInfo> {
+        self.create.as_ref()
+    }
+
+    fn power_levels(&self) -> Option<&PowerLevels> {
+        self.levels.as_ref()
+    }
+
+    fn join_rule(&self) -> JoinRule {
+        self.join_rule.unwrap_or(JoinRule::Invite)
+    }
+
+    fn membership(&self, user: &UserId) -> Option<Membership> {
+        self.members.get(user).copied()
+    }
+
+    fn third_party_invite(&self, token: &str) -> Option<ThirdPartyInvite> {
+        self.third_party_invites.get(token).cloned()
+    }
+}
+
+/// A state event, as [`Facts`] take it in.
+struct Fact<'a> {
+    event_id: &'a EventId,
+    room_id: &'a RoomId,
+    sender: &'a UserId,
+    kind: &'a str,
+    state_key: &'a str,
+    content: &'a CanonicalJsonObject,
+}
+
+impl Facts {
+    fn learn(&mut self, version: RoomVersion, fact: Fact<'_>) -> Result<(), AuthError> {
+        match (fact.kind, fact.state_key) {
+            ("m.room.create", "") => {
+                self.create = Some(CreateInfo::parse(
+                    version,
+                    fact.event_id.to_owned(),
+                    fact.room_id.to_owned(),
+                    fact.sender.to_owned(),
+                    fact.content,
+                )?);
+            }
+            ("m.room.power_levels", "") => {
+                self.levels = Some(PowerLevels::parse(version, fact.content)?);
+            }
+            ("m.room.join_rules", "") => self.join_rule = Some(JoinRule::parse(fact.content)),
+            ("m.room.member", user) => {
+                let member = MemberContent::parse(fact.content)?;
+                let membership = Membership::parse(member.membership);
+                if let (Ok(user), Some(membership)) = (UserId::parse(user), membership) {
+                    self.members.insert(user, membership);
+                }
+            }
+            ("m.room.third_party_invite", token) => {
+                let invite = ThirdPartyInvite::parse(fact.sender.to_owned(), fact.content);
+                self.third_party_invites.insert(token.into(), invite);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The rules for a plain message of a local user, from facts in memory.
+///
+/// Source: room version 12, authorization rules 4, 6 and 8.
+pub fn check_message(head: &RoomHead, draft: &Draft) -> Result<(), RoomWriteError> {
+    let authority = &head.authority;
+    let refuse = |text: &str| Err(RoomWriteError::Forbidden(text.into()));
+    if !authority.is_joined(&draft.sender) {
+        return refuse("you are not in this room");
+    }
+    if !authority.has_power_to_send(&draft.sender, &draft.kind, false) {
+        return refuse("you may not send events of this type here");
+    }
+    if !authority.federates && authority.create_sender.server_name() != draft.sender.server_name() {
+        return refuse("this room is for users of another server alone");
+    }
+    // Types that have rules beyond these are state events; sent as messages,
+    // the rules themselves judge them.
+    match &*draft.kind {
+        "m.room.create" | "m.room.member" | "m.room.power_levels" | "m.room.third_party_invite" => {
+            refuse("this type of event needs a state key")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The auth events of any message of a sender who is joined.
+pub fn message_auth_events(
+    rooms: &dyn Rooms,
+    head: &RoomHead,
+    version: RoomVersion,
+    sender: &UserId,
+) -> Result<Arc<[OwnedEventId]>, RoomWriteError> {
+    let keys = auth_types_for_event(version, "m.room.message", sender, None, None);
+    let entries: Vec<EventSn> = keys
+        .iter()
+        .filter_map(|key| entry(head, key.kind, &key.state_key))
+        .collect();
+    let events = rooms.events(&head.room_id, &entries)?;
+    Ok(events.iter().map(|event| event.event_id.clone()).collect())
+}
+
+/// Checks a draft against current state and gives its auth events.
+pub fn authorize(
+    rooms: &dyn Rooms,
+    head: &RoomHead,
+    version: RoomVersion,
+    draft: &Draft,
+    parents: &Parents,
+) -> Result<Vec<OwnedEventId>, RoomWriteError> {
+    let member = member_content(draft).map_err(forbidden)?;
+    let state_key = draft.state_key.as_deref();
+    let keys = auth_types_for_event(version, &draft.kind, &draft.sender, state_key, member);
+    let mut facts = Facts::default();
+    let mut auth_events = Vec::with_capacity(keys.len());
+    for key in &keys {
+        let Some(event) = load(rooms, head, key.kind, &key.state_key)? else {
+            continue;
+        };
+        auth_events.push(event.event_id.clone());
+        learn(&mut facts, version, head, &event)?;
+    }
+    if facts.create.is_none()
+        && let Some(create) = load(rooms, head, "m.room.create", "")?
+    {
+        // Version 12 does not cite it, but the rules read it.
+        learn(&mut facts, version, head, &create)?;
+    }
+    // The id is not made yet; only rules of versions 1 and 2 would read it.
+    let unnamed = head.authority.create_event.clone();
+    let event = AuthEvent {
+        event_id: &unnamed,
+        room_id: &head.room_id,
+        sender: &draft.sender,
+        kind: &draft.kind,
+        state_key,
+        content: EventContent::Parsed(&draft.content),
+        prev_events_count: parents.prev_events.len(),
+        first_prev_event: parents.prev_events.first().map(|id| id.as_str()),
+        redacts: draft.redacts.as_ref().map(|id| id.as_str()),
+    };
+    auth_rules::check(version, &event, &facts).map_err(forbidden)?;
+    Ok(auth_events)
+}
+
+fn entry(head: &RoomHead, kind: &str, state_key: &str) -> Option<EventSn> {
+    head.state.get(&StateKey::new(kind, state_key)).copied()
+}
+
+fn load(
+    rooms: &dyn Rooms,
+    head: &RoomHead,
+    kind: &str,
+    state_key: &str,
+) -> Result<Option<Arc<StoredEvent>>, RoomWriteError> {
+    match entry(head, kind, state_key) {
+        None => Ok(None),
+        Some(event) => Ok(rooms.events(&head.room_id, &[event])?.pop()),
+    }
+}
+
+fn learn(
+    facts: &mut Facts,
+    version: RoomVersion,
+    head: &RoomHead,
+    event: &StoredEvent,
+) -> Result<(), RoomWriteError> {
+    let content = parse_object(&event.json)
+        .ok()
+        .and_then(|mut pdu| pdu.remove("content"));
+    let Some(CanonicalJsonValue::Object(content)) = content else {
+        return Err(forbidden(AuthError::Content));
+    };
+    let fact = Fact {
+        event_id: &event.event_id,
+        room_id: &head.room_id,
+        sender: &event.sender,
+        kind: &event.kind,
+        state_key: event.state_key.as_deref().unwrap_or_default(),
+        content: &content,
+    };
+    facts.learn(version, fact).map_err(forbidden)
+}
+
+fn member_content(draft: &Draft) -> Result<Option<MemberContent<'_>>, AuthError> {
+    match &*draft.kind {
+        "m.room.member" => MemberContent::parse(&draft.content).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn forbidden(error: AuthError) -> RoomWriteError {
+    RoomWriteError::Forbidden(format!("not allowed by the room ({error})"))
+}
+
+/// The state of a room in the making.
+pub struct NewRoomState {
+    version: RoomVersion,
+    facts: Facts,
+    entries: BTreeMap<StateKey, OwnedEventId>,
+}
+
+impl NewRoomState {
+    /// The empty state.
+    pub fn new(version: RoomVersion) -> NewRoomState {
+        NewRoomState {
+            version,
+            facts: Facts::default(),
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// The auth events of the next event.
+    pub fn auth_events(&self, draft: &Draft) -> Result<Vec<OwnedEventId>, RoomWriteError> {
+        let member = member_content(draft).map_err(invalid)?;
+        let state_key = draft.state_key.as_deref();
+        let keys =
+            auth_types_for_event(self.version, &draft.kind, &draft.sender, state_key, member);
+        let cited = keys.iter().filter_map(|key| {
+            let key = StateKey::new(key.kind, &key.state_key);
+            self.entries.get(&key).cloned()
+        });
+        Ok(cited.collect())
+    }
+
+    /// Checks the event that was built from `draft` and takes it in.
+    pub fn check_and_apply(
+        &mut self,
+        draft: &Draft,
+        prev_event: Option<&EventId>,
+        built: &Built,
+    ) -> Result<(), RoomWriteError> {
+        let event = AuthEvent {
+            event_id: &built.event_id,
+            room_id: &built.room_id,
+            sender: &draft.sender,
+            kind: &draft.kind,
+            state_key: draft.state_key.as_deref(),
+            content: EventContent::Parsed(&draft.content),
+            prev_events_count: usize::from(prev_event.is_some()),
+            first_prev_event: prev_event.map(EventId::as_str),
+            redacts: None,
+        };
+        auth_rules::check(self.version, &event, &self.facts).map_err(invalid)?;
+        let state_key = draft.state_key.as_deref().unwrap_or_default();
+        let fact = Fact {
+            event_id: &built.event_id,
+            room_id: &built.room_id,
+            sender: &draft.sender,
+            kind: &draft.kind,
+            state_key,
+            content: &draft.content,
+        };
+        self.facts.learn(self.version, fact).map_err(invalid)?;
+        let key = StateKey::new(&draft.kind, state_key);
+        self.entries.insert(key, built.event_id.clone());
+        Ok(())
+    }
+}
+
+fn invalid(error: AuthError) -> RoomWriteError {
+    RoomWriteError::InvalidRoomState(error.to_string())
+}

@@ -1,0 +1,346 @@
+//! New rooms: all events of a createRoom are built on one another, checked in
+//! a simulated state, and appended as one batch with one outcome.
+
+use log_format::record::input::Placement;
+use ruma::canonical_json::CanonicalJsonObject;
+use ruma::{CanonicalJsonValue, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
+
+use super::aliases::publish_record;
+use super::authorize::NewRoomState;
+use super::event_builder::{Draft, Parents, RecordFields};
+use super::membership::{member_event, profile};
+use super::room_error::RoomWriteError;
+use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
+use super::room_writer::RoomWriter;
+use crate::crypto::random;
+use crate::matrix::{RoomVersion, ids};
+
+/// Versions in which rooms may be created here.
+pub const CREATABLE_VERSIONS: [RoomVersion; 3] =
+    [RoomVersion::V10, RoomVersion::V11, RoomVersion::V12];
+/// Users that one createRoom invites. Each is an event of the batch.
+const INVITES_MAX: usize = 250;
+/// Events of `initial_state`, for the same reason.
+const INITIAL_STATE_MAX: usize = 250;
+
+/// A createRoom request, parsed.
+#[derive(Clone, Debug, Default)]
+pub struct NewRoom {
+    pub version: Option<String>,
+    pub creation_content: CanonicalJsonObject,
+    pub preset: Option<Preset>,
+    /// `visibility`: published in the directory.
+    pub public: bool,
+    pub alias_localpart: Option<String>,
+    pub name: Option<String>,
+    pub topic: Option<String>,
+    pub invite: Vec<OwnedUserId>,
+    pub has_third_party_invites: bool,
+    pub is_direct: bool,
+    pub initial_state: Vec<InitialState>,
+    pub power_level_content_override: CanonicalJsonObject,
+}
+
+/// One entry of `initial_state`.
+#[derive(Clone, Debug)]
+pub struct InitialState {
+    pub kind: String,
+    pub state_key: String,
+    pub content: CanonicalJsonObject,
+}
+
+impl RoomWriter {
+    /// Creates a room; it exists with everything that was asked for, or not at all.
+    pub async fn create_room(
+        &self,
+        creator: &UserId,
+        request: NewRoom,
+    ) -> Result<OwnedRoomId, RoomWriteError> {
+        let version = self.version_of(&request)?;
+        self.check_request(&request)?;
+        let alias = match &request.alias_localpart {
+            None => None,
+            Some(localpart) => Some(self.alias_of(localpart)?),
+        };
+        // Held until the room is there, so that nobody takes the alias for one
+        // that a crash left over.
+        let _reserved = match &alias {
+            None => None,
+            Some(alias) => Some(self.reserve(alias)?),
+        };
+        let public = request.public;
+        let drafts = self.drafts(creator, version, alias.as_ref(), request);
+        let (room_id, mut batch) = self.build_room(version, &drafts)?;
+        if let Some(alias) = &alias {
+            self.append_reserved(creator, alias, &room_id).await?;
+        }
+        if public {
+            batch.push(publish_record(creator, &room_id, true));
+        }
+        let submitted = self
+            .submitter()
+            .submit(room_id.as_str(), batch, creator)
+            .await;
+        match (submitted, &alias) {
+            (Ok(_), _) => Ok(room_id),
+            (Err(error), None) => Err(error.into()),
+            (Err(error), Some(alias)) => {
+                // The room's failure is the answer, whatever becomes of this; an
+                // alias that stays behind without a room is free for anybody.
+                if let Err(left) = self.append_alias_removal(creator, alias).await {
+                    tracing::warn!(%alias, error = %left, "alias of a failed room stays behind");
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn version_of(&self, request: &NewRoom) -> Result<RoomVersion, RoomWriteError> {
+        let name = match &request.version {
+            Some(name) => name.as_str(),
+            None => self.default_version().as_str(),
+        };
+        RoomVersion::parse(name)
+            .filter(|version| CREATABLE_VERSIONS.contains(version))
+            .ok_or_else(|| RoomWriteError::UnsupportedRoomVersion(name.to_owned()))
+    }
+
+    fn check_request(&self, request: &NewRoom) -> Result<(), RoomWriteError> {
+        if request.has_third_party_invites {
+            return Err(RoomWriteError::ThirdPartyInvite);
+        }
+        if request.invite.len() > INVITES_MAX {
+            return Err(RoomWriteError::InvalidParam(format!(
+                "at most {INVITES_MAX} users are invited at once"
+            )));
+        }
+        if request.initial_state.len() > INITIAL_STATE_MAX {
+            return Err(RoomWriteError::InvalidParam(format!(
+                "initial_state has more than {INITIAL_STATE_MAX} events"
+            )));
+        }
+        let ours = self.server_name();
+        if request.invite.iter().any(|user| user.server_name() != ours) {
+            return Err(RoomWriteError::Forbidden(
+                "this server cannot invite users of other servers yet".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn alias_of(&self, localpart: &str) -> Result<OwnedRoomAliasId, RoomWriteError> {
+        ids::new_room_alias(localpart, self.server_name())
+            .map_err(|why| RoomWriteError::InvalidParam(format!("room_alias_name {why}")))
+    }
+
+    fn reserve(&self, alias: &OwnedRoomAliasId) -> Result<Reservation<'_>, RoomWriteError> {
+        if !self.reserved_aliases().insert(alias.clone()) {
+            return Err(RoomWriteError::AliasTaken(alias.clone()));
+        }
+        Ok(Reservation {
+            writer: self,
+            alias: alias.clone(),
+        })
+    }
+
+    async fn append_reserved(
+        &self,
+        creator: &UserId,
+        alias: &OwnedRoomAliasId,
+        room_id: &OwnedRoomId,
+    ) -> Result<(), RoomWriteError> {
+        if let Some(known) = self.users().alias(alias) {
+            if self.rooms().head(&known.room_id)?.is_some() {
+                return Err(RoomWriteError::AliasTaken(alias.clone()));
+            }
+            // Left over by a crash; the reservation keeps others away.
+            self.append_alias_removal(creator, alias).await?;
+        }
+        self.append_alias(creator, alias, room_id).await
+    }
+
+    /// The events in the order that the specification prescribes.
+    fn drafts(
+        &self,
+        creator: &UserId,
+        version: RoomVersion,
+        alias: Option<&OwnedRoomAliasId>,
+        request: NewRoom,
+    ) -> Vec<Draft> {
+        let preset = request.preset.unwrap_or(match request.public {
+            true => Preset::PublicChat,
+            false => Preset::PrivateChat,
+        });
+        let mut drafts = Vec::with_capacity(10 + request.initial_state.len());
+        let mut set = |kind: &str, content| drafts.push(Draft::state(creator, kind, "", content));
+
+        set(
+            "m.room.create",
+            creation_content(version, preset, creator, &request),
+        );
+        let mut joined = profile(&**self.users(), creator);
+        joined.extend(text("membership", "join"));
+        let mut levels = power_levels(version, preset, creator, &request.invite);
+        levels.extend(request.power_level_content_override);
+        set("m.room.power_levels", levels);
+        if let Some(alias) = alias {
+            set("m.room.canonical_alias", text("alias", alias.as_str()));
+        }
+        let overridden = |kind: &str| {
+            let mut initial = request.initial_state.iter();
+            initial.any(|state| state.kind == kind && state.state_key.is_empty())
+        };
+        for (kind, content) in preset.state() {
+            if !overridden(kind) {
+                set(kind, content);
+            }
+        }
+        drafts.insert(1, member_event(creator, creator, joined));
+        for state in request.initial_state {
+            // `name` and `topic` win over what is listed for them.
+            let replaced = state.state_key.is_empty()
+                && ((state.kind == "m.room.name" && request.name.is_some())
+                    || (state.kind == "m.room.topic" && request.topic.is_some()));
+            if !replaced {
+                let draft = Draft::state(creator, &state.kind, &state.state_key, state.content);
+                drafts.push(draft);
+            }
+        }
+        if let Some(name) = &request.name {
+            let content = text("name", name);
+            drafts.push(Draft::state(creator, "m.room.name", "", content));
+        }
+        if let Some(topic) = &request.topic {
+            let content = topic_content(topic);
+            drafts.push(Draft::state(creator, "m.room.topic", "", content));
+        }
+        let mut invited: Vec<&OwnedUserId> = Vec::new();
+        for user in &request.invite {
+            if user == creator || invited.contains(&user) {
+                continue;
+            }
+            invited.push(user);
+            let mut content = profile(&**self.users(), user);
+            content.extend(text("membership", "invite"));
+            if request.is_direct {
+                content.insert("is_direct".into(), CanonicalJsonValue::Bool(true));
+            }
+            drafts.push(member_event(creator, user, content));
+        }
+        drafts
+    }
+
+    /// Builds every event on the one before and checks each against the state so far.
+    fn build_room(
+        &self,
+        version: RoomVersion,
+        drafts: &[Draft],
+    ) -> Result<(OwnedRoomId, Vec<crate::logs::log::NewRecord>), RoomWriteError> {
+        let count = drafts.len() as u32;
+        let mut state = NewRoomState::new(version);
+        let mut batch = Vec::with_capacity(drafts.len() + 1);
+        // The create event of version 12 names the room by its own id.
+        let mut room_id = match version.room_id_is_create_hash() {
+            true => None,
+            false => Some(
+                ids::new_room_id(&random::room_localpart(), self.server_name())
+                    .map_err(|why| RoomWriteError::Build(format!("room id {why}")))?,
+            ),
+        };
+        let mut previous: Option<OwnedEventId> = None;
+        for (index, draft) in drafts.iter().enumerate() {
+            let auth_events = state.auth_events(draft)?;
+            let fields = RecordFields {
+                room_id: room_id.as_deref(),
+                version,
+                parents: Parents {
+                    prev_events: previous.iter().cloned().collect(),
+                    depth: index as u64 + 1,
+                },
+                auth_events: &auth_events,
+                transaction: None,
+                placement: Placement::New,
+                batch: (index as u32, count),
+            };
+            let built = self.builder().build(draft, fields)?;
+            state.check_and_apply(draft, previous.as_deref(), &built)?;
+            previous = Some(built.event_id);
+            room_id = Some(built.room_id);
+            batch.push(built.record);
+        }
+        match room_id {
+            Some(room_id) => Ok((room_id, batch)),
+            None => Err(RoomWriteError::Build("a room without events".into())),
+        }
+    }
+}
+
+/// An alias that is held for a room in the making.
+struct Reservation<'a> {
+    writer: &'a RoomWriter,
+    alias: OwnedRoomAliasId,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.writer.reserved_aliases().remove(&self.alias);
+    }
+}
+
+/// `m.room.create`: what the client gave, with the server's own keys over it.
+fn creation_content(
+    version: RoomVersion,
+    preset: Preset,
+    creator: &UserId,
+    request: &NewRoom,
+) -> CanonicalJsonObject {
+    let mut content = request.creation_content.clone();
+    content.extend(text("room_version", version.as_str()));
+    content.remove("creator");
+    if !version.rules().authorization.use_room_create_sender {
+        content.extend(text("creator", creator.as_str()));
+    }
+    if has_privileged_creators(version) && preset == Preset::TrustedPrivateChat {
+        add_creators(&mut content, creator, &request.invite);
+    }
+    content
+}
+
+/// Combines `additional_creators` with the invited, each once. What is no list
+/// stays as it is for the auth rules to refuse.
+fn add_creators(content: &mut CanonicalJsonObject, creator: &UserId, invited: &[OwnedUserId]) {
+    let named = content
+        .entry("additional_creators".into())
+        .or_insert_with(|| CanonicalJsonValue::Array(Vec::new()));
+    let CanonicalJsonValue::Array(named) = named else {
+        return;
+    };
+    let mut all: Vec<CanonicalJsonValue> = Vec::with_capacity(named.len() + invited.len());
+    let invited = invited
+        .iter()
+        .map(|user| CanonicalJsonValue::String(user.to_string()));
+    for user in std::mem::take(named).into_iter().chain(invited) {
+        let is_creator = matches!(&user, CanonicalJsonValue::String(id) if id == creator.as_str());
+        if !is_creator && !all.contains(&user) {
+            all.push(user);
+        }
+    }
+    if all.is_empty() {
+        content.remove("additional_creators");
+    } else {
+        content.insert("additional_creators".into(), CanonicalJsonValue::Array(all));
+    }
+}
+
+/// `m.room.topic` with its plain text form (client-server API, *m.room.topic*).
+fn topic_content(topic: &str) -> CanonicalJsonObject {
+    let mut plain = text("body", topic);
+    plain.extend(text("mimetype", "text/plain"));
+    let block = CanonicalJsonObject::from([(
+        "m.text".to_owned(),
+        CanonicalJsonValue::Array(vec![CanonicalJsonValue::Object(plain)]),
+    )]);
+    let mut content = text("topic", topic);
+    content.insert("m.topic".into(), CanonicalJsonValue::Object(block));
+    content
+}

@@ -1,0 +1,220 @@
+//! From what a user wants to write to a signed event in its *input* record.
+
+use std::sync::Arc;
+
+use log_format::codec;
+use log_format::record::envelope::Part;
+use log_format::record::input::{InputRoomEvent, Placement, Relation, VerifiedKey};
+use log_format::record::{Kind, NewEnvelope, Source};
+use ruma::canonical_json::CanonicalJsonObject;
+use ruma::{
+    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
+};
+
+use super::room_error::RoomWriteError;
+use super::sequencer::ClientTransaction;
+use crate::clock;
+use crate::crypto::ServerKey;
+use crate::logs::log::NewRecord;
+use crate::matrix::RoomVersion;
+use crate::matrix::build::{BuildError, BuiltEvent, ProtoEvent, build_and_sign};
+
+/// An event before it has a place in its room.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub sender: OwnedUserId,
+    pub kind: Box<str>,
+    /// Present on state events.
+    pub state_key: Option<Box<str>>,
+    pub content: CanonicalJsonObject,
+    /// What a redaction redacts.
+    pub redacts: Option<OwnedEventId>,
+}
+
+impl Draft {
+    /// An event that is no state.
+    pub fn message(sender: &UserId, kind: &str, content: CanonicalJsonObject) -> Draft {
+        Draft {
+            sender: sender.to_owned(),
+            kind: kind.into(),
+            state_key: None,
+            content,
+            redacts: None,
+        }
+    }
+
+    /// A state event.
+    pub fn state(
+        sender: &UserId,
+        kind: &str,
+        state_key: &str,
+        content: CanonicalJsonObject,
+    ) -> Draft {
+        Draft {
+            sender: sender.to_owned(),
+            kind: kind.into(),
+            state_key: Some(state_key.into()),
+            content,
+            redacts: None,
+        }
+    }
+}
+
+/// What an event builds on.
+#[derive(Clone, Debug, Default)]
+pub struct Parents {
+    pub prev_events: Vec<OwnedEventId>,
+    /// Of the new event: one more than the deepest parent's.
+    pub depth: u64,
+}
+
+/// What the sequencer knows about an event beside its draft.
+pub struct RecordFields<'a> {
+    /// None for the create event of a version 12 room.
+    pub room_id: Option<&'a RoomId>,
+    pub version: RoomVersion,
+    pub parents: Parents,
+    pub auth_events: &'a [OwnedEventId],
+    pub transaction: Option<&'a ClientTransaction>,
+    pub placement: Placement,
+    /// Index in, and size of, the batch that stands or falls as one.
+    pub batch: (u32, u32),
+}
+
+/// A signed event and its record.
+pub struct Built {
+    pub event_id: OwnedEventId,
+    pub room_id: OwnedRoomId,
+    /// The PDU as canonical JSON.
+    pub json: Vec<u8>,
+    pub record: NewRecord,
+}
+
+/// Signs events in the name of this server.
+pub struct EventBuilder {
+    server_name: OwnedServerName,
+    key: Arc<ServerKey>,
+}
+
+impl EventBuilder {
+    pub fn new(server_name: OwnedServerName, key: Arc<ServerKey>) -> EventBuilder {
+        EventBuilder { server_name, key }
+    }
+
+    /// Hashes, signs and encodes one event. About 50 µs, most of it the signature.
+    pub fn build(&self, draft: &Draft, fields: RecordFields<'_>) -> Result<Built, RoomWriteError> {
+        let received_us = clock::now_us();
+        let prev_events = fields.parents.prev_events;
+        let proto = ProtoEvent {
+            room_id: fields.room_id.map(RoomId::to_owned),
+            sender: draft.sender.clone(),
+            kind: draft.kind.clone(),
+            state_key: draft.state_key.clone(),
+            content: draft.content.clone(),
+            redacts: draft.redacts.clone(),
+            prev_events: prev_events.iter().cloned().map(Into::into).collect(),
+            auth_events: fields.auth_events.iter().cloned().map(Into::into).collect(),
+            depth: fields.parents.depth,
+            origin_server_ts: received_us / 1000,
+            event_localpart: None,
+        };
+        let built = build_and_sign(fields.version, proto, &self.server_name, &self.key)
+            .map_err(build_error)?;
+        let body = codec::encode(&InputRoomEvent {
+            placement: fields.placement,
+            depth: fields.parents.depth,
+            prev_events: prev_events.into_iter().map(Into::into).collect(),
+            auth_events: fields.auth_events.iter().map(|id| id.to_string()).collect(),
+            redacts: draft.redacts.as_ref().map(|id| id.to_string()),
+            relation: relation(&draft.content),
+            membership: membership(draft),
+            transaction: fields.transaction.map(|from| from.echo.clone()),
+            verified_with: vec![VerifiedKey {
+                server: self.server_name.to_string(),
+                key_id: self.key.key_id().to_owned(),
+                valid_until_ms: u64::MAX,
+            }],
+            batch_index: fields.batch.0,
+            batch_count: fields.batch.1,
+        });
+        let record = record(
+            draft,
+            fields.version,
+            fields.transaction,
+            received_us,
+            &built,
+            &body,
+        );
+        Ok(Built {
+            event_id: built.event_id,
+            room_id: built.room_id,
+            json: built.json,
+            record,
+        })
+    }
+}
+
+fn record(
+    draft: &Draft,
+    version: RoomVersion,
+    transaction: Option<&ClientTransaction>,
+    received_us: u64,
+    built: &BuiltEvent,
+    body: &[u8],
+) -> NewRecord {
+    let envelope = NewEnvelope {
+        received_us,
+        origin_ts_ms: received_us / 1000,
+        idempotency: transaction.map_or([0; 16], |from| from.idempotency),
+        key: built.room_id.as_str(),
+        room_id: Some(built.room_id.as_str()),
+        event_id: Some(built.event_id.as_str()),
+        sender: Some(draft.sender.as_str()),
+        event_type: Some(&draft.kind),
+        state_key: draft.state_key.as_deref(),
+        room_version: Some(version.as_str()),
+        body,
+        auth_extract: match &built.auth_extract {
+            Some(extract) => Part::Present(extract),
+            None => Part::Absent,
+        },
+        skeleton: Part::Present(&built.skeleton),
+        body_part: Part::Present(&built.json),
+        salt: crate::crypto::random::bytes(),
+        ..NewEnvelope::default()
+    };
+    NewRecord::new(Kind::InputRoomEvent, Source::Client, &envelope)
+}
+
+/// `m.relates_to` as far as the record carries it.
+fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
+    let relates = content.get("m.relates_to")?.as_object()?;
+    Some(Relation {
+        rel_type: relates.get("rel_type")?.as_str()?.to_owned(),
+        event_id: relates.get("event_id")?.as_str()?.to_owned(),
+    })
+}
+
+fn membership(draft: &Draft) -> Option<String> {
+    if &*draft.kind != "m.room.member" {
+        return None;
+    }
+    match draft.content.get("membership") {
+        Some(CanonicalJsonValue::String(membership)) => Some(membership.clone()),
+        _ => None,
+    }
+}
+
+fn build_error(error: BuildError) -> RoomWriteError {
+    match error {
+        BuildError::TooLong(_) | BuildError::TooLarge(_) => {
+            RoomWriteError::TooLarge(error.to_string())
+        }
+        BuildError::TooManyReferences(_)
+        | BuildError::OutOfRange(_)
+        | BuildError::NoRoomId
+        | BuildError::RoomIdOnCreate
+        | BuildError::NoEventLocalpart
+        | BuildError::BadEventId => RoomWriteError::Build(error.to_string()),
+    }
+}

@@ -1,0 +1,311 @@
+//! Membership: join, invite, knock, leave, kick, ban, unban, forget.
+//!
+//! Each decides on the room's newest folded head, with the room's line held, so
+//! two requests at once cannot act on the same old membership. The auth rules
+//! have the last word; what is checked here is what an endpoint adds to them.
+
+use std::sync::Arc;
+
+use log_format::codec;
+use log_format::record::input::InputRoomForgotten;
+use log_format::record::output::Membership;
+use log_format::record::{Kind, NewEnvelope, Source};
+use ruma::canonical_json::CanonicalJsonObject;
+use ruma::{CanonicalJsonValue, OwnedUserId, RoomId, UserId};
+use serde_json::{Map, Value};
+
+use super::event_builder::Draft;
+use super::room_error::RoomWriteError;
+use super::room_state::RoomState;
+use super::room_writer::RoomWriter;
+use crate::clock;
+use crate::logs::log::NewRecord;
+use crate::query::authority::Power;
+use crate::query::rooms::{RoomHead, Rooms};
+use crate::query::users::Users;
+
+const MEMBER: &str = "m.room.member";
+/// Rooms of `m.room.join_rules` `allow` that are looked at for one join.
+const ALLOWED_ROOMS_MAX: usize = 64;
+
+/// What a user does to a membership, their own or another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    Join,
+    Knock,
+    Leave,
+    Invite { is_direct: bool },
+    Kick,
+    Ban,
+    Unban,
+}
+
+impl RoomWriter {
+    /// Changes `target`'s membership. Own acts (join, knock, leave) have the
+    /// sender as target.
+    ///
+    /// What is so already is no error and writes nothing.
+    pub async fn change_membership(
+        &self,
+        act: Act,
+        room_id: &RoomId,
+        sender: &UserId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<(), RoomWriteError> {
+        if matches!(act, Act::Invite { .. }) && target.server_name() != self.server_name() {
+            return Err(RoomWriteError::Forbidden(
+                "this server cannot invite users of other servers yet".into(),
+            ));
+        }
+        let change = Change {
+            rooms: self.rooms().clone(),
+            users: self.users().clone(),
+            act,
+            sender: sender.to_owned(),
+            target: target.to_owned(),
+            reason,
+        };
+        let choose = Box::new(move |head: &RoomHead| change.draft(head));
+        let done = self.sequencer().set_state(room_id, choose).await;
+        match (act, done) {
+            // A room that we do not know could only be joined through another server.
+            (Act::Join | Act::Knock, done) => done.map(drop),
+            (_, Err(RoomWriteError::UnknownRoom)) => {
+                Err(RoomWriteError::Forbidden("you are not in this room".into()))
+            }
+            (_, done) => done.map(drop),
+        }
+    }
+
+    /// Forgets a room that the user has left, so that it is no longer listed
+    /// and its history no longer given.
+    pub async fn forget(&self, room_id: &RoomId, user: &UserId) -> Result<(), RoomWriteError> {
+        match self.rooms().membership(room_id, user)? {
+            Some(Membership::Leave | Membership::Ban) => {}
+            Some(Membership::Join | Membership::Invite | Membership::Knock) => {
+                return Err(RoomWriteError::StillInRoom);
+            }
+            None => {
+                return Err(RoomWriteError::NotFound(
+                    "you were never in this room".into(),
+                ));
+            }
+        }
+        if self.users().forgot(user, room_id) {
+            return Ok(());
+        }
+        let body = codec::encode(&InputRoomForgotten {});
+        let envelope = NewEnvelope {
+            received_us: clock::now_us(),
+            key: user.as_str(),
+            room_id: Some(room_id.as_str()),
+            sender: Some(user.as_str()),
+            body: &body,
+            ..NewEnvelope::default()
+        };
+        let record = NewRecord::new(Kind::InputRoomForgotten, Source::Client, &envelope);
+        self.submitter()
+            .submit(user.as_str(), vec![record], user)
+            .await?;
+        Ok(())
+    }
+
+    /// Carries a changed profile into the user's rooms: a new member event in
+    /// each joined room whose copy differs (client-server API, *Profiles*).
+    ///
+    /// A room that refuses is skipped; the profile itself is not at stake.
+    pub async fn propagate_profile(&self, user: &UserId) -> Result<(), RoomWriteError> {
+        for room in self.rooms().rooms_of(user)? {
+            if room.membership != Membership::Join {
+                continue;
+            }
+            let (rooms, users) = (self.rooms().clone(), self.users().clone());
+            let owned = user.to_owned();
+            let choose =
+                Box::new(move |head: &RoomHead| profile_draft(&*rooms, &*users, head, &owned));
+            match self.sequencer().set_state(&room.room_id, choose).await {
+                Ok(_) | Err(RoomWriteError::Forbidden(_) | RoomWriteError::UnknownRoom) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Change {
+    rooms: Arc<dyn Rooms>,
+    users: Arc<dyn Users>,
+    act: Act,
+    sender: OwnedUserId,
+    target: OwnedUserId,
+    reason: Option<String>,
+}
+
+impl Change {
+    fn draft(&self, head: &RoomHead) -> Result<Option<Draft>, RoomWriteError> {
+        let state = RoomState::new(&*self.rooms, head);
+        let now = head.authority.membership(&self.target);
+        if !self.is_due(now)? {
+            return Ok(None);
+        }
+        let mut content = match self.act {
+            Act::Join | Act::Knock | Act::Invite { .. } => profile(&*self.users, &self.target),
+            Act::Leave | Act::Kick | Act::Ban | Act::Unban => CanonicalJsonObject::new(),
+        };
+        put(&mut content, "membership", self.membership().as_str());
+        if let Some(reason) = &self.reason {
+            put(&mut content, "reason", reason);
+        }
+        if self.act == (Act::Invite { is_direct: true }) {
+            content.insert("is_direct".into(), CanonicalJsonValue::Bool(true));
+        }
+        if self.act == Act::Join
+            && now != Some(Membership::Invite)
+            && matches!(
+                &*head.authority.join_rule,
+                "restricted" | "knock_restricted"
+            )
+            && let Some(authoriser) = self.authorising_user(&state)?
+        {
+            put(
+                &mut content,
+                "join_authorised_via_users_server",
+                authoriser.as_str(),
+            );
+        }
+        Ok(Some(member_event(&self.sender, &self.target, content)))
+    }
+
+    fn membership(&self) -> Membership {
+        match self.act {
+            Act::Join => Membership::Join,
+            Act::Knock => Membership::Knock,
+            Act::Invite { .. } => Membership::Invite,
+            Act::Leave | Act::Kick | Act::Unban => Membership::Leave,
+            Act::Ban => Membership::Ban,
+        }
+    }
+
+    /// What the endpoint itself demands of the membership so far. False if
+    /// nothing is left to do.
+    fn is_due(&self, now: Option<Membership>) -> Result<bool, RoomWriteError> {
+        use Membership as M;
+        let refuse = |text: &str| Err(RoomWriteError::Forbidden(text.into()));
+        match (self.act, now) {
+            (Act::Join, Some(M::Join)) | (Act::Knock, Some(M::Knock)) => Ok(false),
+            (Act::Leave, Some(M::Leave)) => Ok(false),
+            (Act::Leave, None) => refuse("you are not in this room"),
+            (Act::Leave, Some(M::Ban)) => refuse("you are banned from this room"),
+            (Act::Kick, None | Some(M::Leave | M::Ban)) => refuse("the user is not in this room"),
+            (Act::Unban, None | Some(M::Join | M::Invite | M::Knock | M::Leave)) => {
+                refuse("the user is not banned from this room")
+            }
+            (Act::Invite { .. }, Some(M::Join)) => refuse("the user is in this room already"),
+            _ => Ok(true),
+        }
+    }
+
+    /// Who lets a member of an allowed room in: a local member who may invite
+    /// (room version 8 and later, *Restricted rooms*). None if the user fulfils
+    /// no condition; the auth rules then refuse the join.
+    fn authorising_user(
+        &self,
+        state: &RoomState<'_>,
+    ) -> Result<Option<OwnedUserId>, RoomWriteError> {
+        let rules = state.content("m.room.join_rules", "")?.unwrap_or_default();
+        let allow = rules.get("allow").and_then(Value::as_array);
+        let conditions = allow.into_iter().flatten().take(ALLOWED_ROOMS_MAX);
+        let mut fulfilled = false;
+        for condition in conditions {
+            let kind = condition.get("type").and_then(Value::as_str);
+            let room = condition.get("room_id").and_then(Value::as_str);
+            let (Some("m.room_membership"), Some(room)) = (kind, room) else {
+                continue;
+            };
+            let Ok(room) = RoomId::parse(room) else {
+                continue;
+            };
+            if self.rooms.membership(&room, &self.target)? == Some(Membership::Join) {
+                fulfilled = true;
+                break;
+            }
+        }
+        if !fulfilled {
+            return Ok(None);
+        }
+        let authority = &state.head.authority;
+        let invites = Power::Level(authority.levels.invite);
+        let authoriser = authority.members.iter().find(|(user, member)| {
+            user.server_name() == self.target.server_name()
+                && member.membership == Membership::Join
+                && authority.power(user) >= invites
+        });
+        Ok(authoriser.map(|(user, _)| user.clone()))
+    }
+}
+
+/// The member event that shows the user's current profile; none if it does already.
+fn profile_draft(
+    rooms: &dyn Rooms,
+    users: &dyn Users,
+    head: &RoomHead,
+    user: &UserId,
+) -> Result<Option<Draft>, RoomWriteError> {
+    let state = RoomState::new(rooms, head);
+    if !head.authority.is_joined(user) {
+        return Ok(None);
+    }
+    let Some(shown) = state.content(MEMBER, user.as_str())? else {
+        return Ok(None);
+    };
+    let mut content = profile(users, user);
+    if same(&shown, &content, "displayname") && same(&shown, &content, "avatar_url") {
+        return Ok(None);
+    }
+    put(&mut content, "membership", Membership::Join.as_str());
+    // A restricted join stays authorised by whom it was.
+    let authoriser = shown.get("join_authorised_via_users_server");
+    if let Some(authoriser) = authoriser.and_then(Value::as_str) {
+        put(&mut content, "join_authorised_via_users_server", authoriser);
+    }
+    Ok(Some(member_event(user, user, content)))
+}
+
+fn same(shown: &Map<String, Value>, content: &CanonicalJsonObject, field: &str) -> bool {
+    let shown = shown.get(field).and_then(Value::as_str);
+    let due = match content.get(field) {
+        Some(CanonicalJsonValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    shown == due
+}
+
+/// `displayname` and `avatar_url` as member events carry them. Only local users
+/// have them here.
+pub(super) fn profile(users: &dyn Users, user: &UserId) -> CanonicalJsonObject {
+    let mut content = CanonicalJsonObject::new();
+    let fields = users.profile(user);
+    for field in ["displayname", "avatar_url"] {
+        let text = fields.get(field).map(|json| serde_json::from_str(json));
+        if let Some(Ok(Value::String(text))) = text
+            && !text.is_empty()
+        {
+            put(&mut content, field, &text);
+        }
+    }
+    content
+}
+
+/// A member event's draft.
+pub(super) fn member_event(
+    sender: &UserId,
+    target: &UserId,
+    content: CanonicalJsonObject,
+) -> Draft {
+    Draft::state(sender, MEMBER, target.as_str(), content)
+}
+
+fn put(content: &mut CanonicalJsonObject, field: &str, text: &str) {
+    content.insert(field.into(), CanonicalJsonValue::String(text.into()));
+}

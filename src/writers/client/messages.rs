@@ -1,0 +1,228 @@
+//! Messages, redactions and state set by clients.
+
+use log_format::record::input::Transaction;
+use ruma::canonical_json::CanonicalJsonObject;
+use ruma::{
+    CanonicalJsonValue, DeviceId, EventId, OwnedEventId, RoomAliasId, RoomId, RoomVersionId, UserId,
+};
+use serde_json::Value;
+
+use super::event_builder::Draft;
+use super::room_error::RoomWriteError;
+use super::room_state::RoomState;
+use super::room_writer::RoomWriter;
+use super::sequencer::ClientTransaction;
+use crate::query::authority::Power;
+use crate::query::rooms::RoomHead;
+
+/// Aliases that one `m.room.canonical_alias` may add at a time.
+const NEW_ALIASES_MAX: usize = 100;
+
+/// Who asks, and with which transaction id.
+#[derive(Clone, Copy, Debug)]
+pub struct FromDevice<'a> {
+    pub user_id: &'a UserId,
+    pub device_id: &'a DeviceId,
+    pub txn_id: &'a str,
+}
+
+impl FromDevice<'_> {
+    /// A request is a repeat if the same device names the same transaction on
+    /// the same path (client-server API, *Transaction identifiers*). The room
+    /// is part of the table that the key is looked up in.
+    fn transaction(&self, endpoint: &str, path: &str) -> ClientTransaction {
+        let mut hasher = blake3::Hasher::new();
+        for part in [
+            "engram client transaction",
+            self.user_id.as_str(),
+            self.device_id.as_str(),
+            endpoint,
+            path,
+            self.txn_id,
+        ] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let mut idempotency = [0; 16];
+        hasher.finalize_xof().fill(&mut idempotency);
+        ClientTransaction {
+            idempotency,
+            echo: Transaction {
+                device_id: self.device_id.as_str().to_owned(),
+                txn_id: self.txn_id.to_owned(),
+            },
+        }
+    }
+}
+
+impl RoomWriter {
+    /// Sends a message-like event. A repeat gives the first one's event id.
+    pub async fn send_message(
+        &self,
+        from: FromDevice<'_>,
+        room_id: &RoomId,
+        kind: &str,
+        content: CanonicalJsonObject,
+    ) -> Result<OwnedEventId, RoomWriteError> {
+        if kind == "m.room.redaction" {
+            // The other way to redact, with the target in the content
+            // (room version 11, *Redactions*).
+            let target = match content.get("redacts") {
+                Some(CanonicalJsonValue::String(target)) => EventId::parse(target.as_str()),
+                _ => return Err(RoomWriteError::BadJson("redacts is missing".into())),
+            };
+            let Ok(target) = target else {
+                return Err(RoomWriteError::BadJson("redacts is no event id".into()));
+            };
+            let transaction = from.transaction("send", kind);
+            return self
+                .redact_with(from.user_id, room_id, &target, content, &transaction)
+                .await;
+        }
+        let transaction = from.transaction("send", kind);
+        let draft = Draft::message(from.user_id, kind, content);
+        let sent = self.sequencer().send(room_id, &draft, Some(&transaction));
+        sent.await.map_err(hide_unknown_room)
+    }
+
+    /// Redacts an event, one's own or with the power for it.
+    pub async fn redact(
+        &self,
+        from: FromDevice<'_>,
+        room_id: &RoomId,
+        target: &EventId,
+        reason: Option<String>,
+    ) -> Result<OwnedEventId, RoomWriteError> {
+        let mut content = CanonicalJsonObject::new();
+        if let Some(reason) = reason {
+            content.insert("reason".into(), CanonicalJsonValue::String(reason));
+        }
+        let transaction = from.transaction("redact", target.as_str());
+        self.redact_with(from.user_id, room_id, target, content, &transaction)
+            .await
+    }
+
+    async fn redact_with(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &EventId,
+        mut content: CanonicalJsonObject,
+        transaction: &ClientTransaction,
+    ) -> Result<OwnedEventId, RoomWriteError> {
+        let head = self.rooms().head(room_id)?;
+        let head = head.ok_or_else(|| hide_unknown_room(RoomWriteError::UnknownRoom))?;
+        if !head.authority.is_joined(sender) {
+            return Err(hide_unknown_room(RoomWriteError::UnknownRoom));
+        }
+        let Some(redacted) = self.rooms().event(room_id, target)? else {
+            return Err(RoomWriteError::NotFound("no such event".into()));
+        };
+        if redacted.sender != sender {
+            let authority = &head.authority;
+            if authority.power(sender) < Power::Level(authority.levels.redact) {
+                return Err(RoomWriteError::Forbidden(
+                    "you may not redact events of others in this room".into(),
+                ));
+            }
+        }
+        let in_content = redacts_in_content(&head.version);
+        if in_content {
+            let target = CanonicalJsonValue::String(target.as_str().to_owned());
+            content.insert("redacts".into(), target);
+        }
+        let mut draft = Draft::message(sender, "m.room.redaction", content);
+        draft.redacts = Some(target.to_owned());
+        let sent = self.sequencer().send(room_id, &draft, Some(transaction));
+        sent.await.map_err(hide_unknown_room)
+    }
+
+    /// Sets a piece of state.
+    pub async fn put_state(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        kind: &str,
+        state_key: &str,
+        content: CanonicalJsonObject,
+    ) -> Result<OwnedEventId, RoomWriteError> {
+        let draft = Draft::state(sender, kind, state_key, content);
+        let (rooms, users) = (self.rooms().clone(), self.users().clone());
+        let choose = Box::new(move |head: &RoomHead| {
+            if &*draft.kind == "m.room.canonical_alias" {
+                let state = RoomState::new(&*rooms, head);
+                check_aliases(&state, &*users, &draft.content)?;
+            }
+            Ok(Some(draft.clone()))
+        });
+        let written = self.sequencer().set_state(room_id, choose).await;
+        match written.map_err(hide_unknown_room)? {
+            Some(event_id) => Ok(event_id),
+            None => Err(RoomWriteError::Contended),
+        }
+    }
+}
+
+/// Whether `redacts` is in the content (room version 11 and later).
+fn redacts_in_content(version: &RoomVersionId) -> bool {
+    crate::matrix::RoomVersion::try_from(version)
+        .is_ok_and(|version| version.rules().redaction.content_field_redacts)
+}
+
+/// To who is not in it, a room that does not exist looks like any other.
+pub(super) fn hide_unknown_room(error: RoomWriteError) -> RoomWriteError {
+    match error {
+        RoomWriteError::UnknownRoom => RoomWriteError::Forbidden("you are not in this room".into()),
+        other => other,
+    }
+}
+
+/// Aliases that are new in `m.room.canonical_alias` must point at the room
+/// (client-server API, *PUT state*: `M_BAD_ALIAS`, `M_INVALID_PARAM`).
+fn check_aliases(
+    state: &RoomState<'_>,
+    users: &dyn crate::query::users::Users,
+    content: &CanonicalJsonObject,
+) -> Result<(), RoomWriteError> {
+    let before = state.content("m.room.canonical_alias", "")?;
+    let before = before.unwrap_or_default();
+    let mut known: Vec<&str> = Vec::new();
+    known.extend(before.get("alias").and_then(Value::as_str));
+    let alternatives = before.get("alt_aliases").and_then(Value::as_array);
+    known.extend(alternatives.into_iter().flatten().filter_map(Value::as_str));
+
+    let mut named: Vec<&CanonicalJsonValue> = Vec::new();
+    named.extend(content.get("alias"));
+    match content.get("alt_aliases") {
+        None | Some(CanonicalJsonValue::Null) => {}
+        Some(CanonicalJsonValue::Array(aliases)) => named.extend(aliases),
+        Some(_) => {
+            return Err(RoomWriteError::BadJson("alt_aliases is no list".into()));
+        }
+    }
+    let mut new = 0;
+    for alias in named {
+        let alias = match alias {
+            CanonicalJsonValue::Null => continue,
+            CanonicalJsonValue::String(alias) => alias,
+            _ => return Err(RoomWriteError::BadJson("an alias is no text".into())),
+        };
+        if known.contains(&alias.as_str()) {
+            continue;
+        }
+        new += 1;
+        if new > NEW_ALIASES_MAX {
+            return Err(RoomWriteError::InvalidParam("too many new aliases".into()));
+        }
+        let Ok(alias) = RoomAliasId::parse(alias) else {
+            return Err(RoomWriteError::InvalidParam(
+                "an alias is not well formed".into(),
+            ));
+        };
+        match users.alias(&alias) {
+            Some(found) if found.room_id == state.head.room_id => {}
+            _ => return Err(RoomWriteError::BadAlias(alias)),
+        }
+    }
+    Ok(())
+}

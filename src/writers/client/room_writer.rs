@@ -1,0 +1,92 @@
+//! The writer of rooms for local users: what its parts share.
+//!
+//! Messages and state are in `messages.rs`, members in `membership.rs`, new
+//! rooms in `create_room.rs`, aliases and the directory in `aliases.rs`.
+
+use std::sync::Arc;
+
+use dashmap::DashSet;
+use ruma::{OwnedRoomAliasId, OwnedServerName, RoomVersionId, ServerName};
+
+use super::event_builder::EventBuilder;
+use super::sequencer::Sequencer;
+use crate::crypto::signing_key::ServerKey;
+use crate::query::rooms::Rooms;
+use crate::query::users::Users;
+use crate::writers::submit::Submitter;
+
+/// Writes to rooms. Cheap to clone.
+#[derive(Clone)]
+pub struct RoomWriter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    server_name: OwnedServerName,
+    default_version: RoomVersionId,
+    rooms: Arc<dyn Rooms>,
+    users: Arc<dyn Users>,
+    submitter: Submitter,
+    builder: Arc<EventBuilder>,
+    sequencer: Sequencer,
+    /// Aliases that are being given to a room which is not there yet.
+    reserved_aliases: DashSet<OwnedRoomAliasId>,
+}
+
+impl RoomWriter {
+    pub fn new(
+        server_name: OwnedServerName,
+        key: Arc<ServerKey>,
+        default_version: RoomVersionId,
+        rooms: Arc<dyn Rooms>,
+        users: Arc<dyn Users>,
+        submitter: Submitter,
+    ) -> RoomWriter {
+        let builder = Arc::new(EventBuilder::new(server_name.clone(), key));
+        let sequencer = Sequencer::new(submitter.clone(), rooms.clone(), builder.clone());
+        RoomWriter {
+            inner: Arc::new(Inner {
+                server_name,
+                default_version,
+                rooms,
+                users,
+                submitter,
+                builder,
+                sequencer,
+                reserved_aliases: DashSet::new(),
+            }),
+        }
+    }
+
+    pub(super) fn server_name(&self) -> &ServerName {
+        &self.inner.server_name
+    }
+
+    pub(super) fn default_version(&self) -> &RoomVersionId {
+        &self.inner.default_version
+    }
+
+    pub(super) fn rooms(&self) -> &Arc<dyn Rooms> {
+        &self.inner.rooms
+    }
+
+    pub(super) fn users(&self) -> &Arc<dyn Users> {
+        &self.inner.users
+    }
+
+    pub(super) fn submitter(&self) -> &Submitter {
+        &self.inner.submitter
+    }
+
+    pub(super) fn builder(&self) -> &EventBuilder {
+        &self.inner.builder
+    }
+
+    pub(super) fn sequencer(&self) -> &Sequencer {
+        &self.inner.sequencer
+    }
+
+    pub(super) fn reserved_aliases(&self) -> &DashSet<OwnedRoomAliasId> {
+        &self.inner.reserved_aliases
+    }
+}
