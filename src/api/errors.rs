@@ -18,6 +18,7 @@ use super::uia::Challenge;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
 use crate::writers::client::accounts::AccountError;
+use crate::writers::client::room_error::RoomWriteError;
 use crate::writers::client::user_data::UserDataError;
 use crate::writers::submit::{AppendError, SubmitError};
 
@@ -76,6 +77,11 @@ pub enum ApiError {
     Submit(#[from] SubmitError),
     #[error(transparent)]
     Query(#[from] QueryError),
+    #[error(transparent)]
+    RoomWrite(#[from] RoomWriteError),
+    /// An event of ours cannot be read, which only a damaged store explains.
+    #[error("stored event cannot be read: {0}")]
+    Stored(String),
 }
 
 /// An error as it leaves the house.
@@ -196,6 +202,12 @@ impl ApiError {
             ApiError::UserData(error) => user_data(error),
             ApiError::Submit(error) => submit(error),
             ApiError::Query(error) => query(error),
+            ApiError::RoomWrite(error) => room_write(error),
+            ApiError::Stored(_) => Answer::new(
+                S::INTERNAL_SERVER_ERROR,
+                "M_UNKNOWN",
+                "Internal server error",
+            ),
         }
     }
 
@@ -288,6 +300,53 @@ fn user_data(error: &UserDataError) -> Answer {
             format!("No more than {max} {what} are kept"),
         ),
         UserDataError::Submit(error) => submit(error),
+    }
+}
+
+fn room_write(error: &RoomWriteError) -> Answer {
+    use StatusCode as S;
+    let answer = |status, code| Answer::new(status, code, capitalised(error));
+    match error {
+        RoomWriteError::Submit(error) => submit(error),
+        RoomWriteError::Query(error) => query(error),
+        RoomWriteError::UnknownRoom | RoomWriteError::NotFound(_) => {
+            answer(S::NOT_FOUND, "M_NOT_FOUND")
+        }
+        RoomWriteError::Forbidden(_) | RoomWriteError::ThirdPartyInvite => {
+            answer(S::FORBIDDEN, "M_FORBIDDEN")
+        }
+        RoomWriteError::TooLarge(_) => answer(S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+        RoomWriteError::BadJson(_) => answer(S::BAD_REQUEST, "M_BAD_JSON"),
+        RoomWriteError::InvalidParam(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),
+        RoomWriteError::InvalidRoomState(_) => answer(S::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
+        RoomWriteError::UnsupportedRoomVersion(_) => {
+            answer(S::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION")
+        }
+        RoomWriteError::AliasTaken(_) => answer(S::BAD_REQUEST, "M_ROOM_IN_USE"),
+        // Client-server API, *PUT directory/room*: 409 with M_UNKNOWN.
+        RoomWriteError::AliasExists(_) => answer(S::CONFLICT, "M_UNKNOWN"),
+        // Client-server API, *POST forget*: 400 with M_UNKNOWN.
+        RoomWriteError::StillInRoom => answer(S::BAD_REQUEST, "M_UNKNOWN"),
+        RoomWriteError::BadAlias(_) => answer(S::BAD_REQUEST, "M_BAD_ALIAS"),
+        RoomWriteError::Contended => {
+            answer(S::SERVICE_UNAVAILABLE, "M_UNKNOWN").retry_after(BUSY_RETRY)
+        }
+        RoomWriteError::Build(_) => Answer::new(
+            S::INTERNAL_SERVER_ERROR,
+            "M_UNKNOWN",
+            "Internal server error",
+        ),
+        RoomWriteError::Stopping => stopping(),
+    }
+}
+
+/// Error texts are lower case; people read sentences.
+fn capitalised(error: &RoomWriteError) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => text,
     }
 }
 

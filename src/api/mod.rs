@@ -22,11 +22,14 @@ use axum::Router;
 use ruma::{OwnedServerName, RoomVersionId};
 use tokio::sync::Semaphore;
 
+use crate::crypto::ServerKey;
 use crate::query::marks::ReadMarks;
 use crate::query::rooms::Rooms;
+use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::passwords::Passwords;
+use crate::writers::client::room_writer::RoomWriter;
 use crate::writers::client::user_data::UserData;
 use crate::writers::submit::Submitter;
 
@@ -86,6 +89,10 @@ pub struct Ports {
     pub users: Arc<dyn Users>,
     pub marks: Arc<ReadMarks>,
     pub submitter: Submitter,
+    /// Signs the events of our users.
+    pub signing_key: Arc<ServerKey>,
+    /// Where a token of `/sync` stands in a room.
+    pub sync_positions: Arc<dyn SyncPositions>,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -98,6 +105,8 @@ pub struct Api {
     pub marks: Arc<ReadMarks>,
     pub accounts: Accounts,
     pub user_data: UserData,
+    pub room_writer: RoomWriter,
+    pub sync_positions: Arc<dyn SyncPositions>,
     pub rate_limits: RateLimits,
     pub uia: UiaSessions,
     in_flight: Semaphore,
@@ -119,6 +128,15 @@ impl Api {
                 passwords,
             ),
             user_data: UserData::new(ports.users.clone(), ports.submitter.clone()),
+            room_writer: RoomWriter::new(
+                settings.server_name.clone(),
+                ports.signing_key,
+                settings.default_room_version.clone(),
+                ports.rooms.clone(),
+                ports.users.clone(),
+                ports.submitter,
+            ),
+            sync_positions: ports.sync_positions,
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
             in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),

@@ -5,10 +5,11 @@
 //! path in it 405, both `M_UNRECOGNIZED`.
 
 use axum::Router;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
-    account, account_data, devices, discovery, filters, login, profile, push_rules, register,
+    account, account_data, create_room, devices, directory, discovery, filters, login, membership,
+    messages, profile, public_rooms, push_rules, register, room_state, rooms, send,
 };
 use crate::api::ApiState;
 
@@ -78,6 +79,44 @@ pub fn routes() -> Routes {
     table.add(v3!("/pushrules/global/{kind}/{ruleId}"), get(push_rules::rule));
     table.add(v3!("/pushrules/global/{kind}/{ruleId}/enabled"), get(push_rules::enabled));
     table.add(v3!("/pushrules/global/{kind}/{ruleId}/actions"), get(push_rules::actions));
+
+    // Rooms: creation, aliases, directory
+    table.add(v3!("/createRoom"), post(create_room::create_room));
+    table.add(v3!("/directory/room/{roomAlias}"),
+        get(directory::resolve).put(directory::create).delete(directory::remove));
+    table.add(v3!("/rooms/{roomId}/aliases"), get(directory::aliases));
+    table.add(v3!("/directory/list/room/{roomId}"),
+        get(directory::listing).put(directory::set_listing));
+    table.add(v3!("/publicRooms"), get(public_rooms::list).post(public_rooms::search));
+
+    // Rooms: membership
+    table.add(v3!("/join/{roomIdOrAlias}"), post(membership::join_by_id_or_alias));
+    table.add(v3!("/knock/{roomIdOrAlias}"), post(membership::knock));
+    table.add(v3!("/rooms/{roomId}/join"), post(membership::join_by_id));
+    table.add(v3!("/rooms/{roomId}/invite"), post(membership::invite));
+    table.add(v3!("/rooms/{roomId}/leave"), post(membership::leave));
+    table.add(v3!("/rooms/{roomId}/kick"), post(membership::kick));
+    table.add(v3!("/rooms/{roomId}/ban"), post(membership::ban));
+    table.add(v3!("/rooms/{roomId}/unban"), post(membership::unban));
+    table.add(v3!("/rooms/{roomId}/forget"), post(membership::forget));
+    table.add(v3!("/joined_rooms"), get(rooms::joined_rooms));
+
+    // Rooms: sending events
+    table.add(v3!("/rooms/{roomId}/send/{eventType}/{txnId}"), put(send::send));
+    table.add(v3!("/rooms/{roomId}/redact/{eventId}/{txnId}"), put(send::redact));
+
+    // Rooms: reading events and state. An empty state key may lack its slash.
+    table.add(v3!("/rooms/{roomId}/state"), get(room_state::all));
+    for path in [v3!("/rooms/{roomId}/state/{eventType}"), v3!("/rooms/{roomId}/state/{eventType}/")] {
+        table.add(path, get(room_state::get_empty_key).put(room_state::put_empty_key));
+    }
+    table.add(v3!("/rooms/{roomId}/state/{eventType}/{stateKey}"),
+        get(room_state::get_with_key).put(room_state::put_with_key));
+    table.add(v3!("/rooms/{roomId}/event/{eventId}"), get(rooms::event));
+    table.add(v3!("/rooms/{roomId}/members"), get(rooms::members));
+    table.add(v3!("/rooms/{roomId}/joined_members"), get(rooms::joined_members));
+    table.add(v3!("/rooms/{roomId}/messages"), get(messages::messages));
+    table.add(v3!("/rooms/{roomId}/context/{eventId}"), get(messages::context));
 
     table.finish()
 }

@@ -18,6 +18,7 @@ use tower::ServiceExt;
 
 use self::fakes::World;
 use super::{Api, Ports, Registration, Settings, router};
+use crate::crypto::ServerKey;
 use crate::query::marks::ReadMarks;
 use crate::writers::submit::Submitter;
 
@@ -72,6 +73,8 @@ impl Doors {
             users: world.clone(),
             marks,
             submitter,
+            signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
+            sync_positions: world.clone(),
         };
         Doors {
             router: router(Api::new(ports, settings)),

@@ -1,0 +1,199 @@
+//! `POST /join/{roomIdOrAlias}`, `/knock/{roomIdOrAlias}` and
+//! `/rooms/{roomId}/join|invite|leave|kick|ban|unban|forget` (*Room membership*).
+
+use axum::Json;
+use axum::extract::State;
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomOrAliasId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::{Json as Body, OptionalJson, Path};
+use crate::api::rate_limit::Limit;
+use crate::writers::client::membership::Act;
+
+/// Body of what users do to themselves.
+#[derive(Deserialize)]
+pub struct Own {
+    reason: Option<String>,
+    /// An invite by an identity server's token; see [`join`].
+    third_party_signed: Option<Value>,
+}
+
+/// Body of what users do to others.
+#[derive(Deserialize)]
+pub struct Others {
+    user_id: OwnedUserId,
+    reason: Option<String>,
+}
+
+/// Body of an invite: by user id, or by third-party id, which is refused.
+#[derive(Deserialize)]
+pub struct Invite {
+    user_id: Option<OwnedUserId>,
+    reason: Option<String>,
+    medium: Option<String>,
+}
+
+/// `POST /_matrix/client/v3/join/{roomIdOrAlias}`
+pub async fn join_by_id_or_alias(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room): Path<OwnedRoomOrAliasId>,
+    OptionalJson(body): OptionalJson<Own>,
+) -> Result<Json<Value>, ApiError> {
+    let room_id = resolve(&api, &room)?;
+    join(&api, &auth, room_id, body).await
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/join`
+pub async fn join_by_id(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+    OptionalJson(body): OptionalJson<Own>,
+) -> Result<Json<Value>, ApiError> {
+    join(&api, &auth, room_id, body).await
+}
+
+async fn join(
+    api: &ApiState,
+    auth: &Auth,
+    room_id: OwnedRoomId,
+    body: Own,
+) -> Result<Json<Value>, ApiError> {
+    if body.third_party_signed.is_some() {
+        // No room here can hold the `m.room.third_party_invite` that such a
+        // token belongs to, so the join could not be authorised by it.
+        return Err(ApiError::Forbidden("Third-party invites are not supported"));
+    }
+    let user = auth.user_id();
+    api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
+    api.rate_limits.check(Limit::JoinRoom, room_id.as_str())?;
+    api.room_writer
+        .change_membership(Act::Join, &room_id, user, user, body.reason)
+        .await?;
+    Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
+pub async fn knock(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room): Path<OwnedRoomOrAliasId>,
+    OptionalJson(body): OptionalJson<Own>,
+) -> Result<Json<Value>, ApiError> {
+    let room_id = resolve(&api, &room)?;
+    let user = auth.user_id();
+    api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
+    api.room_writer
+        .change_membership(Act::Knock, &room_id, user, user, body.reason)
+        .await?;
+    Ok(Json(json!({ "room_id": room_id })))
+}
+
+fn resolve(api: &ApiState, room: &RoomOrAliasId) -> Result<OwnedRoomId, ApiError> {
+    match OwnedRoomId::try_from(room.to_owned()) {
+        Ok(room_id) => Ok(room_id),
+        Err(alias) => {
+            let known = api.users.alias(&alias);
+            known
+                .map(|known| known.room_id)
+                .ok_or(ApiError::NotFound("Room alias not found"))
+        }
+    }
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/invite`
+pub async fn invite(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+    Body(body): Body<Invite>,
+) -> Result<Json<Value>, ApiError> {
+    let Some(target) = body.user_id else {
+        return Err(match body.medium {
+            Some(_) => ApiError::Forbidden("Third-party invites are not supported"),
+            None => ApiError::MissingParam("user_id".into()),
+        });
+    };
+    let user = auth.user_id();
+    api.rate_limits.check(Limit::InviteIssuer, user.as_str())?;
+    api.rate_limits.check(Limit::InviteRoom, room_id.as_str())?;
+    api.rate_limits
+        .check(Limit::InviteTarget, target.as_str())?;
+    let act = Act::Invite { is_direct: false };
+    api.room_writer
+        .change_membership(act, &room_id, user, &target, body.reason)
+        .await?;
+    Ok(Json(json!({})))
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/leave`
+pub async fn leave(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+    OptionalJson(body): OptionalJson<Own>,
+) -> Result<Json<Value>, ApiError> {
+    let user = auth.user_id();
+    api.room_writer
+        .change_membership(Act::Leave, &room_id, user, user, body.reason)
+        .await?;
+    Ok(Json(json!({})))
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/kick`
+pub async fn kick(
+    api: State<ApiState>,
+    auth: Auth,
+    room_id: Path<OwnedRoomId>,
+    body: Body<Others>,
+) -> Result<Json<Value>, ApiError> {
+    act_on(Act::Kick, api, auth, room_id, body).await
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/ban`
+pub async fn ban(
+    api: State<ApiState>,
+    auth: Auth,
+    room_id: Path<OwnedRoomId>,
+    body: Body<Others>,
+) -> Result<Json<Value>, ApiError> {
+    act_on(Act::Ban, api, auth, room_id, body).await
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/unban`
+pub async fn unban(
+    api: State<ApiState>,
+    auth: Auth,
+    room_id: Path<OwnedRoomId>,
+    body: Body<Others>,
+) -> Result<Json<Value>, ApiError> {
+    act_on(Act::Unban, api, auth, room_id, body).await
+}
+
+async fn act_on(
+    act: Act,
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+    Body(body): Body<Others>,
+) -> Result<Json<Value>, ApiError> {
+    api.room_writer
+        .change_membership(act, &room_id, auth.user_id(), &body.user_id, body.reason)
+        .await?;
+    Ok(Json(json!({})))
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/forget`
+pub async fn forget(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+) -> Result<Json<Value>, ApiError> {
+    api.room_writer.forget(&room_id, auth.user_id()).await?;
+    Ok(Json(json!({})))
+}

@@ -1,0 +1,156 @@
+//! `GET /rooms/{roomId}/messages` (*Getting events for a room*) and
+//! `GET /rooms/{roomId}/context/{eventId}` (*Event context*).
+
+use axum::Json;
+use axum::extract::State;
+use ruma::{OwnedEventId, OwnedRoomId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::event_filter::RoomEventFilter;
+use super::pages::{self, read_token, senders, token, walk};
+use super::render::Renderer;
+use super::visible::RoomView;
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::{Path, Query, required};
+use crate::query::ids::{EventSn, Place};
+use crate::query::rooms::Direction;
+
+#[derive(Deserialize)]
+pub struct MessagesQuery {
+    from: Option<String>,
+    to: Option<String>,
+    dir: Option<Dir>,
+    limit: Option<i64>,
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum Dir {
+    #[serde(rename = "b")]
+    Backward,
+    #[serde(rename = "f")]
+    Forward,
+}
+
+#[derive(Serialize)]
+pub struct Messages {
+    start: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+    chunk: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    state: Vec<Box<RawValue>>,
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/messages`
+pub async fn messages(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+    Query(query): Query<MessagesQuery>,
+) -> Result<Json<Messages>, ApiError> {
+    let direction = match required(query.dir, "dir")? {
+        Dir::Backward => Direction::Backward,
+        Dir::Forward => Direction::Forward,
+    };
+    let filter = RoomEventFilter::parse(query.filter.as_deref())?;
+    let limit = pages::limit(query.limit.or(filter.limit))?;
+    let view = RoomView::open(&api, auth.user_id(), &room_id)?;
+    let (from, start) = match query.from {
+        Some(given) => {
+            let position = read_token(&api, &view, &given, "from")?;
+            (position.start(direction), given)
+        }
+        None => match direction {
+            Direction::Backward => (Place::END, token(&api, &view, view.head.last_place, true)),
+            Direction::Forward => (Place::START, token(&api, &view, Place::START, false)),
+        },
+    };
+    let to = match &query.to {
+        Some(given) => Some(read_token(&api, &view, given, "to")?),
+        None => None,
+    };
+    let page = walk(&view, from, to.as_ref(), direction, limit, &filter)?;
+    let end = match (page.more, page.last) {
+        (false, _) => None,
+        (true, None) => Some(start.clone()),
+        (true, Some(last)) => {
+            let behind = direction == Direction::Forward;
+            Some(token(&api, &view, last, behind))
+        }
+    };
+    let renderer = Renderer::new(&view, &auth);
+    let state = match page.events.first() {
+        Some(event) if filter.lazy_load_members => {
+            senders(&view, &renderer, event.state_after, &page.events)?
+        }
+        _ => Vec::new(),
+    };
+    Ok(Json(Messages {
+        start,
+        end,
+        chunk: renderer.render_all(&page.events)?,
+        state,
+    }))
+}
+
+#[derive(Deserialize)]
+pub struct ContextQuery {
+    limit: Option<i64>,
+    filter: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct Context {
+    start: String,
+    end: String,
+    event: Box<RawValue>,
+    events_before: Vec<Box<RawValue>>,
+    events_after: Vec<Box<RawValue>>,
+    state: Vec<Box<RawValue>>,
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
+pub async fn context(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
+    Query(query): Query<ContextQuery>,
+) -> Result<Json<Context>, ApiError> {
+    let filter = RoomEventFilter::parse(query.filter.as_deref())?;
+    let limit = pages::limit(query.limit.or(filter.limit))?;
+    let view = RoomView::open(&api, auth.user_id(), &room_id)?;
+    let event = view
+        .event(&event_id)?
+        .ok_or(ApiError::NotFound("Event not found"))?;
+    let (place, half) = (event.place, limit / 2);
+    let before = walk(&view, place, None, Direction::Backward, half, &filter)?;
+    let after = limit - half;
+    let after = walk(&view, place, None, Direction::Forward, after, &filter)?;
+    let first = before.last.unwrap_or(place);
+    let last = after.last.unwrap_or(place);
+
+    let renderer = Renderer::new(&view, &auth);
+    let state_id = after.events.last().unwrap_or(&event).state_after;
+    let state = if filter.lazy_load_members {
+        let mut shown = vec![event.clone()];
+        shown.extend(before.events.iter().chain(&after.events).cloned());
+        senders(&view, &renderer, state_id, &shown)?
+    } else {
+        let entries: Vec<EventSn> = view.state_at(state_id)?.values().copied().collect();
+        let mut events = view.events(&entries)?;
+        events.retain(|event| filter.matches(event));
+        renderer.render_all(&events)?
+    };
+    Ok(Json(Context {
+        start: token(&api, &view, first, false),
+        end: token(&api, &view, last, true),
+        event: renderer.render(&event)?,
+        events_before: renderer.render_all(&before.events)?,
+        events_after: renderer.render_all(&after.events)?,
+        state,
+    }))
+}

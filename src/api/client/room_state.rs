@@ -1,0 +1,128 @@
+//! `GET /rooms/{roomId}/state` and `GET|PUT
+//! /rooms/{roomId}/state/{eventType}/{stateKey}` (*Getting events for a room*).
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use ruma::{OwnedRoomId, RoomId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::content::EventContent;
+use super::render::Renderer;
+use super::send::Sent;
+use super::visible::RoomView;
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::{Path, Query};
+use crate::api::rate_limit::Limit;
+use crate::query::ids::EventSn;
+
+/// `?format=` of a state look-up.
+#[derive(Default, Deserialize)]
+pub struct Format {
+    format: Option<FormatName>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum FormatName {
+    Content,
+    Event,
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state`
+pub async fn all(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+) -> Result<Json<Vec<Box<RawValue>>>, ApiError> {
+    let view = RoomView::open(&api, auth.user_id(), &room_id)?;
+    let entries: Vec<EventSn> = view.state()?.values().copied().collect();
+    let events = view.events(&entries)?;
+    Ok(Json(Renderer::new(&view, &auth).render_all(&events)?))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}`, with the slash or without
+pub async fn get_empty_key(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, kind)): Path<(OwnedRoomId, String)>,
+    Query(format): Query<Format>,
+) -> Result<Response, ApiError> {
+    get(&api, &auth, &room_id, &kind, "", format)
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+pub async fn get_with_key(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, kind, state_key)): Path<(OwnedRoomId, String, String)>,
+    Query(format): Query<Format>,
+) -> Result<Response, ApiError> {
+    get(&api, &auth, &room_id, &kind, &state_key, format)
+}
+
+fn get(
+    api: &ApiState,
+    auth: &Auth,
+    room_id: &RoomId,
+    kind: &str,
+    state_key: &str,
+    format: Format,
+) -> Result<Response, ApiError> {
+    let view = RoomView::open(api, auth.user_id(), room_id)?;
+    let event = view.state_event(kind, state_key)?;
+    let event = event.ok_or(ApiError::NotFound("Event not found"))?;
+    if format.format == Some(FormatName::Event) {
+        let rendered = Renderer::new(&view, auth).render(&event)?;
+        return Ok(Json(rendered).into_response());
+    }
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        content: &'a RawValue,
+    }
+    let event: Event<'_> =
+        serde_json::from_slice(&event.json).map_err(|error| ApiError::Stored(error.to_string()))?;
+    Ok(Json(event.content).into_response())
+}
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}`, with the slash or without
+pub async fn put_empty_key(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, kind)): Path<(OwnedRoomId, String)>,
+    content: EventContent,
+) -> Result<Json<Sent>, ApiError> {
+    put(&api, &auth, &room_id, &kind, "", content).await
+}
+
+/// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+pub async fn put_with_key(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, kind, state_key)): Path<(OwnedRoomId, String, String)>,
+    content: EventContent,
+) -> Result<Json<Sent>, ApiError> {
+    put(&api, &auth, &room_id, &kind, &state_key, content).await
+}
+
+async fn put(
+    api: &ApiState,
+    auth: &Auth,
+    room_id: &RoomId,
+    kind: &str,
+    state_key: &str,
+    EventContent(content): EventContent,
+) -> Result<Json<Sent>, ApiError> {
+    let user = auth.user_id();
+    api.rate_limits.check(Limit::Message, user.as_str())?;
+    let written = api
+        .room_writer
+        .put_state(user, room_id, kind, state_key, content);
+    Ok(Json(Sent {
+        event_id: written.await?,
+    }))
+}
