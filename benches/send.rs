@@ -25,31 +25,61 @@ struct Measured {
 }
 
 fn main() {
-    let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
+    let seconds = std::env::args()
+        .skip(1)
+        .find_map(|arg| arg.parse().ok())
+        .unwrap_or(5);
     let window = Duration::from_secs(seconds);
     let server = Server::start();
     let (flush_p50, flush_p99) = bare_flush_ms(&server.data_dir);
     println!("bare 4 KiB write + fdatasync: p50 {flush_p50:.3} ms, p99 {flush_p99:.3} ms");
-    println!("resident after start: {:.1} MiB", mib(server.resident_bytes()));
+    println!(
+        "resident after start: {:.1} MiB",
+        mib(server.resident_bytes())
+    );
 
-    let tokens: Vec<String> = (0..64).map(|number| server.register(&format!("sender{number}"))).collect();
-    let own: Vec<Sender> =
-        tokens.iter().map(|token| Sender { token: token.clone(), room: create_room(&server, token) }).collect();
+    let tokens: Vec<String> = (0..64)
+        .map(|number| server.register(&format!("sender{number}")))
+        .collect();
+    let own: Vec<Sender> = tokens
+        .iter()
+        .map(|token| Sender {
+            token: token.clone(),
+            room: create_room(&server, token),
+        })
+        .collect();
     header();
     let disk_before = event_bytes(&server);
     let mut sent = 0;
-    let alone = report("1 sender, own room", run(&server, &own[..1], window), &mut sent);
+    let alone = report(
+        "1 sender, own room",
+        run(&server, &own[..1], window),
+        &mut sent,
+    );
     for count in [16, 64] {
-        report(&format!("{count} senders, own rooms"), run(&server, &own[..count], window), &mut sent);
+        report(
+            &format!("{count} senders, own rooms"),
+            run(&server, &own[..count], window),
+            &mut sent,
+        );
     }
     let shared_room = public_room(&server, &tokens[0]);
     for token in &tokens[1..] {
         join(&server, token, &shared_room);
     }
-    let shared: Vec<Sender> =
-        tokens.iter().map(|token| Sender { token: token.clone(), room: shared_room.clone() }).collect();
+    let shared: Vec<Sender> = tokens
+        .iter()
+        .map(|token| Sender {
+            token: token.clone(),
+            room: shared_room.clone(),
+        })
+        .collect();
     for count in [16, 64] {
-        report(&format!("{count} senders, one room"), run(&server, &shared[..count], window), &mut sent);
+        report(
+            &format!("{count} senders, one room"),
+            run(&server, &shared[..count], window),
+            &mut sent,
+        );
     }
     let written = event_bytes(&server).saturating_sub(disk_before);
 
@@ -62,16 +92,29 @@ fn main() {
         for token in &crowd {
             join(&server, token, &room);
         }
-        let one = [Sender { token: tokens[0].clone(), room }];
-        let measured = report(&format!("1 sender, {members} members"), run(&server, &one, window), &mut sent);
+        let one = [Sender {
+            token: tokens[0].clone(),
+            room,
+        }];
+        let measured = report(
+            &format!("1 sender, {members} members"),
+            run(&server, &one, window),
+            &mut sent,
+        );
         println!(
             "    p50 is {:.2}x of the room with one member, server CPU {:.2}x",
             measured.latencies.percentile_ms(50.0) / alone.latencies.percentile_ms(50.0),
             measured.cpu_per_send_us / alone.cpu_per_send_us,
         );
     }
-    println!("disk per event (logs and RocksDB, fill-ahead included): {} bytes", written / sent.max(1));
-    println!("resident at the end: {:.1} MiB", mib(server.resident_bytes()));
+    println!(
+        "disk per event (logs and RocksDB, fill-ahead included): {} bytes",
+        written / sent.max(1)
+    );
+    println!(
+        "resident at the end: {:.1} MiB",
+        mib(server.resident_bytes())
+    );
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -83,7 +126,10 @@ fn event_bytes(server: &Server) -> u64 {
 }
 
 fn header() {
-    println!("{:<26} {:>9} {:>9} {:>9} {:>14}", "scenario", "sends/s", "p50 ms", "p99 ms", "CPU us/send");
+    println!(
+        "{:<26} {:>9} {:>9} {:>9} {:>14}",
+        "scenario", "sends/s", "p50 ms", "p99 ms", "CPU us/send"
+    );
 }
 
 fn report(name: &str, measured: Measured, sent: &mut u64) -> Measured {
@@ -99,13 +145,20 @@ fn report(name: &str, measured: Measured, sent: &mut u64) -> Measured {
 }
 
 fn create_room(server: &Server, token: &str) -> String {
-    let answer = server.client().call("POST", "/_matrix/client/v3/createRoom", Some(token), &json!({}));
+    let answer = server.client().call(
+        "POST",
+        "/_matrix/client/v3/createRoom",
+        Some(token),
+        &json!({}),
+    );
     answer["room_id"].as_str().expect("a room id").to_owned()
 }
 
 fn public_room(server: &Server, token: &str) -> String {
     let body = json!({ "preset": "public_chat" });
-    let answer = server.client().call("POST", "/_matrix/client/v3/createRoom", Some(token), &body);
+    let answer = server
+        .client()
+        .call("POST", "/_matrix/client/v3/createRoom", Some(token), &body);
     answer["room_id"].as_str().expect("a room id").to_owned()
 }
 
@@ -115,7 +168,9 @@ fn join(server: &Server, token: &str, room: &str) {
 }
 
 fn encode(id: &str) -> String {
-    id.replace('!', "%21").replace('$', "%24").replace(':', "%3A")
+    id.replace('!', "%21")
+        .replace('$', "%24")
+        .replace(':', "%3A")
 }
 
 /// Every sender sends as fast as it gets answers, for the time of the window.
@@ -132,7 +187,13 @@ fn run(server: &Server, senders: &[Sender], window: Duration) -> Measured {
             let run_id = Instant::now();
             std::thread::spawn(move || {
                 barrier.wait();
-                send_until(&mut client, &stop, &token, &room, &format!("{number}-{run_id:?}"))
+                send_until(
+                    &mut client,
+                    &stop,
+                    &token,
+                    &room,
+                    &format!("{number}-{run_id:?}"),
+                )
             })
         })
         .collect();
@@ -154,8 +215,16 @@ fn run(server: &Server, senders: &[Sender], window: Duration) -> Measured {
     }
 }
 
-fn send_until(client: &mut Client, stop: &AtomicBool, token: &str, room: &str, run_id: &str) -> Vec<Duration> {
-    let body = json!({ "msgtype": "m.text", "body": "The quick brown fox jumps over the lazy dog." }).to_string();
+fn send_until(
+    client: &mut Client,
+    stop: &AtomicBool,
+    token: &str,
+    room: &str,
+    run_id: &str,
+) -> Vec<Duration> {
+    let body =
+        json!({ "msgtype": "m.text", "body": "The quick brown fox jumps over the lazy dog." })
+            .to_string();
     let run_id: String = run_id.chars().filter(char::is_ascii_alphanumeric).collect();
     let mut latencies = Vec::with_capacity(1 << 14);
     while !stop.load(Ordering::Relaxed) {

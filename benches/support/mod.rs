@@ -39,23 +39,40 @@ impl Server {
             .spawn()
             .expect("engram starts");
         let address = wait_for_address(&data_dir.join("run/addresses.json"));
-        Server { process, address, data_dir, _folder: folder }
+        Server {
+            process,
+            address,
+            data_dir,
+            _folder: folder,
+        }
     }
 
     /// Processor time that the server has used so far.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))
+            .unwrap_or_default();
         let after_name = stat.rsplit(')').next().unwrap_or_default();
         let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+        let ticks: u64 = [11, 12]
+            .iter()
+            .filter_map(|at| fields.get(*at)?.parse::<u64>().ok())
+            .sum();
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
+            .unwrap_or_default();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
     }
 
     /// A connection of its own.
@@ -68,8 +85,13 @@ impl Server {
         let body = json!({
             "username": name, "password": "a bench password", "auth": { "type": "m.login.dummy" },
         });
-        let answer = self.client().call("POST", "/_matrix/client/v3/register", None, &body);
-        answer["access_token"].as_str().expect("registered").to_owned()
+        let answer = self
+            .client()
+            .call("POST", "/_matrix/client/v3/register", None, &body);
+        answer["access_token"]
+            .as_str()
+            .expect("registered")
+            .to_owned()
     }
 }
 
@@ -83,7 +105,9 @@ impl Drop for Server {
 fn wait_for_address(file: &Path) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
-        let parsed = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let parsed = std::fs::read(file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         if let Some(address) = parsed.as_ref().and_then(|value| value["client"].as_str()) {
             return address.to_owned();
         }
@@ -103,23 +127,42 @@ impl Client {
     pub fn connect(address: &str) -> Client {
         let stream = TcpStream::connect(address).expect("connects");
         stream.set_nodelay(true).expect("nodelay");
-        Client { stream: BufReader::new(stream), request: Vec::new(), answer: Vec::new() }
+        Client {
+            stream: BufReader::new(stream),
+            request: Vec::new(),
+            answer: Vec::new(),
+        }
     }
 
     /// Sends one request; gives the status and leaves the body in `self.body()`.
     pub fn send(&mut self, method: &str, path: &str, token: Option<&str>, body: &[u8]) -> u16 {
         self.request.clear();
-        write!(self.request, "{method} {path} HTTP/1.1\r\nHost: bench.test\r\n").expect("memory");
+        write!(
+            self.request,
+            "{method} {path} HTTP/1.1\r\nHost: bench.test\r\n"
+        )
+        .expect("memory");
         if let Some(token) = token {
             write!(self.request, "Authorization: Bearer {token}\r\n").expect("memory");
         }
-        write!(self.request, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len())
-            .expect("memory");
+        write!(
+            self.request,
+            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .expect("memory");
         self.request.extend_from_slice(body);
-        self.stream.get_mut().write_all(&self.request).expect("request is written");
+        self.stream
+            .get_mut()
+            .write_all(&self.request)
+            .expect("request is written");
         let mut line = String::new();
         self.stream.read_line(&mut line).expect("status line");
-        let status = line.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let status = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
         let mut length = 0;
         loop {
             line.clear();
@@ -145,7 +188,11 @@ impl Client {
 
     /// A request that must succeed, outside of what is measured.
     pub fn call(&mut self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Value {
-        let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let bytes = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
         let status = self.send(method, path, token, &bytes);
         let answer = self.body();
         assert_eq!(status, 200, "{method} {path}: {answer}");
@@ -168,14 +215,19 @@ impl Latencies {
 
     /// The latency that `percent` of the requests stayed within, in milliseconds.
     pub fn percentile_ms(&self, percent: f64) -> f64 {
-        let at = ((self.0.len() as f64 * percent / 100.0) as usize).min(self.0.len().saturating_sub(1));
-        self.0.get(at).map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
+        let at =
+            ((self.0.len() as f64 * percent / 100.0) as usize).min(self.0.len().saturating_sub(1));
+        self.0
+            .get(at)
+            .map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
     }
 }
 
 /// Bytes that a folder takes on disk, holes and zero-filled tails of segments aside.
 pub fn folder_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {
@@ -191,7 +243,10 @@ pub fn folder_bytes(folder: &Path) -> u64 {
 pub fn bare_flush_ms(folder: &Path) -> (f64, f64) {
     let path = folder.join("flush.bench");
     std::fs::write(&path, vec![0; 4 << 20]).expect("file");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("file");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .expect("file");
     file.sync_all().expect("sync");
     let block = [1; 4096];
     let mut all = Vec::new();

@@ -10,6 +10,7 @@ pub mod door;
 pub mod errors;
 pub mod extract;
 pub mod limits;
+pub mod ops;
 pub mod rate_limit;
 #[cfg(test)]
 pub(crate) mod tests;

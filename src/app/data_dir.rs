@@ -139,6 +139,11 @@ impl DataDir {
         self.root.join("snapshots")
     }
 
+    /// A folder for the process of that number to work in.
+    pub fn scratch(&self, pid: u32) -> PathBuf {
+        self.root.join(format!("run/scratch-{pid}"))
+    }
+
     pub fn admin_socket(&self) -> PathBuf {
         self.root.join("run/admin.sock")
     }

@@ -111,6 +111,9 @@ section! {
         /// Folder of the logs, the derived store, the signing keys and media. It is
         /// created with mode 0700. Backups must contain it, except for `store/`.
         data_dir: PathBuf = PathBuf::from("data");
+        /// Whom users may turn to when the server refuses work, as a URI such as
+        /// "mailto:admin@example.org". Unset: postmaster at the server's name.
+        admin_contact: Option<String> = None;
     }
 }
 
@@ -123,6 +126,11 @@ section! {
         /// The address under which clients reach this server from outside, for
         /// `/.well-known/matrix/client`. Unset: clients are told nothing there.
         public_url: Option<String> = None;
+        /// Take a client's address from the last entry of `X-Forwarded-For`. Only behind a
+        /// reverse proxy that sets it, or anyone can pretend to be anyone to the rate limits.
+        trust_forwarded_for: bool = false;
+        /// Lifetime in seconds of access tokens of clients that can refresh them.
+        access_token_seconds: Count<60, 31_536_000> = Count(3600);
     }
 }
 
@@ -222,10 +230,12 @@ section! {
 section! {
     /// What is kept in memory beside the store's cache.
     Caches {
-        /// Rooms whose current state is held ready.
-        rooms: Count<16, 10_000_000> = Count(2_000);
-        /// Events held ready.
-        events: Count<16, 100_000_000> = Count(20_000);
+        /// Active rooms with their current state. The largest part of the server's memory.
+        heads_bytes: ByteSize = ByteSize(64 << 20);
+        /// Events as they are served.
+        events_bytes: ByteSize = ByteSize(32 << 20);
+        /// Events as the authorization rules read them.
+        auth_events_bytes: ByteSize = ByteSize(8 << 20);
     }
 }
 

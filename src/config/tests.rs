@@ -92,7 +92,7 @@ fn what_is_wrong_is_named_with_its_place() {
     let cases = [
         (
             "\n[client]\nbnd = 1\n",
-            "engram.toml:3: unknown key client.bnd, there are bind, public_url",
+            "engram.toml:3: unknown key client.bnd, there are bind, public_url, trust_forwarded_for, access_token_seconds",
         ),
         (
             "[client]\nbind = 8008\n",
@@ -146,7 +146,7 @@ fn wrong_variables_are_named() {
         (
             "ENGRAM__CLIENT__BND",
             "x",
-            "ENGRAM__CLIENT__BND: unknown key client.bnd, there are bind, public_url",
+            "ENGRAM__CLIENT__BND: unknown key client.bnd, there are bind, public_url, trust_forwarded_for, access_token_seconds",
         ),
         (
             "ENGRAM__FEDERATION__STATIC_HOSTS",

@@ -167,6 +167,12 @@ impl ServerKey {
         &self.key_id
     }
 
+    /// The key itself, for who signs other things than JSON. Must not be kept
+    /// where it could be printed or written.
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.key
+    }
+
     /// The key id without its algorithm.
     pub fn version(&self) -> &str {
         self.key_id

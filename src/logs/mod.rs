@@ -14,9 +14,11 @@ mod open;
 pub mod output;
 mod partition;
 mod priority;
+pub mod read_only;
 mod space;
 mod tail;
 
 pub use input::InputLog;
 pub use open::{LogSettings, OpenLogError};
 pub use output::{OutputLog, OutputPartition};
+pub use read_only::ReadOnlyLog;

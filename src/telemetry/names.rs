@@ -41,6 +41,12 @@ pub const SYNC_WAITERS: &str = "engram_sync_waiters";
 pub const REQUEST_SECONDS: &str = "engram_http_request_seconds";
 /// Flushes of the store to disk.
 pub const STORE_FLUSHES: &str = "engram_store_flushes_total";
+/// Written rows that are in memory only.
+pub const STORE_MEMTABLE_BYTES: &str = "engram_store_memtable_bytes";
+/// Blocks of the store held in memory.
+pub const STORE_CACHE_BYTES: &str = "engram_store_cache_bytes";
+/// The store's files on disk.
+pub const STORE_FILE_BYTES: &str = "engram_store_file_bytes";
 /// Snapshots made.
 pub const SNAPSHOTS: &str = "engram_snapshots_total";
 /// Seconds since the epoch at which the process started.
@@ -87,6 +93,17 @@ pub const ALL: &[Metric] = &[
         Kind::Counter,
         "Flushes of the store to disk.",
     ),
+    metric(
+        STORE_MEMTABLE_BYTES,
+        Kind::Gauge,
+        "Written rows that are in memory only.",
+    ),
+    metric(
+        STORE_CACHE_BYTES,
+        Kind::Gauge,
+        "Blocks of the store held in memory.",
+    ),
+    metric(STORE_FILE_BYTES, Kind::Gauge, "The store's files on disk."),
     metric(SNAPSHOTS, Kind::Counter, "Snapshots made."),
     metric(
         STARTED,

@@ -200,10 +200,10 @@ impl Server {
         Api::new(self.address("metrics"))
     }
 
-    /// Registers a user whose password is their name, and logs them in.
+    /// Registers a user with the password of [`password`], and logs them in.
     pub async fn register(&self, name: &str) -> Api {
         let body = json!({
-            "username": name, "password": name, "auth": { "type": "m.login.dummy" },
+            "username": name, "password": password(name), "auth": { "type": "m.login.dummy" },
         });
         let answer = self
             .api()
@@ -232,6 +232,11 @@ impl Drop for Server {
             eprintln!("--- server output ---\n{}", &output[start..]);
         }
     }
+}
+
+/// The password under which [`Server::register`] registers a user.
+pub fn password(name: &str) -> String {
+    format!("{name}'s password")
 }
 
 /// Sends a signal by the system's `kill`.

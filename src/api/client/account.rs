@@ -59,7 +59,7 @@ pub async fn set_password(
     let (user, device) = (auth.user_id(), auth.device_id());
     let (password, logout) = (request.new_password, request.logout_devices);
     api.accounts
-        .set_password(user, password, logout, device)
+        .set_password(user, password, logout, Some(device))
         .await?;
     Ok(Json(json!({})))
 }

@@ -76,7 +76,7 @@ pub async fn register(
     api.uia
         .authorize(operation, flows, request.auth.as_ref(), verify)
         .await?;
-    api.accounts.create(&user, request.password).await?;
+    api.accounts.create(&user, request.password, false).await?;
     if request.inhibit_login {
         return Ok(axum::Json(LoggedIn::without_session(user)));
     }

@@ -134,12 +134,14 @@ impl Accounts {
     }
 
     /// Creates an account; none as password makes one without password login.
+    /// `admin`: the user may administrate the server; only the operator says so.
     ///
     /// Errors: `UserInUse`, also if another registration was faster.
     pub async fn create(
         &self,
         user: &UserId,
         password: Option<String>,
+        admin: bool,
     ) -> Result<(), AccountError> {
         let password_hash = match password {
             Some(password) => Some(self.passwords.hash(password).await?),
@@ -148,7 +150,7 @@ impl Accounts {
         let body = InputAccountCreated {
             password_hash,
             guest: false,
-            admin: false,
+            admin,
         };
         let record = user_record(Kind::InputAccountCreated, user, &body, None, |it| it);
         match self.submit(user, vec![record]).await {
@@ -189,7 +191,7 @@ impl Accounts {
         user: &UserId,
         new_password: String,
         logout_devices: bool,
-        keep: &DeviceId,
+        keep: Option<&DeviceId>,
     ) -> Result<(), AccountError> {
         let body = InputPasswordSet {
             password_hash: self.passwords.hash(new_password).await?,
@@ -202,7 +204,7 @@ impl Accounts {
             |it| it,
         )];
         if logout_devices {
-            batch.push(devices_removed(user, None, Some(keep)));
+            batch.push(devices_removed(user, None, keep));
         }
         Ok(self.submit(user, batch).await?)
     }
