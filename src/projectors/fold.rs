@@ -5,6 +5,7 @@ use log_format::record::{Envelope, EnvelopeError};
 use ruma::OwnedEventId;
 
 use crate::logs::log::NewRecord;
+use crate::storage::columns::Table;
 use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a fold may decide or write something else for the same
@@ -67,4 +68,21 @@ pub trait Projector: Send {
 
     /// The group's writes are in the store: make what the query window shows current.
     fn publish(&mut self);
+
+    /// Rows of this group that want to know their *output* offset, which is
+    /// known only once the lanes are merged. Asked once per group, after its folds.
+    fn stamps(&mut self) -> Vec<Stamp> {
+        Vec::new()
+    }
+}
+
+/// A row whose value begins with the *input* offset of the record that wrote it
+/// (`u64` big-endian), to be replaced by the offset of the first *output* record
+/// that this record led to. A row that a later record of the group wrote again
+/// is recognised by its other offset and left alone.
+pub struct Stamp {
+    pub input_offset: u64,
+    pub table: Table,
+    /// Without the table's tag, as for [`Overlay::put`].
+    pub key: Vec<u8>,
 }

@@ -1,0 +1,231 @@
+//! The outcomes board: what became of the last records of each partition, and
+//! who waits to hear it.
+//!
+//! Filled by the partition's thread after a group is stored, visible and in
+//! *output*; asked by writers. No lock is held across an await.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use log_format::record::output::{Decision, Reason};
+use parking_lot::Mutex;
+use ruma::OwnedEventId;
+use tokio::sync::oneshot;
+
+use crate::logs::log::Appended;
+use crate::query::ids::OutputOffset;
+use crate::query::outcome::{Outcome, OutcomeError, OutcomeFuture, Outcomes};
+
+/// Outcomes kept for each partition. A writer asks right after its append, so
+/// only one that was asleep for this many records comes too late.
+const OUTCOMES_KEPT: usize = 65_536;
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordOutcome {
+    pub decision: Decision,
+    pub reason: Reason,
+    pub duplicate_of: Option<OwnedEventId>,
+    /// *Output* offset behind what the record led to.
+    pub visible_at: OutputOffset,
+}
+
+/// One board for all partitions of a server.
+pub struct OutcomesBoard {
+    partitions: Vec<Mutex<Board>>,
+}
+
+struct Board {
+    /// Offset of the first outcome in `kept`.
+    first: u64,
+    kept: VecDeque<RecordOutcome>,
+    /// By the offset that they wait for.
+    waiters: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    stopped: bool,
+}
+
+impl OutcomesBoard {
+    /// A board on which each partition stands at its applied end; nothing
+    /// before that is known.
+    pub fn new(applied_ends: &[u64]) -> OutcomesBoard {
+        let board = |first: &u64| {
+            Mutex::new(Board {
+                first: *first,
+                kept: VecDeque::new(),
+                waiters: BTreeMap::new(),
+                stopped: false,
+            })
+        };
+        OutcomesBoard {
+            partitions: applied_ends.iter().map(board).collect(),
+        }
+    }
+
+    /// Posts the outcomes of a group, `first` being its first record's offset,
+    /// and wakes who waits for them.
+    pub fn post(&self, partition: u32, first: u64, outcomes: Vec<RecordOutcome>) {
+        let Some(board) = self.partitions.get(partition as usize) else {
+            return;
+        };
+        let ready = {
+            let mut board = board.lock();
+            if board.end() != first {
+                // A hole in the offsets, which only another log than the
+                // embedded one has: what was kept is not adjacent any more.
+                board.kept.clear();
+                board.first = first;
+            }
+            board.kept.extend(outcomes);
+            let beyond = board.kept.len().saturating_sub(OUTCOMES_KEPT);
+            board.kept.drain(..beyond);
+            board.first += beyond as u64;
+            let end = board.end();
+            let later = board.waiters.split_off(&end);
+            std::mem::replace(&mut board.waiters, later)
+        };
+        for waiter in ready.into_values().flatten() {
+            // A writer whose client went away no longer listens.
+            let _ = waiter.send(());
+        }
+    }
+
+    /// No more outcomes will come for this partition: whoever waits hears so.
+    pub fn stop(&self, partition: u32) {
+        if let Some(board) = self.partitions.get(partition as usize) {
+            let mut board = board.lock();
+            board.stopped = true;
+            board.waiters.clear();
+        }
+    }
+}
+
+impl Board {
+    fn end(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    fn look_up(&self, batch: Appended) -> Option<Outcome> {
+        let from = usize::try_from(batch.first.checked_sub(self.first)?).ok()?;
+        let count = batch.count.max(1) as usize;
+        let outcomes = self.kept.range(from.min(self.kept.len())..);
+        let outcomes: Vec<&RecordOutcome> = outcomes.take(count).collect();
+        if outcomes.len() < count {
+            return None;
+        }
+        // The first of the worst: what came after it was refused because of it.
+        let mut worst = *outcomes.first()?;
+        for outcome in &outcomes {
+            if severity(outcome.decision) > severity(worst.decision) {
+                worst = outcome;
+            }
+        }
+        Some(Outcome {
+            decision: worst.decision,
+            reason: worst.reason,
+            duplicate_of: worst.duplicate_of.clone(),
+            visible_at: outcomes.last()?.visible_at,
+        })
+    }
+}
+
+/// How bad a decision is for the batch that it stands in.
+fn severity(decision: Decision) -> u8 {
+    match decision {
+        Decision::Accepted => 0,
+        Decision::Outlier => 1,
+        Decision::Duplicate => 2,
+        Decision::SoftFailed => 3,
+        Decision::Rejected => 4,
+    }
+}
+
+impl Outcomes for OutcomesBoard {
+    /// Errors: `Stopped` also for a batch that is older than what is kept.
+    fn outcome(&self, batch: Appended) -> OutcomeFuture<'_> {
+        Box::pin(async move {
+            let partition = self.partitions.get(batch.partition as usize);
+            let partition = partition.ok_or(OutcomeError::Stopped)?;
+            let waiting = {
+                let mut board = partition.lock();
+                if batch.last() < board.end() {
+                    return board.look_up(batch).ok_or(OutcomeError::Stopped);
+                }
+                if board.stopped {
+                    return Err(OutcomeError::Stopped);
+                }
+                let (tell, told) = oneshot::channel();
+                board.waiters.entry(batch.last()).or_default().push(tell);
+                told
+            };
+            waiting.await.map_err(|_| OutcomeError::Stopped)?;
+            partition.lock().look_up(batch).ok_or(OutcomeError::Stopped)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(visible_at: u64) -> RecordOutcome {
+        RecordOutcome {
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            duplicate_of: None,
+            visible_at: OutputOffset(visible_at),
+        }
+    }
+
+    fn batch(first: u64, count: u32) -> Appended {
+        Appended {
+            partition: 0,
+            first,
+            count,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waiter_hears_the_worst_of_its_batch() {
+        let board = std::sync::Arc::new(OutcomesBoard::new(&[10]));
+        let asked = {
+            let board = board.clone();
+            tokio::spawn(async move { board.outcome(batch(10, 3)).await })
+        };
+        tokio::task::yield_now().await;
+        board.post(0, 10, vec![accepted(1), accepted(2)]);
+        tokio::task::yield_now().await;
+        assert!(!asked.is_finished(), "the batch's last record is not folded");
+        let mut refused = accepted(3);
+        refused.decision = Decision::Rejected;
+        refused.reason = Reason::Forbidden;
+        board.post(0, 12, vec![refused]);
+        let outcome = asked.await.unwrap().unwrap();
+        assert_eq!(outcome.decision, Decision::Rejected);
+        assert_eq!(outcome.reason, Reason::Forbidden);
+        assert_eq!(outcome.visible_at, OutputOffset(3));
+        let first = board.outcome(batch(10, 1)).await.unwrap();
+        assert_eq!(first.decision, Decision::Accepted);
+    }
+
+    #[tokio::test]
+    async fn waiters_hear_that_the_projector_stopped() {
+        let board = std::sync::Arc::new(OutcomesBoard::new(&[0]));
+        let asked = {
+            let board = board.clone();
+            tokio::spawn(async move { board.outcome(batch(5, 1)).await })
+        };
+        tokio::task::yield_now().await;
+        board.stop(0);
+        assert_eq!(asked.await.unwrap(), Err(OutcomeError::Stopped));
+        assert_eq!(board.outcome(batch(6, 1)).await, Err(OutcomeError::Stopped));
+    }
+
+    #[tokio::test]
+    async fn old_outcomes_make_room() {
+        let board = OutcomesBoard::new(&[0]);
+        let many = (0..OUTCOMES_KEPT as u64 + 10).map(accepted).collect();
+        board.post(0, 0, many);
+        assert_eq!(board.outcome(batch(9, 1)).await, Err(OutcomeError::Stopped));
+        let kept = board.outcome(batch(10, 1)).await.unwrap();
+        assert_eq!(kept.visible_at, OutputOffset(10));
+    }
+}
