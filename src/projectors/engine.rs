@@ -7,13 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use log_format::chain;
-
 use super::applied::Applied;
 use super::fold::PROJECTOR_VERSION;
 use super::lanes::{Lane, LaneError, LaneFold, Lanes};
 use super::outcomes::RecordOutcome;
-use super::output_log::{Difference, OutputLog, OutputRecord, compare};
+use super::output_log::{Difference, OutputLog, OutputRecord, compare, link};
 use super::tail::{self, TailRow};
 use crate::logs::log::{AppendError, Log, LogRecord, ReadError};
 use crate::query::ids::OutputOffset;
@@ -150,7 +148,7 @@ impl Engine {
             }
         }
         let mut offset = self.applied.output_end;
-        let mut link = self.applied.output_link;
+        let mut chained = self.applied.output_link;
         let mut merged = Merged {
             output: Vec::with_capacity(records.len()),
             outcomes: Vec::with_capacity(records.len()),
@@ -165,7 +163,7 @@ impl Engine {
             for record in folded.output {
                 merged.tail.push(source, &record);
                 let kind = record.kind.number();
-                link = chain::link(&link, offset, source.time_us, kind, &record.digest);
+                chained = link(&chained, offset, source.time_us, kind, &record.digest);
                 offset += 1;
                 merged.output.push(OutputRecord {
                     time_us: source.time_us,
@@ -183,7 +181,7 @@ impl Engine {
             input_end,
             input_link: self.input.link_before(self.partition, input_end)?,
             output_end: offset,
-            output_link: link,
+            output_link: chained,
             projector_version: PROJECTOR_VERSION,
         };
         Ok(merged)
@@ -200,7 +198,10 @@ impl Engine {
             if end > synced {
                 break;
             }
-            batch.delete(OUTPUT_TAIL, tail::tail_key(self.partition, first).as_bytes())?;
+            batch.delete(
+                OUTPUT_TAIL,
+                tail::tail_key(self.partition, first).as_bytes(),
+            )?;
             self.tails.pop_front();
         }
         let first = self.applied.output_end;

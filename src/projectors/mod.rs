@@ -4,5 +4,18 @@
 //! gives the same tables and the same output, on any machine, with any number
 //! of lanes.
 
+pub mod aliasserver;
+pub mod applied;
+pub mod digest;
+pub mod engine;
 pub mod fold;
+pub mod lanes;
+pub mod outcomes;
+pub mod output_log;
+pub mod rebuild;
 pub mod roomserver;
+pub mod run;
+pub mod snapshots;
+pub mod start;
+pub mod tail;
+pub mod userserver;

@@ -193,7 +193,10 @@ mod tests {
         tokio::task::yield_now().await;
         board.post(0, 10, vec![accepted(1), accepted(2)]);
         tokio::task::yield_now().await;
-        assert!(!asked.is_finished(), "the batch's last record is not folded");
+        assert!(
+            !asked.is_finished(),
+            "the batch's last record is not folded"
+        );
         let mut refused = accepted(3);
         refused.decision = Decision::Rejected;
         refused.reason = Reason::Forbidden;

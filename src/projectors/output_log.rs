@@ -80,3 +80,21 @@ pub fn compare(
 
 /// How much of a log is read at once.
 pub const READ_BYTES: usize = 1 << 20;
+
+/// The link behind a record (log.md, settled rule 1).
+pub fn link(
+    previous: &[u8; 32],
+    offset: u64,
+    time_us: u64,
+    kind: u16,
+    digest: &[u8; 32],
+) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"log-v1 link");
+    hasher.update(previous);
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(&time_us.to_le_bytes());
+    hasher.update(&kind.to_le_bytes());
+    hasher.update(digest);
+    *hasher.finalize().as_bytes()
+}

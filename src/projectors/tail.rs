@@ -86,7 +86,7 @@ impl TailRow {
 
 /// The key of the row whose first record has this *output* offset.
 pub fn tail_key(partition: u32, first: u64) -> Key {
-    Key::of(partition).u64(first)
+    Key::of(partition).bytes(&first.to_be_bytes())
 }
 
 /// First and end offset of every row of a partition, in order.

@@ -117,6 +117,28 @@ pub const STATE_HISTORY: Table = table(Family::State, 4, "state_history", ROOM_S
 /// `room sn | branch` → branch and state it leaves.
 pub const STATE_BRANCHES: Table = table(Family::State, 5, "state_branches", ROOM_SERVER, true);
 
+const USER_SERVER: &str = "projectors/userserver";
+const ALIAS_SERVER: &str = "projectors/aliasserver";
+
+/// `user id` → password hash and flags.
+pub const ACCOUNTS: Table = table(Family::Users, 1, "accounts", USER_SERVER, true);
+/// `user id | device id` → display name and token hashes.
+pub const DEVICES: Table = table(Family::Users, 2, "devices", USER_SERVER, true);
+/// `user id | field` → value as JSON.
+pub const PROFILES: Table = table(Family::Users, 3, "profiles", USER_SERVER, true);
+/// `user id | room id or nothing | type` → *output* offset of the change, content as JSON.
+pub const ACCOUNT_DATA: Table = table(Family::Users, 4, "account_data", USER_SERVER, true);
+/// `user id | filter id` → definition as JSON.
+pub const FILTERS: Table = table(Family::Users, 5, "filters", USER_SERVER, true);
+/// `user id | room id` → the membership event that was current when it was forgotten.
+pub const FORGOTTEN: Table = table(Family::Users, 6, "forgotten", USER_SERVER, true);
+/// `user id` → the last refused registration, to refuse what came with it.
+pub const REFUSED_ACCOUNTS: Table = table(Family::Users, 7, "refused_accounts", USER_SERVER, true);
+/// `alias` → room, creator, servers.
+pub const ALIASES: Table = table(Family::Users, 16, "aliases", ALIAS_SERVER, true);
+/// `room id | alias` → nothing.
+pub const ROOM_ALIASES: Table = table(Family::Users, 17, "room_aliases", ALIAS_SERVER, true);
+
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
     APPLIED,
@@ -137,6 +159,15 @@ pub const ALL: &[Table] = &[
     STATE_KEYS,
     STATE_HISTORY,
     STATE_BRANCHES,
+    ACCOUNTS,
+    DEVICES,
+    PROFILES,
+    ACCOUNT_DATA,
+    FILTERS,
+    FORGOTTEN,
+    REFUSED_ACCOUNTS,
+    ALIASES,
+    ROOM_ALIASES,
 ];
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
-//! Tests of the real `engram` binary through its edges: HTTP in, HTTP out,
-//! signals, files. One binary, since each one links RocksDB.
+//! Tests of the real `engram` binary through its edges (HTTP in, HTTP out,
+//! signals, files), and of projection from records to records. One binary,
+//! since each one links RocksDB.
 
 mod harness;
+mod memory_log;
+mod records;
+mod replay;
 mod start;

@@ -1,0 +1,198 @@
+//! Random *input* records of users and aliases, the same for the same seed.
+//! Most are sensible, some are refused, and keys meet often.
+
+use engram::logs::log::{Append, NewRecord};
+use log_format::codec;
+use log_format::record::envelope::Part;
+use log_format::record::input::*;
+use log_format::record::{Kind, NewEnvelope, Source};
+
+/// A small generator (SplitMix64), so that a seed means the same for ever.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+}
+
+pub fn hash(number: u64) -> TokenHash {
+    *blake3::hash(&number.to_le_bytes()).as_bytes()
+}
+
+pub fn user(number: u64) -> String {
+    format!("@user{number}:example.org")
+}
+
+/// A record with its partition key.
+pub struct Keyed {
+    pub key: String,
+    pub record: NewRecord,
+}
+
+/// Encodes a record of a client.
+pub fn keyed<T: bincode::Encode>(kind: Kind, body: &T, envelope: NewEnvelope<'_>) -> Keyed {
+    let body = codec::encode(body);
+    let key = envelope.key.to_owned();
+    let record = NewRecord::new(
+        kind,
+        Source::Client,
+        &NewEnvelope {
+            body: &body,
+            ..envelope
+        },
+    );
+    Keyed { key, record }
+}
+
+/// `count` records of about `count / 40` users.
+pub fn random_records(seed: u64, count: usize) -> Vec<Keyed> {
+    let mut random = Random(seed);
+    let users = (count as u64 / 40).max(2);
+    (0..count).map(|_| one(&mut random, users)).collect()
+}
+
+fn one(random: &mut Random, users: u64) -> Keyed {
+    let who = user(random.below(users));
+    let device_id = format!("DEVICE{}", random.below(3));
+    let room = format!("!room{}:example.org", random.below(5));
+    let content = format!(r#"{{"value":{}}}"#, random.below(1000));
+    let alias = format!("#alias{}:example.org", random.below(users));
+    let plain = NewEnvelope {
+        key: &who,
+        sender: Some(&who),
+        received_us: 1_700_000_000_000_000,
+        ..NewEnvelope::default()
+    };
+    let with_content = NewEnvelope {
+        body_part: Part::Present(content.as_bytes()),
+        salt: hash(random.next()),
+        ..plain.clone()
+    };
+    let tokens = Tokens {
+        access: hash(random.next()),
+        access_expires_ms: None,
+        refresh: Some(hash(random.below(50))),
+    };
+    match random.below(100) {
+        0..10 => keyed(
+            Kind::InputAccountCreated,
+            &InputAccountCreated {
+                password_hash: Some("$argon2id$".to_owned()),
+                guest: random.below(10) == 0,
+                admin: random.below(10) == 0,
+            },
+            plain,
+        ),
+        10..15 => keyed(
+            Kind::InputPasswordSet,
+            &InputPasswordSet {
+                password_hash: format!("$argon2id${}", random.below(9)),
+            },
+            plain,
+        ),
+        15..17 => keyed(
+            Kind::InputAccountDeactivated,
+            &InputAccountDeactivated {
+                erase: random.below(2) == 0,
+            },
+            plain,
+        ),
+        17..30 => keyed(
+            Kind::InputDeviceLoggedIn,
+            &InputDeviceLoggedIn {
+                device_id,
+                display_name: Some("phone".to_owned()),
+                tokens,
+            },
+            plain,
+        ),
+        30..36 => keyed(
+            Kind::InputTokensRefreshed,
+            &InputTokensRefreshed {
+                device_id,
+                spent: hash(random.below(50)),
+                tokens,
+            },
+            plain,
+        ),
+        36..40 => keyed(
+            Kind::InputDevicesRemoved,
+            &InputDevicesRemoved {
+                device_ids: (random.below(2) == 0).then(|| vec![device_id.clone()]),
+                except: Some(device_id),
+            },
+            plain,
+        ),
+        40..55 => keyed(
+            Kind::InputProfileField,
+            &InputProfileField {
+                field: "displayname".to_owned(),
+            },
+            if random.below(5) == 0 {
+                plain
+            } else {
+                with_content
+            },
+        ),
+        55..75 => keyed(
+            Kind::InputAccountData,
+            &InputAccountData {},
+            NewEnvelope {
+                event_type: Some("org.example.data"),
+                room_id: (random.below(2) == 0).then_some(room.as_str()),
+                ..with_content
+            },
+        ),
+        75..80 => keyed(
+            Kind::InputFilter,
+            &InputFilter {
+                filter_id: format!("filter{}", random.below(4)),
+            },
+            with_content,
+        ),
+        80..85 => keyed(
+            Kind::InputRoomForgotten,
+            &InputRoomForgotten {},
+            NewEnvelope {
+                room_id: Some(&room),
+                ..plain
+            },
+        ),
+        85..96 => keyed(
+            Kind::InputAliasCreated,
+            &InputAliasCreated {
+                servers: vec!["example.org".to_owned()],
+            },
+            NewEnvelope {
+                key: &alias,
+                room_id: Some(&room),
+                ..plain
+            },
+        ),
+        _ => keyed(
+            Kind::InputAliasRemoved,
+            &InputAliasRemoved {},
+            NewEnvelope {
+                key: &alias,
+                ..plain
+            },
+        ),
+    }
+}
+
+/// Appends records, each as a batch of its own.
+pub fn append(input: &dyn Append, records: impl IntoIterator<Item = Keyed>) {
+    for Keyed { key, record } in records {
+        let ticket = input.enqueue(input.partition_of(&key), vec![record]);
+        drop(ticket.unwrap());
+    }
+}
