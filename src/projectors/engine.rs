@@ -7,11 +7,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use log_format::chain;
+
 use super::applied::Applied;
 use super::fold::PROJECTOR_VERSION;
 use super::lanes::{Lane, LaneError, LaneFold, Lanes};
 use super::outcomes::RecordOutcome;
-use super::output_log::{Difference, OutputLog, OutputRecord, compare, link};
+use super::output_log::{self, Difference, OutputLog, OutputRecord, compare};
 use super::tail::{self, TailRow};
 use crate::logs::log::{AppendError, Log, LogRecord, ReadError};
 use crate::query::ids::OutputOffset;
@@ -163,12 +165,9 @@ impl Engine {
             for record in folded.output {
                 merged.tail.push(source, &record);
                 let kind = record.kind.number();
-                chained = link(&chained, offset, source.time_us, kind, &record.digest);
+                chained = chain::link(&chained, offset, source.time_us, kind, &record.digest);
                 offset += 1;
-                merged.output.push(OutputRecord {
-                    time_us: source.time_us,
-                    record,
-                });
+                merged.output.push(output_log::made(source.time_us, record));
             }
             merged.outcomes.push(RecordOutcome {
                 decision: folded.decision,

@@ -2,17 +2,16 @@
 //! the partition's own thread, flushed lazily.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use log_format::record::Envelope;
 
-use crate::logs::log::{AppendError, Log, NewRecord, ReadError};
+use crate::logs;
+use crate::logs::log::{AppendError, Log, LogRecord, NewRecord, PartitionId, ReadError, Waiting};
 
-/// An *output* record with the time of its source record.
-#[derive(Debug)]
-pub struct OutputRecord {
-    pub time_us: u64,
-    pub record: NewRecord,
-}
+/// An *output* record, with the time of its source record.
+pub use log_format::Pending as OutputRecord;
 
 /// *Output* as its one writer sees it. Partition `i` is written only from
 /// partition `i` of *input*, by one thread.
@@ -26,11 +25,101 @@ pub trait OutputLog: Log {
     /// Makes what was appended durable; the offset behind it.
     fn sync(&self, partition: u32) -> Result<u64, AppendError>;
 
-    /// Offset behind the last durable record.
+    /// Offset behind the last durable record. Asked for each group: never waits.
     fn synced_end(&self, partition: u32) -> u64;
 
     /// Takes the records from `end` on off the log. Before readers start.
     fn cut(&self, partition: u32, end: u64) -> io::Result<()>;
+}
+
+/// A record that a fold made, at the time of its source.
+pub fn made(time_us: u64, record: NewRecord) -> OutputRecord {
+    OutputRecord {
+        kind: record.kind,
+        time_us,
+        payload: record.payload,
+        digest: record.digest,
+    }
+}
+
+/// The embedded *output* log. It knows what it synced without asking the
+/// log's writer, which a sync in progress would make wait.
+pub struct EmbeddedOutput {
+    log: Arc<logs::OutputLog>,
+    synced: Vec<AtomicU64>,
+}
+
+impl EmbeddedOutput {
+    /// Takes over the writing of `log`, all of which is durable as it was opened.
+    pub fn new(log: Arc<logs::OutputLog>) -> EmbeddedOutput {
+        let ends = (0..log.partitions()).map(|partition| AtomicU64::new(log.end(partition)));
+        EmbeddedOutput {
+            synced: ends.collect(),
+            log,
+        }
+    }
+}
+
+impl Log for EmbeddedOutput {
+    fn partitions(&self) -> u32 {
+        self.log.partitions()
+    }
+
+    fn end(&self, partition: PartitionId) -> u64 {
+        self.log.end(partition)
+    }
+
+    fn begin(&self, partition: PartitionId) -> u64 {
+        self.log.begin(partition)
+    }
+
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogRecord>, ReadError> {
+        self.log.read(partition, from, max_bytes)
+    }
+
+    fn link_before(&self, partition: PartitionId, offset: u64) -> Result<[u8; 32], ReadError> {
+        self.log.link_before(partition, offset)
+    }
+
+    fn wait_beyond(&self, partition: PartitionId, offset: u64) -> Waiting<'_> {
+        self.log.wait_beyond(partition, offset)
+    }
+
+    fn trim(&self, partition: PartitionId, before: u64) -> Result<(), ReadError> {
+        self.log.trim(partition, before)
+    }
+}
+
+impl OutputLog for EmbeddedOutput {
+    fn append(&self, partition: u32, batch: &[OutputRecord]) -> Result<(), AppendError> {
+        self.log.append(partition, batch).map(|_| ())
+    }
+
+    fn sync(&self, partition: u32) -> Result<u64, AppendError> {
+        let end = self.log.sync(partition)?;
+        if let Some(synced) = self.synced.get(partition as usize) {
+            synced.fetch_max(end, Ordering::AcqRel);
+        }
+        Ok(end)
+    }
+
+    fn synced_end(&self, partition: u32) -> u64 {
+        let synced = self.synced.get(partition as usize);
+        synced.map_or(0, |synced| synced.load(Ordering::Acquire))
+    }
+
+    fn cut(&self, partition: u32, end: u64) -> io::Result<()> {
+        self.log.cut(partition, end).map_err(io::Error::other)?;
+        if let Some(synced) = self.synced.get(partition as usize) {
+            synced.fetch_min(end, Ordering::AcqRel);
+        }
+        Ok(())
+    }
 }
 
 /// The first record in which what is in *output* differs from what the fold made.
@@ -65,7 +154,7 @@ pub fn compare(
             let digest = Envelope::parse(&there.payload).map(|read| read.digest());
             let what = match digest {
                 Err(error) => format!("the record on disk is no envelope: {error}"),
-                Ok(digest) if digest != made.record.digest => "payload digests differ".to_owned(),
+                Ok(digest) if digest != made.digest => "payload digests differ".to_owned(),
                 Ok(_) if there.time_us != made.time_us => "times differ".to_owned(),
                 Ok(_) => {
                     compared += 1;
@@ -80,21 +169,3 @@ pub fn compare(
 
 /// How much of a log is read at once.
 pub const READ_BYTES: usize = 1 << 20;
-
-/// The link behind a record (log.md, settled rule 1).
-pub fn link(
-    previous: &[u8; 32],
-    offset: u64,
-    time_us: u64,
-    kind: u16,
-    digest: &[u8; 32],
-) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"log-v1 link");
-    hasher.update(previous);
-    hasher.update(&offset.to_le_bytes());
-    hasher.update(&time_us.to_le_bytes());
-    hasher.update(&kind.to_le_bytes());
-    hasher.update(digest);
-    *hasher.finalize().as_bytes()
-}

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use log_format::record::envelope::Part;
 use log_format::record::{Envelope, Kind};
 
-use super::output_log::{OutputRecord, READ_BYTES};
+use super::output_log::{self, OutputRecord, READ_BYTES};
 use crate::logs::log::{Log, LogRecord, NewRecord, ReadError};
 use crate::storage::columns::OUTPUT_TAIL;
 use crate::storage::keys::{Key, RowReader, RowWriter};
@@ -144,10 +144,7 @@ pub fn records(
             _ => None,
         };
         let record = record.ok_or_else(|| row.error("record cannot be made again"))?;
-        records.push(OutputRecord {
-            time_us: source.time_us,
-            record,
-        });
+        records.push(output_log::made(source.time_us, record));
     }
     row.finish()?;
     Ok(records)

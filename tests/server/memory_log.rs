@@ -8,7 +8,8 @@ use engram::logs::log::{
     Append, AppendError, AppendTicket, Appended, Log, LogRecord, NewRecord, PartitionId, ReadError,
     Waiting,
 };
-use engram::projectors::output_log::{OutputLog, OutputRecord, link};
+use engram::projectors::output_log::{OutputLog, OutputRecord, made};
+use log_format::chain::link;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -98,7 +99,7 @@ impl MemoryLog {
         }
     }
 
-    fn push(&self, partition: u32, time_us: u64, record: &NewRecord) -> u64 {
+    fn push(&self, partition: u32, record: OutputRecord) -> u64 {
         let partition = &self.partitions[partition as usize];
         let mut entries = partition.entries.lock();
         let previous = entries.last().map_or(partition.genesis, |last| last.link);
@@ -107,10 +108,10 @@ impl MemoryLog {
         entries.push(Entry {
             record: LogRecord {
                 offset,
-                time_us,
-                payload: record.payload.clone().into(),
+                time_us: record.time_us,
+                payload: record.payload.into(),
             },
-            link: link(&previous, offset, time_us, kind, &record.digest),
+            link: link(&previous, offset, record.time_us, kind, &record.digest),
         });
         partition.end.send_replace(offset + 1);
         offset
@@ -174,10 +175,10 @@ impl Append for MemoryLog {
         batch: Vec<NewRecord>,
     ) -> Result<AppendTicket, AppendError> {
         let offsets: Vec<u64> = batch
-            .iter()
+            .into_iter()
             .map(|record| {
                 let next = self.end(partition);
-                self.push(partition, 1_000 + next, record)
+                self.push(partition, made(1_000 + next, record))
             })
             .collect();
         let end = self.end(partition);
@@ -195,8 +196,8 @@ impl Append for MemoryLog {
 
 impl OutputLog for MemoryLog {
     fn append(&self, partition: u32, batch: &[OutputRecord]) -> Result<(), AppendError> {
-        for made in batch {
-            self.push(partition, made.time_us, &made.record);
+        for record in batch {
+            self.push(partition, record.clone());
         }
         Ok(())
     }
