@@ -106,7 +106,7 @@ impl Snapshots {
     }
 
     /// Makes a snapshot of the store as it is, verifies it and removes the ones
-    /// beyond those kept. None if there is one of the same offsets.
+    /// beyond those kept. None if there is one of the same offsets, or no record.
     ///
     /// *Output* must be synced by the caller: `sync_output` is called once the
     /// checkpoint is taken and before the snapshot counts.
@@ -121,9 +121,10 @@ impl Snapshots {
         let db = building.join("db");
         store.checkpoint(&db).map_err(SnapshotError::from)?;
         let applied = self.applied_in(&db)?;
-        let records = applied.iter().flatten().map(|place| place.input_end).sum();
+        let places = applied.iter().flatten();
+        let records: u64 = places.map(|place| place.input_end).sum();
         let path = self.folder.join(format!("{records:020}"));
-        if path.exists() {
+        if records == 0 || path.exists() {
             remove_folder(&building)?;
             return Ok(None);
         }

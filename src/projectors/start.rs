@@ -9,13 +9,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use log_format::codec::decode;
+use log_format::record::Kind;
+use log_format::record::output::{OutputAlias, OutputRoomEvent, OutputRoomPublished, OutputUser};
+
 use super::applied::Applied;
 use super::engine::{Patience, RunError, append_patiently};
 use super::fold::PROJECTOR_VERSION;
 use super::output_log::{Difference, OutputLog};
 use super::snapshots::{SnapshotError, Snapshots};
 use super::tail::{self, TailError};
-use crate::logs::log::{Log, ReadError};
+use crate::logs::log::{Log, LogRecord, ReadError};
 use crate::storage::open::{Store, StoreOptions};
 use crate::storage::overlay::StoreError;
 
@@ -95,25 +99,37 @@ pub fn witnesses(store: &Store, partitions: u32) -> Vec<Option<Applied>> {
 
 /// Makes store and *output* fit *input*; see the head of this file.
 ///
-/// Errors: I/O only. What does not fit is reported and replaced.
+/// Without `snapshots` none is used. Errors: I/O only; what does not fit is
+/// reported and replaced.
 pub fn fit(
     store: Store,
     folders: &Folders,
     options: &StoreOptions,
-    snapshots: &Snapshots,
+    snapshots: Option<&Snapshots>,
     input: &dyn Log,
     output: &dyn OutputLog,
     report: &mut Report,
 ) -> Result<Arc<Store>, StartError> {
+    cut_beyond_input(input, output, report)?;
+    let found = snapshots.map_or(Ok(Vec::new()), Snapshots::list)?;
     let misfit = match judge(&store, input, output)? {
-        None => return finish(store, input, output, report),
-        Some(misfit) => misfit,
+        Some(Misfit::Empty) if found.is_empty() => None,
+        misfit => misfit,
     };
-    let note = format!("the store does not fit and was set aside: {misfit}");
-    report.notes.push(note);
+    let Some(misfit) = misfit else {
+        return finish(store, input, output, report);
+    };
     drop(store);
-    set_aside(folders)?;
-    for snapshot in snapshots.list()? {
+    match misfit {
+        Misfit::Empty => remove(&folders.store)?,
+        _ => {
+            let note = format!("the store does not fit and was set aside: {misfit}");
+            report.notes.push(note);
+            set_aside(folders)?;
+        }
+    }
+    for snapshot in found {
+        let Some(snapshots) = snapshots else { break };
         let name = snapshot.path.display();
         if let Err(error) = snapshots.verify(&snapshot) {
             report.notes.push(format!("snapshot not used: {error}"));
@@ -147,6 +163,8 @@ pub fn fit(
 /// Why a store cannot be continued with these logs.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Misfit {
+    #[error("it is empty")]
+    Empty,
     #[error("its projector version is {0}, this is {PROJECTOR_VERSION}")]
     Version(u32),
     #[error("input of partition {partition} {why}")]
@@ -164,6 +182,7 @@ fn judge(
     input: &dyn Log,
     output: &dyn OutputLog,
 ) -> Result<Option<Misfit>, StartError> {
+    let mut empty = true;
     for partition in 0..input.partitions() {
         let applied = match Applied::read(store, partition) {
             Err(StoreError::Row { why, .. }) => return Ok(Some(Misfit::Row(why))),
@@ -172,6 +191,7 @@ fn judge(
         let Some(applied) = applied else {
             continue;
         };
+        empty = false;
         if applied.projector_version != PROJECTOR_VERSION {
             return Ok(Some(Misfit::Version(applied.projector_version)));
         }
@@ -192,7 +212,7 @@ fn judge(
             return Ok(misfit("lacks more than the store can complete"));
         }
     }
-    Ok(None)
+    Ok(empty.then_some(Misfit::Empty))
 }
 
 /// Whether the output tail covers `from..to` without a hole.
@@ -216,7 +236,7 @@ fn cut_untrusted(
     report: &mut Report,
 ) -> Result<(), StartError> {
     match misfit {
-        Misfit::Row(_) => return Ok(()),
+        Misfit::Empty | Misfit::Row(_) => return Ok(()),
         Misfit::Version(_) | Misfit::Input { .. } | Misfit::Output { .. } => {}
     }
     for partition in 0..input.partitions() {
@@ -230,6 +250,53 @@ fn cut_untrusted(
         }
     }
     Ok(())
+}
+
+/// Takes off *output* what came from records that *input* does not have: it was
+/// replaced by an older copy.
+fn cut_beyond_input(
+    input: &dyn Log,
+    output: &dyn OutputLog,
+    report: &mut Report,
+) -> Result<(), StartError> {
+    for partition in 0..input.partitions() {
+        let (input_end, end) = (input.end(partition), output.end(partition));
+        let beyond = |offset: u64| -> Result<bool, StartError> {
+            let read = output.read(partition, offset, 1)?;
+            let source = read.first().and_then(source_of);
+            Ok(source.is_some_and(|source| source >= input_end))
+        };
+        if end == output.begin(partition) || !beyond(end - 1)? {
+            continue;
+        }
+        // Sources rise with the offset: the first one beyond is searched for.
+        let (mut low, mut high) = (output.begin(partition), end - 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match beyond(middle)? {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        let cut = end - low;
+        let note = format!("{cut} output records of partition {partition} have no source");
+        report.notes.push(note);
+        cut_at(output, partition, low)?;
+    }
+    Ok(())
+}
+
+/// *Input* offset that an *output* record came from.
+fn source_of(record: &LogRecord) -> Option<u64> {
+    let envelope = record.envelope().ok()?;
+    let origin = match envelope.kind {
+        Kind::OutputRoomEvent => decode::<OutputRoomEvent>(envelope.body).ok()?.origin,
+        Kind::OutputRoomPublished => decode::<OutputRoomPublished>(envelope.body).ok()?.origin,
+        Kind::OutputUser => decode::<OutputUser>(envelope.body).ok()?.origin,
+        Kind::OutputAlias => decode::<OutputAlias>(envelope.body).ok()?.origin,
+        _ => return None,
+    };
+    Some(origin.src_offset)
 }
 
 fn cut_at(output: &dyn OutputLog, partition: u32, end: u64) -> Result<(), StartError> {

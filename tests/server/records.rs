@@ -70,6 +70,8 @@ fn one(random: &mut Random, users: u64) -> Keyed {
         key: &who,
         sender: Some(&who),
         received_us: 1_700_000_000_000_000,
+        // Requests meet now and then, as a registration and its login do.
+        idempotency: [random.below(4) as u8; 16],
         ..NewEnvelope::default()
     };
     let with_content = NewEnvelope {

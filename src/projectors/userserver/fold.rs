@@ -109,7 +109,6 @@ impl UserProjector {
             stamps: &mut self.stamps,
         };
         if came_with_refused_account(&fold)? {
-            remember_refusal(&mut fold);
             return Ok(Verdict::rejected(Reason::Taken));
         }
         match envelope.kind {
@@ -187,28 +186,25 @@ impl Projector for UserProjector {
 
 /// Whether the record belongs to the request of a registration that was refused.
 ///
-/// Registration and first login are one batch. If somebody else got the name
-/// first, the login must fail with it, or it would log in to their account.
-/// What follows without a hole and carries the same idempotency key is the rest
-/// of that batch.
+/// A request may register and log in with one batch under one idempotency key.
+/// If somebody else got the name first, the login must fail with it, or it would
+/// log in to their account.
 fn came_with_refused_account(fold: &UserFold<'_, '_>) -> Result<bool, StoreError> {
-    if fold.record.envelope.kind == Kind::InputAccountCreated {
+    let envelope = fold.record.envelope;
+    if envelope.kind == Kind::InputAccountCreated || envelope.idempotency == [0; 16] {
         return Ok(false);
     }
     let key = rows::user_key(fold.record.partition, fold.user.as_str());
     let refused: Option<RefusedAccountRow> = rows::read_row(fold.tables, REFUSED_ACCOUNTS, &key)?;
-    Ok(refused.is_some_and(|refused| {
-        refused.offset + 1 == fold.record.offset
-            && refused.idempotency == fold.record.envelope.idempotency
-    }))
+    Ok(refused.is_some_and(|refused| refused.idempotency == envelope.idempotency))
 }
 
 fn remember_refusal(fold: &mut UserFold<'_, '_>) {
+    let idempotency = fold.record.envelope.idempotency;
+    if idempotency == [0; 16] {
+        return;
+    }
     let key = rows::user_key(fold.record.partition, fold.user.as_str());
-    let row = RefusedAccountRow {
-        offset: fold.record.offset,
-        idempotency: fold.record.envelope.idempotency,
-    };
-    fold.tables
-        .put(REFUSED_ACCOUNTS, key.as_bytes(), codec::encode(&row));
+    let row = codec::encode(&RefusedAccountRow { idempotency });
+    fold.tables.put(REFUSED_ACCOUNTS, key.as_bytes(), row);
 }

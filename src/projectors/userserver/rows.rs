@@ -39,8 +39,7 @@ pub struct ForgottenRow {
 /// Row of [`crate::storage::columns::REFUSED_ACCOUNTS`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RefusedAccountRow {
-    /// *Input* offset of the last record refused with it.
-    pub offset: u64,
+    /// Of the registration; never zero.
     pub idempotency: [u8; 16],
 }
 
