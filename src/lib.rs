@@ -13,6 +13,7 @@ pub mod logs;
 pub mod matrix;
 pub mod projectors;
 pub mod query;
+pub mod readers;
 pub mod storage;
 pub mod telemetry;
 pub mod writers;

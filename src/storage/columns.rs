@@ -139,6 +139,21 @@ pub const ALIASES: Table = table(Family::Users, 16, "aliases", ALIAS_SERVER, tru
 /// `room id | alias` → nothing.
 pub const ROOM_ALIASES: Table = table(Family::Users, 17, "room_aliases", ALIAS_SERVER, true);
 
+const CLIENT_SYNC: &str = "readers/client_sync";
+
+/// `room sn | output offset` → an event of the room's timeline.
+pub const SYNC_TIMELINE: Table = table(Family::ClientSync, 1, "sync_timeline", CLIENT_SYNC, false);
+/// `room sn | output offset` → how the room's current state changed.
+pub const SYNC_STATE: Table = table(Family::ClientSync, 2, "sync_state", CLIENT_SYNC, false);
+/// `user id | room sn | output offset` → membership of a local user from then on.
+pub const SYNC_MEMBERS: Table = table(Family::ClientSync, 3, "sync_members", CLIENT_SYNC, false);
+/// `room sn` → room id and last change.
+pub const SYNC_ROOMS: Table = table(Family::ClientSync, 4, "sync_rooms", CLIENT_SYNC, false);
+/// `user id | output offset` → which account data changed.
+pub const SYNC_DATA: Table = table(Family::ClientSync, 5, "sync_data", CLIENT_SYNC, false);
+/// `user id | room id | type` → offset of its row in [`SYNC_DATA`].
+pub const SYNC_DATA_AT: Table = table(Family::ClientSync, 6, "sync_data_at", CLIENT_SYNC, false);
+
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
     APPLIED,
@@ -168,6 +183,12 @@ pub const ALL: &[Table] = &[
     REFUSED_ACCOUNTS,
     ALIASES,
     ROOM_ALIASES,
+    SYNC_TIMELINE,
+    SYNC_STATE,
+    SYNC_MEMBERS,
+    SYNC_ROOMS,
+    SYNC_DATA,
+    SYNC_DATA_AT,
 ];
 
 #[cfg(test)]

@@ -1,0 +1,423 @@
+//! One answer: which rooms have news for the user, and the body around them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use log_format::record::output::Membership;
+use ruma::{OwnedRoomId, RoomId};
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use std::sync::atomic::Ordering;
+
+use super::history::RoomHistory;
+use super::lazy::KnownMembers;
+use super::left::LeftRoom;
+use super::memory::Memory;
+use super::room::{Candidate, Events, JoinedRoom};
+use super::rows::{self, AccountDataRow, Key};
+use super::stripped::stripped_state;
+use super::{ClientSync, SyncError, SyncRequest, push};
+use crate::clock;
+use crate::logs::log::{PartitionId, partition_of};
+use crate::query::ids::OutputOffset;
+use crate::query::tokens::SyncToken;
+use crate::query::users::AccountDatum;
+use crate::storage::columns::SYNC_DATA;
+
+/// Rows of account data that one range read takes.
+const PAGE_ROWS: usize = 256;
+const PUSH_RULES: &str = "m.push_rules";
+
+/// The body of an answer (client-server API, `GET /sync`).
+#[derive(Debug, Serialize)]
+struct Body {
+    next_batch: String,
+    #[serde(skip_serializing_if = "Events::is_empty")]
+    account_data: Events,
+    presence: Events,
+    to_device: Events,
+    device_lists: DeviceLists,
+    device_one_time_keys_count: BTreeMap<String, u64>,
+    rooms: Rooms,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct DeviceLists {
+    changed: [&'static str; 0],
+    left: [&'static str; 0],
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Rooms {
+    join: BTreeMap<OwnedRoomId, JoinedRoom>,
+    invite: BTreeMap<OwnedRoomId, InvitedRoom>,
+    knock: BTreeMap<OwnedRoomId, KnockedRoom>,
+    leave: BTreeMap<OwnedRoomId, LeftRoom>,
+}
+
+#[derive(Debug, Serialize)]
+struct InvitedRoom {
+    invite_state: Events,
+}
+
+#[derive(Debug, Serialize)]
+struct KnockedRoom {
+    knock_state: Events,
+}
+
+/// A finished answer.
+#[derive(Debug)]
+pub struct Built {
+    pub token: SyncToken,
+    body: Body,
+}
+
+impl Built {
+    /// Whether it says nothing but where it stands.
+    pub fn is_empty(&self) -> bool {
+        let rooms = &self.body.rooms;
+        self.body.account_data.is_empty()
+            && rooms.join.is_empty()
+            && rooms.invite.is_empty()
+            && rooms.knock.is_empty()
+            && rooms.leave.is_empty()
+    }
+
+    pub fn into_json(self) -> Result<String, SyncError> {
+        Ok(serde_json::to_string(&self.body)?)
+    }
+}
+
+/// Which account data changed; the key is the room, none for global data.
+type ChangedData = BTreeMap<Option<OwnedRoomId>, BTreeSet<String>>;
+
+/// An answer in the making. Everything is as of `token`, whatever comes meanwhile.
+pub struct Building<'a> {
+    pub sync: &'a ClientSync,
+    pub request: &'a SyncRequest,
+    since: Option<&'a SyncToken>,
+    pub token: SyncToken,
+    pub now_ms: u64,
+    pub known_members: KnownMembers<'a>,
+}
+
+impl ClientSync {
+    /// Builds the answer as of now.
+    pub(super) fn build(
+        &self,
+        request: &SyncRequest,
+        since: Option<&SyncToken>,
+    ) -> Result<Built, SyncError> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(SyncError::Stopped);
+        }
+        let user_partition = partition_of(request.user.as_str(), self.output.partitions());
+        let (token, candidates, data_changed) = {
+            let memory = self.memory.read();
+            let token = self.token(&memory, since);
+            let candidates = candidates(&memory, request, since);
+            let since = since.and_then(|since| since.vector.get(user_partition as usize));
+            let changed_at = memory
+                .user(&request.user)
+                .and_then(|user| user.account_data_at);
+            let changed = changed_at >= since.map(|since| since.0) && changed_at.is_some();
+            (token, candidates, changed)
+        };
+        let known_members = self.sent_members.take(
+            &request.user,
+            &request.device,
+            since.map(SyncToken::encode).as_deref(),
+        );
+        let building = Building {
+            sync: self,
+            request,
+            since,
+            token,
+            now_ms: clock::now_ms(),
+            known_members,
+        };
+        let changed_data = match data_changed && since.is_some() {
+            true => building.changed_data(user_partition)?,
+            false => ChangedData::new(),
+        };
+        building.body(candidates, changed_data)
+    }
+
+    /// The position of an answer: where the tables stand, and never behind the
+    /// client's own position.
+    fn token(&self, memory: &Memory, since: Option<&SyncToken>) -> SyncToken {
+        let vector = memory
+            .cursors
+            .iter()
+            .enumerate()
+            .map(|(partition, cursor)| {
+                let since = since.and_then(|since| since.vector.get(partition));
+                OutputOffset(since.map_or(*cursor, |since| since.0.max(*cursor)))
+            });
+        SyncToken {
+            epoch: self.epoch,
+            vector: vector.collect(),
+            to_device: since.map_or(0, |since| since.to_device),
+            ephemeral: 0,
+            boot: self.boot,
+        }
+    }
+}
+
+/// Rooms in which something changed for the user, or all of them.
+fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>) -> Vec<Candidate> {
+    let Some(user) = memory.user(&request.user) else {
+        return Vec::new();
+    };
+    let concerns = |ix, standing: &super::memory::Standing| {
+        let slot = memory.room(ix);
+        let since = since.and_then(|since| since.vector.get(slot.partition as usize));
+        since.is_none_or(|since| {
+            let joined = standing.membership == Membership::Join;
+            standing.changed_at >= since.0
+                || (joined && (slot.last_change >= since.0 || request.full_state))
+        })
+    };
+    user.rooms
+        .iter()
+        .filter(|(ix, standing)| concerns(**ix, standing))
+        .map(|(ix, standing)| candidate(memory, *ix, *standing))
+        .filter(|candidate| request.filter.room.allows_room(&candidate.room_id))
+        .collect()
+}
+
+fn candidate(
+    memory: &Memory,
+    ix: super::memory::RoomIx,
+    standing: super::memory::Standing,
+) -> Candidate {
+    let slot = memory.room(ix);
+    Candidate {
+        room_id: slot.room_id.clone(),
+        partition: slot.partition,
+        room: slot.room,
+        standing,
+    }
+}
+
+impl<'a> Building<'a> {
+    /// Position of the client in a partition.
+    pub fn since(&self, partition: PartitionId) -> Option<u64> {
+        let vector = &self.since?.vector;
+        vector.get(partition as usize).map(|since| since.0)
+    }
+
+    /// Position of the answer in a partition.
+    pub fn to(&self, partition: PartitionId) -> u64 {
+        let vector = &self.token.vector;
+        vector.get(partition as usize).map_or(0, |to| to.0)
+    }
+
+    pub fn history(&self, candidate: &Candidate) -> RoomHistory<'a> {
+        RoomHistory {
+            store: self.sync.store.as_ref(),
+            rooms: self.sync.rooms.as_ref(),
+            partition: candidate.partition,
+            room: candidate.room,
+            room_id: candidate.room_id.clone(),
+        }
+    }
+
+    fn body(
+        mut self,
+        mut candidates: Vec<Candidate>,
+        mut changed_data: ChangedData,
+    ) -> Result<Built, SyncError> {
+        let account_data = self.global_account_data(changed_data.remove(&None))?;
+        self.add_rooms_of(&changed_data, &mut candidates);
+        let mut rooms = Rooms::default();
+        for candidate in candidates {
+            let data = changed_data.remove(&Some(candidate.room_id.clone()));
+            self.add_room(&candidate, data, &mut rooms)?;
+        }
+        let next_batch = self.token.encode();
+        self.known_members.keep(&next_batch);
+        Ok(Built {
+            token: self.token,
+            body: Body {
+                next_batch,
+                account_data,
+                presence: Events::default(),
+                to_device: Events::default(),
+                device_lists: DeviceLists::default(),
+                device_one_time_keys_count: BTreeMap::new(),
+                rooms,
+            },
+        })
+    }
+
+    /// Joined rooms of which nothing changed but the user's data about them.
+    fn add_rooms_of(&self, changed_data: &ChangedData, candidates: &mut Vec<Candidate>) {
+        let present: BTreeSet<_> = candidates
+            .iter()
+            .map(|candidate| candidate.room_id.clone())
+            .collect();
+        let memory = self.sync.memory.read();
+        let Some(user) = memory.user(&self.request.user) else {
+            return;
+        };
+        for room_id in changed_data.keys().flatten() {
+            if present.contains(room_id) || !self.request.filter.room.allows_room(room_id) {
+                continue;
+            }
+            let Some(ix) = memory.room_ix(room_id) else {
+                continue;
+            };
+            let standing = user.rooms.get(&ix).copied();
+            // One that changed since the answer's position is for the next answer.
+            let partition = memory.room(ix).partition;
+            candidates.extend(
+                standing
+                    .filter(|standing| standing.membership == Membership::Join)
+                    .filter(|standing| standing.changed_at < self.to(partition))
+                    .map(|standing| candidate(&memory, ix, standing)),
+            );
+        }
+    }
+
+    fn add_room(
+        &mut self,
+        candidate: &Candidate,
+        changed_data: Option<BTreeSet<String>>,
+        rooms: &mut Rooms,
+    ) -> Result<(), SyncError> {
+        let room_id = candidate.room_id.clone();
+        match candidate.standing.membership {
+            Membership::Join => {
+                if let Some(joined) = self.joined_room(candidate, changed_data)? {
+                    rooms.join.insert(room_id, joined);
+                }
+            }
+            Membership::Invite => {
+                let events = stripped_state(&self.history(candidate), &candidate.standing)?;
+                let invite_state = Events { events };
+                rooms.invite.insert(room_id, InvitedRoom { invite_state });
+            }
+            Membership::Knock => {
+                let events = stripped_state(&self.history(candidate), &candidate.standing)?;
+                let knock_state = Events { events };
+                rooms.knock.insert(room_id, KnockedRoom { knock_state });
+            }
+            Membership::Leave | Membership::Ban => {
+                let wanted = self.since.is_some() || self.request.filter.room.include_leave;
+                if wanted && !self.sync.users.forgot(&self.request.user, &room_id) {
+                    let left = self.left_room(candidate)?;
+                    rooms.leave.insert(room_id, left);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which account data changed in the stretch of the answer.
+    fn changed_data(&self, partition: PartitionId) -> Result<ChangedData, SyncError> {
+        let (from, to) = (self.since(partition).unwrap_or(0), self.to(partition));
+        let of_user = || Key::new(partition).text(self.request.user.as_str());
+        let mut changed = ChangedData::new();
+        let mut next = from;
+        loop {
+            let (prefix, start) = (of_user(), of_user().number(next));
+            let (prefix, start) = (prefix.bytes(), Some(start.bytes()));
+            let page = self
+                .sync
+                .store
+                .range(SYNC_DATA, prefix, start, false, PAGE_ROWS)?;
+            for (key, value) in &page {
+                let offset = rows::last_number(SYNC_DATA, key)?;
+                if offset >= to {
+                    return Ok(changed);
+                }
+                next = offset + 1;
+                let row: AccountDataRow = rows::decode(SYNC_DATA, value)?;
+                let room = row.room_id.map(OwnedRoomId::try_from);
+                let Ok(room) = room.transpose() else { continue };
+                changed.entry(room).or_default().insert(row.event_type);
+            }
+            if page.len() < PAGE_ROWS {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// Global data: all of it for a client that knows nothing, with the push
+    /// rules that hold where the user has set none.
+    fn global_account_data(&self, changed: Option<BTreeSet<String>>) -> Result<Events, SyncError> {
+        let data = self.account_data(None, changed);
+        let filter = &self.request.filter.account_data;
+        let user = &self.request.user;
+        let mut events = Vec::new();
+        let has_rules = data.iter().any(|datum| datum.event_type == PUSH_RULES);
+        if self.since.is_none() && !has_rules && filter.allows(PUSH_RULES, user) {
+            let content = push::default_content(user)?;
+            events.push(account_data_event(PUSH_RULES, &content)?);
+        }
+        for datum in data {
+            if filter.allows(&datum.event_type, user) {
+                events.push(account_data_event(&datum.event_type, &datum.content)?);
+            }
+        }
+        Ok(Events { events })
+    }
+
+    /// Data about one room: what changed, or all of it where the room is new to the client.
+    pub fn room_account_data(
+        &self,
+        room: &RoomId,
+        changed: Option<BTreeSet<String>>,
+        fresh: bool,
+    ) -> Result<Events, SyncError> {
+        let filter = &self.request.filter.room.account_data;
+        if !filter.allows_room(room) || (changed.is_none() && !fresh) {
+            return Ok(Events::default());
+        }
+        let data = match fresh {
+            true => self
+                .sync
+                .users
+                .all_account_data(&self.request.user, Some(room)),
+            false => self.account_data(Some(room), changed),
+        };
+        let user = &self.request.user;
+        let events = data
+            .iter()
+            .filter(|datum| filter.allows(&datum.event_type, user, || false))
+            .map(|datum| account_data_event(&datum.event_type, &datum.content))
+            .collect::<Result<_, _>>()?;
+        Ok(Events { events })
+    }
+
+    /// The newest content of what changed. Should it be newer than this answer
+    /// then the next one repeats it, which is harmless: only the last one counts.
+    fn account_data(
+        &self,
+        room: Option<&RoomId>,
+        changed: Option<BTreeSet<String>>,
+    ) -> Vec<AccountDatum> {
+        let (users, user) = (&self.sync.users, &self.request.user);
+        match (self.since, changed) {
+            (None, _) => users.all_account_data(user, room),
+            (Some(_), changed) => changed
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|event_type| users.account_data(user, room, event_type))
+                .collect(),
+        }
+    }
+}
+
+fn account_data_event(event_type: &str, content: &str) -> Result<Box<RawValue>, SyncError> {
+    #[derive(Serialize)]
+    struct Event<'a> {
+        content: &'a RawValue,
+        #[serde(rename = "type")]
+        event_type: &'a str,
+    }
+    Ok(to_raw_value(&Event {
+        content: serde_json::from_str(content)?,
+        event_type,
+    })?)
+}

@@ -1,0 +1,117 @@
+//! The section of a room that the user left, was kicked or banned from, or
+//! whose invite they rejected: up to that event, and nothing behind it.
+
+use serde::Serialize;
+
+use log_format::record::output::Membership;
+
+use super::SyncError;
+use super::answer::Building;
+use super::room::{Candidate, Events, State, Stretch, TimelineBatch};
+use super::state::StateQuery;
+use super::timeline::Timeline;
+use super::visible::Judge;
+
+/// `Left Room`.
+#[derive(Debug, Serialize)]
+pub struct LeftRoom {
+    #[serde(flatten)]
+    state: State,
+    timeline: TimelineBatch,
+    account_data: Events,
+}
+
+impl Building<'_> {
+    /// A room that the user is no longer in.
+    pub fn left_room(&mut self, candidate: &Candidate) -> Result<LeftRoom, SyncError> {
+        let history = self.history(candidate);
+        let user = self.request.user.clone();
+        let left_at = candidate.standing.changed_at;
+        let since = self.since(candidate.partition);
+        let rows = history.memberships(&user, 0, left_at + 1)?;
+        let known = rows.iter().rev().find(|(offset, _)| Some(*offset) < since);
+        let joined = |membership: Membership| membership == Membership::Join;
+        let was_joined = since.is_some() && known.is_some_and(|(_, row)| joined(row.membership));
+        // A stay that the client has not been told of, within what is new to it.
+        let new_stay = rows
+            .iter()
+            .filter(|(offset, _)| since.is_none_or(|since| *offset >= since))
+            .skip_while(|(_, row)| was_joined && joined(row.membership))
+            .any(|(_, row)| joined(row.membership));
+        let from = match since {
+            None => 0,
+            Some(since) => self.told_before(&history, since, left_at)?.min(since),
+        };
+        let stretch = Stretch {
+            from: if was_joined { since.unwrap_or(0) } else { from },
+            to: left_at + 1,
+            known_at: since.filter(|_| was_joined && !new_stay),
+            gap: false,
+        };
+        let filter = self.request.filter.clone();
+        let mut judge = Judge::new(&history, &user, candidate.standing)?;
+        if !was_joined && !new_stay {
+            return self.never_joined(&history, judge, candidate);
+        }
+        let mut timeline = Timeline::load(
+            &history,
+            &mut judge,
+            &filter.room.timeline,
+            stretch.from,
+            stretch.to,
+        )?;
+        if !self.request.use_state_after {
+            timeline.settle(&history, stretch.to)?;
+        }
+        let state = StateQuery {
+            history: &history,
+            timeline: &timeline,
+            filter: &filter.room.state,
+            user: &user,
+            known_at: stretch.known_at,
+            to: stretch.to,
+            after: self.request.use_state_after,
+            heroes: &[],
+        }
+        .events(&mut self.known_members)?;
+        Ok(LeftRoom {
+            state: self.state_events(&state)?,
+            timeline: self.timeline_batch(&history, &mut judge, &timeline, stretch)?,
+            account_data: self.room_account_data(
+                &candidate.room_id,
+                None,
+                stretch.known_at.is_none(),
+            )?,
+        })
+    }
+
+    /// A room that the user never was in: its state is none of their business,
+    /// and its timeline only what became of their own membership.
+    fn never_joined(
+        &self,
+        history: &super::history::RoomHistory<'_>,
+        mut judge: Judge<'_>,
+        candidate: &Candidate,
+    ) -> Result<LeftRoom, SyncError> {
+        let left_at = candidate.standing.changed_at;
+        let stretch = Stretch {
+            from: left_at,
+            to: left_at + 1,
+            known_at: None,
+            gap: false,
+        };
+        let filter = self.request.filter.clone();
+        let timeline = Timeline::load(
+            history,
+            &mut judge,
+            &filter.room.timeline,
+            stretch.from,
+            stretch.to,
+        )?;
+        Ok(LeftRoom {
+            state: State::new(self.request.use_state_after, Vec::new()),
+            timeline: self.timeline_batch(history, &mut judge, &timeline, stretch)?,
+            account_data: Events::default(),
+        })
+    }
+}

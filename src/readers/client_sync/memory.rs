@@ -1,0 +1,226 @@
+//! What the reader keeps in memory: who is in which room, and what changed last.
+//!
+//! It answers *did anything change for this user* without touching the store.
+//! Everything here is found again from the rows at start. Only local users are
+//! kept; members of other servers exist in room state alone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use log_format::record::output::Membership;
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use tokio::sync::Notify;
+
+use crate::logs::log::PartitionId;
+use crate::query::ids::{EventSn, RoomSn};
+
+/// Index of a room in [`Memory`], unique within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomIx(u32);
+
+/// Index of a local user in [`Memory`], unique within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserIx(u32);
+
+/// How a room's current state follows from its state rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateHead {
+    /// See [`super::rows::StateRow::exact`].
+    pub exact: bool,
+    /// See [`super::rows::StateRow::base`].
+    pub base: Option<u64>,
+}
+
+/// A room that has appeared in *output*.
+#[derive(Debug)]
+pub struct RoomSlot {
+    pub room_id: OwnedRoomId,
+    pub partition: PartitionId,
+    pub room: RoomSn,
+    /// Offset of the last record that changed what members see.
+    pub last_change: u64,
+    pub state: StateHead,
+    /// Local users who are joined: those whom a change concerns.
+    pub joined: HashSet<UserIx>,
+}
+
+/// A local user's relation to a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub membership: Membership,
+    /// The `m.room.member` event.
+    pub event: Option<EventSn>,
+    /// Offset of the newest change of the membership event, the profile's included.
+    pub changed_at: u64,
+    /// Offset since which the membership has been `join` without a break.
+    pub joined_at: Option<u64>,
+}
+
+/// A local user.
+#[derive(Debug, Default)]
+pub struct UserSlot {
+    pub rooms: BTreeMap<RoomIx, Standing>,
+    /// Offset of the newest change of account data, in the user's partition.
+    pub account_data_at: Option<u64>,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Memory {
+    /// Offset of the next record to fold, by partition. Rows and the rest of
+    /// this structure contain exactly what lies below.
+    pub cursors: Box<[u64]>,
+    rooms: Vec<RoomSlot>,
+    by_room: HashMap<OwnedRoomId, RoomIx>,
+    users: Vec<UserSlot>,
+    by_user: HashMap<OwnedUserId, UserIx>,
+    /// Users with a request that waits, each with how many.
+    waiting: HashMap<UserIx, (Arc<Notify>, usize)>,
+}
+
+impl Memory {
+    pub fn new(partitions: u32) -> Memory {
+        Memory {
+            cursors: vec![0; partitions as usize].into_boxed_slice(),
+            rooms: Vec::new(),
+            by_room: HashMap::new(),
+            users: Vec::new(),
+            by_user: HashMap::new(),
+            waiting: HashMap::new(),
+        }
+    }
+
+    pub fn room_ix(&self, room: &RoomId) -> Option<RoomIx> {
+        self.by_room.get(room).copied()
+    }
+
+    /// The room's index; a room that is new here gets one.
+    pub fn intern_room(
+        &mut self,
+        room_id: &RoomId,
+        partition: PartitionId,
+        room: RoomSn,
+    ) -> RoomIx {
+        if let Some(known) = self.by_room.get(room_id) {
+            return *known;
+        }
+        let ix = RoomIx(self.rooms.len() as u32);
+        self.rooms.push(RoomSlot {
+            room_id: room_id.to_owned(),
+            partition,
+            room,
+            last_change: 0,
+            // Before its first event a room has no state, and that is exact.
+            state: StateHead {
+                exact: true,
+                base: None,
+            },
+            joined: HashSet::new(),
+        });
+        self.by_room.insert(room_id.to_owned(), ix);
+        ix
+    }
+
+    /// The user's index; a user that is new here gets one.
+    pub fn intern_user(&mut self, user: &UserId) -> UserIx {
+        if let Some(known) = self.by_user.get(user) {
+            return *known;
+        }
+        let ix = UserIx(self.users.len() as u32);
+        self.users.push(UserSlot::default());
+        self.by_user.insert(user.to_owned(), ix);
+        ix
+    }
+
+    pub fn room(&self, ix: RoomIx) -> &RoomSlot {
+        &self.rooms[ix.0 as usize]
+    }
+
+    pub fn room_mut(&mut self, ix: RoomIx) -> &mut RoomSlot {
+        &mut self.rooms[ix.0 as usize]
+    }
+
+    pub fn user(&self, user: &UserId) -> Option<&UserSlot> {
+        let ix = self.by_user.get(user)?;
+        self.users.get(ix.0 as usize)
+    }
+
+    pub fn user_mut(&mut self, ix: UserIx) -> &mut UserSlot {
+        &mut self.users[ix.0 as usize]
+    }
+
+    /// A local user's membership changed.
+    pub fn set_membership(
+        &mut self,
+        user: UserIx,
+        room: RoomIx,
+        membership: Membership,
+        event: Option<EventSn>,
+        offset: u64,
+    ) {
+        let joined = membership == Membership::Join;
+        let rooms = &mut self.users[user.0 as usize].rooms;
+        let joined_at = rooms.get(&room).and_then(|before| before.joined_at);
+        rooms.insert(
+            room,
+            Standing {
+                membership,
+                event,
+                changed_at: offset,
+                joined_at: joined.then(|| joined_at.unwrap_or(offset)),
+            },
+        );
+        let members = &mut self.rooms[room.0 as usize].joined;
+        if joined {
+            members.insert(user);
+        } else {
+            members.remove(&user);
+        }
+        self.wake(user);
+    }
+
+    /// Something changed for a user.
+    pub fn wake(&self, user: UserIx) {
+        if let Some((waiter, _)) = self.waiting.get(&user) {
+            waiter.notify_waiters();
+        }
+    }
+
+    /// Something changed for all who are joined to a room. Costs as much as
+    /// the smaller of two sets: members, and users who wait.
+    pub fn wake_room(&self, room: RoomIx) {
+        let joined = &self.room(room).joined;
+        if joined.len() <= self.waiting.len() {
+            joined.iter().for_each(|user| self.wake(*user));
+        } else {
+            let concerned = self
+                .waiting
+                .iter()
+                .filter(|(user, _)| joined.contains(user));
+            concerned.for_each(|(_, (waiter, _))| waiter.notify_waiters());
+        }
+    }
+
+    /// Enters a request that waits. Pair with [`Memory::leave`].
+    pub fn enter(&mut self, user: &UserId) -> (UserIx, Arc<Notify>) {
+        let ix = self.intern_user(user);
+        let (waiter, count) = self.waiting.entry(ix).or_default();
+        *count += 1;
+        (ix, waiter.clone())
+    }
+
+    /// The request no longer waits.
+    pub fn leave(&mut self, user: UserIx) {
+        if let Some((_, count)) = self.waiting.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&user);
+            }
+        }
+    }
+
+    /// Requests that wait now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.values().map(|(_, count)| count).sum()
+    }
+}

@@ -1,0 +1,292 @@
+//! Client sync: what is new for a user since a token (client-server API, *Syncing*).
+//!
+//! It follows *output*, keeps which events, state changes, memberships and
+//! account data stand at which offset, and answers `/sync` from these; events
+//! and states themselves, which never change, it asks of the room server.
+//! It answers no other endpoint.
+
+mod answer;
+pub mod filter;
+mod fold;
+mod history;
+mod lazy;
+mod left;
+mod memory;
+mod positions;
+mod push;
+mod render;
+mod room;
+mod rows;
+mod state;
+mod stripped;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod unread;
+mod visible;
+mod wait;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
+use tokio::sync::Notify;
+
+use self::filter::Filter;
+use self::fold::Group;
+use self::lazy::SentMembers;
+use self::memory::{Memory, StateHead};
+use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
+use self::unread::UnreadCounts;
+use crate::logs::log::{Log, LogRecord, PartitionId};
+use crate::query::ids::{EventSn, RoomSn};
+use crate::query::marks::ReadMarks;
+use crate::query::rooms::{QueryError, Rooms};
+use crate::query::tokens::{Epoch, TokenError};
+use crate::query::users::Users;
+use crate::readers::run::{Reader, ReaderError};
+use crate::readers::store::{Cursor, Write, clear, scan};
+use crate::storage::columns::{
+    SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, Table,
+};
+use crate::storage::overlay::{Overlay, StoreError};
+
+/// Under which the cursors are kept.
+const NAME: &str = "client_sync";
+
+/// Every table of this reader.
+const TABLES: [Table; 6] = [
+    SYNC_TIMELINE,
+    SYNC_STATE,
+    SYNC_MEMBERS,
+    SYNC_ROOMS,
+    SYNC_DATA,
+    SYNC_DATA_AT,
+];
+
+/// Longest time that a request waits for something new.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(90);
+
+/// Why a sync could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// `since` cannot be read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// An event of ours cannot be rendered.
+    #[error("event {event_id} is no client event: {why}")]
+    Event { event_id: String, why: String },
+    #[error("answer could not be written: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// The reader stopped, see the log for why.
+    #[error("the sync reader has stopped")]
+    Stopped,
+}
+
+/// A request, parsed.
+#[derive(Clone, Debug)]
+pub struct SyncRequest {
+    pub user: OwnedUserId,
+    pub device: OwnedDeviceId,
+    /// None: the client knows nothing yet.
+    pub since: Option<String>,
+    pub filter: Arc<Filter>,
+    pub full_state: bool,
+    /// At most [`TIMEOUT_MAX`] is waited.
+    pub timeout: Duration,
+    pub use_state_after: bool,
+}
+
+/// What the reader is built from.
+pub struct Ports {
+    pub store: Arc<dyn Write>,
+    pub rooms: Arc<dyn Rooms>,
+    pub users: Arc<dyn Users>,
+    pub marks: Arc<ReadMarks>,
+    pub output: Arc<dyn Log>,
+}
+
+/// The reader. Shared by the tasks that follow *output* and by all requests.
+pub struct ClientSync {
+    store: Arc<dyn Write>,
+    rooms: Arc<dyn Rooms>,
+    users: Arc<dyn Users>,
+    marks: Arc<ReadMarks>,
+    output: Arc<dyn Log>,
+    server_name: OwnedServerName,
+    epoch: Epoch,
+    /// See [`crate::query::tokens::SyncToken::boot`].
+    boot: u32,
+    /// Written by folds, a group at a time; requests copy what they need and
+    /// let go before they read rows. No other lock is taken inside it.
+    memory: RwLock<Memory>,
+    /// Notified after every group.
+    advanced: Notify,
+    /// A fold failed half-way: the memory is no longer what the rows say.
+    stopped: AtomicBool,
+    sent_members: SentMembers,
+    unread: UnreadCounts,
+}
+
+impl ClientSync {
+    /// Finds the tables as they were left, or empties those that belong to
+    /// another epoch or version, or lie ahead of *output*, to be rebuilt.
+    pub fn open(
+        ports: Ports,
+        server_name: OwnedServerName,
+        epoch: Epoch,
+        boot: u32,
+    ) -> Result<ClientSync, StoreError> {
+        let partitions = ports.output.partitions();
+        let mut memory = Memory::new(partitions);
+        for partition in 0..partitions {
+            let cursor = Cursor::load(ports.store.as_ref(), NAME, partition)?;
+            let end = ports.output.end(partition);
+            let kept = cursor.filter(|cursor| {
+                cursor.version == TABLES_VERSION && cursor.epoch == epoch && cursor.next <= end
+            });
+            match kept {
+                Some(cursor) => {
+                    load(ports.store.as_ref(), partition, &mut memory)?;
+                    memory.cursors[partition as usize] = cursor.next;
+                }
+                None => {
+                    for table in TABLES {
+                        clear(ports.store.as_ref(), table, Key::new(partition).bytes())?;
+                    }
+                }
+            }
+        }
+        Ok(ClientSync {
+            store: ports.store,
+            rooms: ports.rooms,
+            users: ports.users,
+            marks: ports.marks,
+            output: ports.output,
+            server_name,
+            epoch,
+            boot,
+            memory: RwLock::new(memory),
+            advanced: Notify::new(),
+            stopped: AtomicBool::new(false),
+            sent_members: SentMembers::default(),
+            unread: UnreadCounts::default(),
+        })
+    }
+
+    /// Requests that wait now, for `/metrics`.
+    pub fn waiting(&self) -> usize {
+        self.memory.read().waiting()
+    }
+
+    fn fold_group(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
+        let Some(last) = records.last() else {
+            return Ok(());
+        };
+        let next = last.offset + 1;
+        let mut memory = self.memory.write();
+        let mut group = Group::new(
+            partition,
+            &mut memory,
+            Overlay::new(self.store.as_ref()),
+            self.rooms.as_ref(),
+            &self.server_name,
+        );
+        for record in records {
+            group.fold(record)?;
+        }
+        let mut rows = group.finish();
+        let cursor = Cursor {
+            version: TABLES_VERSION,
+            epoch: self.epoch,
+            next,
+        };
+        cursor.put(NAME, partition, &mut rows);
+        self.store.write(rows.into_writes())?;
+        memory.cursors[partition as usize] = next;
+        Ok(())
+    }
+}
+
+impl Reader for ClientSync {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cursor(&self, partition: PartitionId) -> u64 {
+        let memory = self.memory.read();
+        memory.cursors.get(partition as usize).copied().unwrap_or(0)
+    }
+
+    fn fold(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
+        let folded = self.fold_group(partition, records);
+        if folded.is_err() {
+            self.stopped.store(true, Ordering::Release);
+        }
+        self.advanced.notify_waiters();
+        folded
+    }
+}
+
+/// Reads a partition's rows back into memory.
+fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Result<(), StoreError> {
+    let prefix = Key::new(partition);
+    let mut by_sn = std::collections::HashMap::new();
+    scan(store, SYNC_ROOMS, prefix.bytes(), |key, value| {
+        let row: RoomRow = rows::decode(SYNC_ROOMS, value)?;
+        let room = RoomSn(rows::last_number(SYNC_ROOMS, key)?);
+        let Ok(room_id) = ruma::OwnedRoomId::try_from(row.room_id) else {
+            return Ok(());
+        };
+        let ix = memory.intern_room(&room_id, partition, room);
+        memory.room_mut(ix).last_change = row.last_change;
+        by_sn.insert(room, ix);
+        Ok(())
+    })?;
+    for (room, ix) in &by_sn {
+        let prefix = Key::new(partition).room(*room);
+        let newest = store.range(SYNC_STATE, prefix.bytes(), None, true, 1)?;
+        if let Some((_, value)) = newest.first() {
+            let row: StateRow = rows::decode(SYNC_STATE, value)?;
+            memory.room_mut(*ix).state = StateHead {
+                exact: row.exact,
+                base: row.base,
+            };
+        }
+    }
+    // Rows of a user and room come in the order of their offsets, so that the
+    // memory ends with the newest and knows since when the user is joined.
+    scan(store, SYNC_MEMBERS, prefix.bytes(), |key, value| {
+        let (user, rest) = rows::split_text(SYNC_MEMBERS, key)?;
+        let row: MembershipRow = rows::decode(SYNC_MEMBERS, value)?;
+        let offset = rows::last_number(SYNC_MEMBERS, key)?;
+        let room = rest
+            .first_chunk::<8>()
+            .map(|room| u64::from_be_bytes(*room));
+        let room = room.and_then(|room| by_sn.get(&RoomSn(room)));
+        let (Ok(user), Some(room)) = (<&ruma::UserId>::try_from(user), room) else {
+            return Ok(());
+        };
+        let user = memory.intern_user(user);
+        memory.set_membership(user, *room, row.membership, row.event.map(EventSn), offset);
+        Ok(())
+    })?;
+    scan(store, SYNC_DATA, prefix.bytes(), |key, value| {
+        let (user, _) = rows::split_text(SYNC_DATA, key)?;
+        let offset = rows::last_number(SYNC_DATA, key)?;
+        // Decoded to be sure that it will decode when it is asked for.
+        rows::decode::<AccountDataRow>(SYNC_DATA, value)?;
+        if let Ok(user) = <&ruma::UserId>::try_from(user) {
+            let ix = memory.intern_user(user);
+            memory.user_mut(ix).account_data_at = Some(offset);
+        }
+        Ok(())
+    })
+}

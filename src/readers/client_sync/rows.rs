@@ -1,0 +1,152 @@
+//! Keys and values of this reader's tables. All of them can be rebuilt from *output*.
+
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+use log_format::codec;
+use log_format::record::output::Membership;
+
+use crate::logs::log::PartitionId;
+use crate::query::ids::{EventSn, Place, RoomSn};
+use crate::storage::columns::Table;
+use crate::storage::overlay::{Overlay, StoreError};
+
+/// Raised whenever a row's meaning changes; the tables are then rebuilt.
+pub const TABLES_VERSION: u32 = 1;
+
+/// Builds a key: integers big-endian, texts with their length before them, so
+/// that no text is another's prefix.
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// Every key begins with its partition.
+    pub fn new(partition: PartitionId) -> Key {
+        Key((partition as u16).to_be_bytes().to_vec())
+    }
+
+    pub fn number(mut self, number: u64) -> Key {
+        self.0.extend_from_slice(&number.to_be_bytes());
+        self
+    }
+
+    pub fn room(self, room: RoomSn) -> Key {
+        self.number(room.0)
+    }
+
+    pub fn text(mut self, text: &str) -> Key {
+        self.0.extend_from_slice(&(text.len() as u32).to_be_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn damaged(table: Table, why: impl ToString) -> StoreError {
+    StoreError::Row {
+        table: table.name,
+        why: why.to_string(),
+    }
+}
+
+/// The number that a key ends with: an offset, in most tables.
+pub fn last_number(table: Table, key: &[u8]) -> Result<u64, StoreError> {
+    let bytes = key.last_chunk::<8>();
+    let bytes = bytes.ok_or_else(|| damaged(table, "key is too short"))?;
+    Ok(u64::from_be_bytes(*bytes))
+}
+
+/// One event of a room's timeline, in the order of *output*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimelineRow {
+    pub offset: u64,
+    pub event: EventSn,
+    pub place: Place,
+}
+
+impl TimelineRow {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(24);
+        row.extend_from_slice(&self.event.0.to_be_bytes());
+        row.extend_from_slice(&self.place.to_bytes());
+        row
+    }
+
+    pub fn decode(table: Table, key: &[u8], value: &[u8]) -> Result<TimelineRow, StoreError> {
+        let wrong = || damaged(table, "value is not 24 bytes");
+        let (event, place) = value.split_first_chunk::<8>().ok_or_else(wrong)?;
+        Ok(TimelineRow {
+            offset: last_number(table, key)?,
+            event: EventSn(u64::from_be_bytes(*event)),
+            place: Place::from_bytes(place.try_into().map_err(|_| wrong())?),
+        })
+    }
+}
+
+/// One key of current state that changed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Delta {
+    pub kind: String,
+    pub state_key: String,
+    /// Event id that holds the key now, if any does.
+    pub to: Option<String>,
+}
+
+/// How current state changed at an offset.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StateRow {
+    /// Whether the state behind this record's event *is* current state: so
+    /// when the event is the only extremity.
+    pub exact: bool,
+    pub state_after: u64,
+    /// Offset of the newest exact row up to this one: current state is its
+    /// state, and the deltas of the rows behind it.
+    pub base: Option<u64>,
+    pub deltas: Vec<Delta>,
+}
+
+/// A membership of a local user, from an offset on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MembershipRow {
+    pub membership: Membership,
+    /// Interned id of the `m.room.member` event; none where resolution removed it.
+    pub event: Option<u64>,
+}
+
+/// A room, as found again at start.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RoomRow {
+    pub room_id: String,
+    /// Offset of the last record that changed what members see.
+    pub last_change: u64,
+}
+
+/// A piece of account data changed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AccountDataRow {
+    /// None: global.
+    pub room_id: Option<String>,
+    pub event_type: String,
+}
+
+/// Reads a row of one of the types above.
+pub fn decode<T: Decode<()>>(table: Table, value: &[u8]) -> Result<T, StoreError> {
+    codec::decode(value).map_err(|error| damaged(table, error))
+}
+
+/// Adds a row to a group.
+pub fn put<T: Encode>(group: &mut Overlay<'_>, table: Table, key: &Key, row: &T) {
+    group.put(table, key.bytes(), Bytes::from(codec::encode(row)));
+}
+
+/// The text at the beginning of what follows a key's partition, and the rest.
+pub fn split_text(table: Table, key: &[u8]) -> Result<(&str, &[u8]), StoreError> {
+    let short = || damaged(table, "key is too short");
+    let after = key.get(2..).ok_or_else(short)?;
+    let (len, after) = after.split_first_chunk::<4>().ok_or_else(short)?;
+    let len = u32::from_be_bytes(*len) as usize;
+    let (text, rest) = after.split_at_checked(len).ok_or_else(short)?;
+    let text = std::str::from_utf8(text).map_err(|error| damaged(table, error))?;
+    Ok((text, rest))
+}

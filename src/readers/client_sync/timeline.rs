@@ -1,0 +1,184 @@
+//! The timeline section: the newest events of a room that the user may see and
+//! wants, from where they were last told.
+
+use std::sync::Arc;
+
+use log_format::record::output::Membership;
+
+use super::SyncError;
+use super::filter::RoomEventFilter;
+use super::history::RoomHistory;
+use super::rows::TimelineRow;
+use super::visible::Judge;
+use crate::query::ids::Place;
+use crate::query::rooms::{StateKey, StoredEvent};
+use crate::query::tokens::TimelineToken;
+
+/// Events of a room if the filter says nothing.
+const LIMIT_DEFAULT: usize = 10;
+/// Events of a room that a filter may ask for.
+const LIMIT_MAX: usize = 100;
+/// Rows that are looked through for events that pass the filter; what lies
+/// behind them is for `/messages`, and the timeline is limited.
+const SCAN_ROWS_MAX: usize = 1_000;
+
+/// An event that is shown.
+pub struct Shown {
+    pub offset: u64,
+    pub event: Arc<StoredEvent>,
+    /// Of the user, at the event.
+    pub membership: Membership,
+}
+
+/// What is shown of a room's timeline.
+pub struct Timeline {
+    /// In the order of *output*.
+    pub shown: Vec<Shown>,
+    /// Whether there is more between what the client has and what is shown.
+    pub limited: bool,
+    /// Just before the first event shown; behind the last one if there is none.
+    prev: Option<(Place, bool)>,
+}
+
+impl Timeline {
+    /// Loads what the user may see in `[from, to)`.
+    pub fn load(
+        history: &RoomHistory<'_>,
+        judge: &mut Judge<'_>,
+        filter: &RoomEventFilter,
+        from: u64,
+        to: u64,
+    ) -> Result<Timeline, SyncError> {
+        let limit = filter
+            .events
+            .limit
+            .map_or(LIMIT_DEFAULT, |limit| limit as usize);
+        let limit = limit.clamp(1, LIMIT_MAX);
+        let wanted = filter.allows_room(&history.room_id);
+        let mut shown = Vec::new();
+        let mut limited = false;
+        let mut scanned = 0;
+        let mut end = to;
+        'pages: while wanted {
+            let rows = history.timeline_before(from, end, limit + 1)?;
+            let Some(oldest) = rows.last() else { break };
+            end = oldest.offset;
+            scanned += rows.len();
+            let whole = rows.len() <= limit;
+            for (row, event) in events_of(history, rows)? {
+                let (visible, membership) = judge.judge(&event, row.offset)?;
+                if !visible || !filter.allows(&event.kind, &event.sender, || has_url(&event)) {
+                    continue;
+                }
+                if shown.len() == limit {
+                    limited = true;
+                    break 'pages;
+                }
+                shown.push(Shown {
+                    offset: row.offset,
+                    event,
+                    membership,
+                });
+            }
+            if whole {
+                break;
+            }
+            if scanned >= SCAN_ROWS_MAX {
+                limited = true;
+                break;
+            }
+        }
+        shown.reverse();
+        let prev = match shown.first() {
+            Some(first) => Some((first.event.place, false)),
+            None => {
+                let newest = history.timeline_before(0, to, 1)?;
+                newest.first().map(|row| (row.place, true))
+            }
+        };
+        Ok(Timeline {
+            shown,
+            limited,
+            prev,
+        })
+    }
+
+    /// Gives up what would leave a client with wrong state: a state event that
+    /// is shown although the last one for its key is not (state resolution chose
+    /// another, or the user may not see it) would be applied after the state
+    /// section, and win. The timeline then begins behind such an event.
+    pub fn settle(&mut self, history: &RoomHistory<'_>, to: u64) -> Result<(), SyncError> {
+        let is_shown = |id: &str| self.shown.iter().any(|shown| shown.event.event_id == id);
+        let mut changes = history.changes(self.start(to), to)?;
+        changes.retain(|_, last| last.as_deref().is_none_or(|last| !is_shown(last)));
+        let misleads = |shown: &Shown| {
+            let (kind, state_key) = (&shown.event.kind, shown.event.state_key.as_ref());
+            state_key.is_some_and(|state_key| {
+                changes.contains_key(&StateKey {
+                    kind: kind.clone(),
+                    state_key: state_key.clone(),
+                })
+            })
+        };
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if let Some(last) = self.shown.iter().rposition(misleads) {
+            let behind = self.shown.split_off(last + 1);
+            let newest = self.shown.last().map(|shown| shown.event.place);
+            self.shown = behind;
+            self.limited = true;
+            self.prev = match self.shown.first() {
+                Some(first) => Some((first.event.place, false)),
+                None => newest.map(|place| (place, true)),
+            };
+        }
+        Ok(())
+    }
+
+    /// Offset of the first event shown, or the end if none is.
+    pub fn start(&self, to: u64) -> u64 {
+        self.shown.first().map_or(to, |first| first.offset)
+    }
+
+    /// Where `/messages` continues into the past.
+    pub fn prev_batch(&self, vector: &[crate::query::ids::OutputOffset]) -> Option<String> {
+        let (place, behind) = self.prev?;
+        let token = match behind {
+            true => TimelineToken::after(place, vector),
+            false => TimelineToken::before(place, vector),
+        };
+        Some(token.encode())
+    }
+}
+
+/// The events of rows, in the same order. One that the room server no longer
+/// has (its room was purged) is left out.
+fn events_of(
+    history: &RoomHistory<'_>,
+    rows: Vec<TimelineRow>,
+) -> Result<Vec<(TimelineRow, Arc<StoredEvent>)>, SyncError> {
+    let ids: Vec<_> = rows.iter().map(|row| row.event).collect();
+    let mut events = history
+        .rooms
+        .events(&history.room_id, &ids)?
+        .into_iter()
+        .peekable();
+    let paired = rows.into_iter().filter_map(|row| {
+        let event = events.next_if(|event| event.event == row.event)?;
+        Some((row, event))
+    });
+    Ok(paired.collect())
+}
+
+/// Whether the content has a `url`, for the filter that asks.
+pub fn has_url(event: &StoredEvent) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        url: Option<serde::de::IgnoredAny>,
+    }
+    super::render::content(event)
+        .ok()
+        .and_then(|content| serde_json::from_str::<Content>(content.get()).ok())
+        .is_some_and(|content| content.url.is_some())
+}

@@ -1,0 +1,170 @@
+//! Which events of a room a user may see (client-server API, *Room history visibility*).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use log_format::record::output::{Membership, Visibility};
+use ruma::UserId;
+use serde::Deserialize;
+
+use super::SyncError;
+use super::history::RoomHistory;
+use super::memory::Standing;
+use super::render;
+use crate::query::ids::{EventSn, StateId};
+use crate::query::rooms::{StateKey, StoredEvent};
+
+/// Judges the events of one room for one user.
+pub struct Judge<'a> {
+    history: &'a RoomHistory<'a>,
+    user: &'a UserId,
+    standing: Standing,
+    member_key: StateKey,
+    /// Newest offset at which the user began or continued to be joined.
+    last_joined: Option<u64>,
+    memberships: HashMap<EventSn, Membership>,
+}
+
+impl<'a> Judge<'a> {
+    pub fn new(
+        history: &'a RoomHistory<'a>,
+        user: &'a UserId,
+        standing: Standing,
+    ) -> Result<Judge<'a>, SyncError> {
+        let last_joined = match standing.membership {
+            Membership::Join => Some(standing.changed_at),
+            _ => {
+                let rows = history.memberships(user, 0, standing.changed_at)?;
+                let mut joins = rows.iter().rev();
+                joins
+                    .find(|(_, row)| row.membership == Membership::Join)
+                    .map(|(offset, _)| *offset)
+            }
+        };
+        Ok(Judge {
+            history,
+            user,
+            standing,
+            member_key: StateKey::new("m.room.member", user.as_str()),
+            last_joined,
+            memberships: HashMap::new(),
+        })
+    }
+
+    /// Whether the user may see an event that came at `offset`, and their
+    /// membership at it, its own effect included.
+    pub fn judge(
+        &mut self,
+        event: &StoredEvent,
+        offset: u64,
+    ) -> Result<(bool, Membership), SyncError> {
+        // The usual case: the user was joined then and has been ever since.
+        if self.standing.joined_at.is_some_and(|since| since <= offset) {
+            return Ok((true, Membership::Join));
+        }
+        let after = self.membership_in(event.state_after)?;
+        let own = &*event.kind == "m.room.member"
+            && event.state_key.as_deref() == Some(self.user.as_str());
+        let before = match own {
+            true => self.membership_in(event.state_before)?,
+            false => after,
+        };
+        let joined_later = self.last_joined.is_some_and(|joined| joined > offset);
+        let allowed = self.visibilities(event)?.into_iter().any(|visibility| {
+            allows(visibility, before, joined_later) || allows(visibility, after, joined_later)
+        });
+        // An own membership event is always of interest to whom it concerns: an
+        // invite that was rejected, a ban.
+        Ok((allowed || own, after))
+    }
+
+    /// Whether the user may see an event of which only the states are known.
+    pub fn may_see_replaced(&mut self, event: &StoredEvent) -> Result<bool, SyncError> {
+        let joined_later = self.last_joined.is_some();
+        if allows(event.visibility, Membership::Leave, joined_later) {
+            return Ok(true);
+        }
+        let membership = self.membership_in(event.state_after)?;
+        Ok(allows(event.visibility, membership, joined_later))
+    }
+
+    /// The visibilities of which one has to allow an event: that at the event,
+    /// and for one that changes it, those before and after.
+    fn visibilities(&self, event: &StoredEvent) -> Result<Vec<Visibility>, SyncError> {
+        let mut found = vec![event.visibility];
+        if &*event.kind == "m.room.history_visibility" {
+            found.push(visibility_of(event)?);
+            let key = StateKey::new("m.room.history_visibility", "");
+            let before = self.entry(event.state_before, &key)?;
+            found.push(match before {
+                Some(before) => visibility_of(&before)?,
+                None => Visibility::Shared,
+            });
+        }
+        Ok(found)
+    }
+
+    fn entry(&self, state: StateId, key: &StateKey) -> Result<Option<Arc<StoredEvent>>, SyncError> {
+        let (rooms, room_id) = (self.history.rooms, &self.history.room_id);
+        let Some(event) = rooms.state_entry(room_id, state, key)? else {
+            return Ok(None);
+        };
+        Ok(rooms.events(room_id, &[event])?.pop())
+    }
+
+    fn membership_in(&mut self, state: StateId) -> Result<Membership, SyncError> {
+        let (rooms, room_id) = (self.history.rooms, &self.history.room_id);
+        let Some(event) = rooms.state_entry(room_id, state, &self.member_key)? else {
+            return Ok(Membership::Leave);
+        };
+        if let Some(known) = self.memberships.get(&event) {
+            return Ok(*known);
+        }
+        let membership = match rooms.events(room_id, &[event])?.pop() {
+            Some(stored) => membership_of(&stored)?,
+            None => Membership::Leave,
+        };
+        self.memberships.insert(event, membership);
+        Ok(membership)
+    }
+}
+
+/// Rules 1 to 4; the fifth is *deny*.
+fn allows(visibility: Visibility, membership: Membership, joined_later: bool) -> bool {
+    match visibility {
+        Visibility::WorldReadable => true,
+        _ if membership == Membership::Join => true,
+        Visibility::Shared => joined_later,
+        Visibility::Invited => membership == Membership::Invite,
+        Visibility::Joined => false,
+    }
+}
+
+#[derive(Deserialize)]
+struct MemberContent<'a> {
+    #[serde(borrow)]
+    membership: std::borrow::Cow<'a, str>,
+}
+
+/// What an `m.room.member` event says; anything else counts as `leave`.
+pub fn membership_of(event: &StoredEvent) -> Result<Membership, SyncError> {
+    let content = render::content(event)?;
+    Ok(serde_json::from_str::<MemberContent<'_>>(content.get())
+        .ok()
+        .and_then(|content| Membership::parse(&content.membership))
+        .unwrap_or(Membership::Leave))
+}
+
+#[derive(Deserialize)]
+struct VisibilityContent<'a> {
+    #[serde(borrow)]
+    history_visibility: std::borrow::Cow<'a, str>,
+}
+
+fn visibility_of(event: &StoredEvent) -> Result<Visibility, SyncError> {
+    let content = render::content(event)?;
+    Ok(serde_json::from_str::<VisibilityContent<'_>>(content.get())
+        .map_or(Visibility::Shared, |content| {
+            Visibility::parse(&content.history_visibility)
+        }))
+}
