@@ -263,12 +263,12 @@ impl Projector for RoomServer {
 
     fn publish(&mut self) {
         let group = std::mem::take(&mut self.group);
-        // Rows are in the tables: forget what was read before, then show.
-        for (partition, event) in group.changed {
-            self.shared.events.forget(partition, event);
-        }
         for (partition, event) in group.fresh {
             self.shared.events.keep(partition, event);
+        }
+        // Also what is fresh and was redacted within the group.
+        for (partition, event) in group.changed {
+            self.shared.events.forget(partition, event);
         }
         self.shared.heads.publish(group.heads.into_values());
     }

@@ -332,8 +332,10 @@ pub fn apply(
     for change in changes {
         digest = digest_key.changed(digest, room, change);
     }
-    if digest == parent.digest {
-        return Ok(*parent);
+    for known in [parent, &StateNode::EMPTY] {
+        if digest == known.digest {
+            return Ok(*known);
+        }
     }
     let states = RoomStates {
         tables,

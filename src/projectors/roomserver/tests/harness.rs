@@ -233,7 +233,7 @@ impl Outcome {
 
 /// A store, a log and one lane.
 pub struct House {
-    pub dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     pub log: Arc<MemoryLog>,
     pub store: Arc<Store>,
     pub tables: Arc<RoomTables>,
@@ -254,7 +254,7 @@ impl House {
         let options = RoomServerOptions::default();
         let tables = RoomTables::new(store.clone(), log.clone(), &[9; 16], &options);
         House {
-            dir,
+            _dir: dir,
             log,
             store,
             lane: RoomServer::new(tables.clone()),
@@ -374,11 +374,26 @@ impl House {
         let mut ids = vec![];
         for (kind, key) in types.unwrap_or_default() {
             let entry = head.state.get(&StateKey::new(&kind.to_string(), &key));
-            for sn in entry {
-                ids.push(self.event_by_sn(&head.room_id, sn.0));
-            }
+            ids.extend(entry.map(|sn| self.event_by_sn(&head.room_id, sn.0)));
         }
         ids
+    }
+
+    /// What ruma's rules say of an event that is no state, against current state.
+    pub fn rules_allow(&self, draft: &Draft) -> bool {
+        use crate::projectors::roomserver::auth_event::AuthEvent;
+        let head = self.head(&draft.room);
+        let rules = head.version.rules().unwrap().authorization;
+        let read = |payload: &[u8]| {
+            let envelope = Envelope::parse(payload).unwrap();
+            AuthEvent::read(&envelope).map(Arc::new)
+        };
+        let event = read(&draft.record().payload).unwrap();
+        let state = |kind: &ruma::events::StateEventType, key: &str| {
+            let sn = head.state.get(&StateKey::new(&kind.to_string(), key))?;
+            read(&self.log.get(sn.0).payload)
+        };
+        ruma::state_res::check_state_dependent_auth_rules(&rules, &event, state).is_ok()
     }
 
     fn event_by_sn(&self, room: &RoomId, sn: u64) -> String {
