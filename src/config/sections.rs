@@ -197,6 +197,9 @@ section! {
         /// Test switch: with `false` nothing is flushed to disk before it is acknowledged,
         /// so a power cut loses acknowledged messages. UNSAFE, never for real use.
         sync: bool = true, env_only;
+        /// Test switch: writes down which records a flush has returned for, so that a crash
+        /// test can cut what a power cut could have taken.
+        synced_marker: bool = false, env_only;
     }
 }
 

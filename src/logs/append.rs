@@ -11,6 +11,7 @@ use log_format::{AppendError as FormatError, PartitionWriter, Pending};
 use tokio::sync::watch;
 
 use super::log::{AppendError, Appended, PartitionId};
+use super::marker::SyncedMarker;
 use super::partition::{Job, Queue, Work};
 use super::priority;
 use super::space::Space;
@@ -30,6 +31,8 @@ pub(super) struct Appender {
     pub queue: Arc<Queue>,
     pub tail: Arc<Tail>,
     pub space: Space,
+    /// For crash tests only.
+    pub marker: Option<SyncedMarker>,
     /// Says why, once the log failed for good.
     pub failure: watch::Sender<Option<String>>,
 }
@@ -100,6 +103,9 @@ impl Appender {
             }
         };
         let done = Instant::now();
+        if let Some(marker) = &self.marker {
+            marker.note(durable_end);
+        }
         // Readable first: who gets an answer may read at once.
         self.tail.publish(durable_end);
         let mut first = offsets.start;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use log_format::partition::partition_dir;
-use log_format::{LogId, PartitionReader, PartitionWriter, Recovery, Topic, Witness};
+use log_format::{LogId, PartitionReader, PartitionWriter, Recovery, SyncMode, Topic, Witness};
 use tokio::sync::watch;
 
 use super::append::Appender;
@@ -13,6 +13,7 @@ use super::log::{
     Append, AppendError, AppendTicket, Appended, Log, LogRecord, NewRecord, PartitionId, ReadError,
     Waiting,
 };
+use super::marker::SyncedMarker;
 use super::open::{LogSettings, OpenLogError, input_root};
 use super::partition::Queue;
 use super::space::Space;
@@ -68,12 +69,17 @@ impl InputLog {
             let reader = PartitionReader::open_in(settings.fs.clone(), &dir)?;
             let tail = Arc::new(Tail::new(settings.fs.clone(), reader, writer.end()));
             let queue = Arc::new(Queue::default());
+            // With the sync switched off nothing is ever flushed, and the marker says so.
+            let marker = (settings.synced_marker && settings.sync == SyncMode::Real)
+                .then(|| SyncedMarker::open(&topic_dir, number).map_err(OpenLogError::Marker))
+                .transpose()?;
             let appender = Appender {
                 partition: number,
                 writer,
                 queue: queue.clone(),
                 tail: tail.clone(),
                 space: Space::new(settings.fs.clone(), dir.clone(), settings.reserve_bytes),
+                marker,
                 failure: failure.clone(),
             };
             let thread = std::thread::Builder::new()

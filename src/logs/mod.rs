@@ -10,6 +10,7 @@ mod append;
 mod contract;
 pub mod input;
 pub mod log;
+mod marker;
 mod open;
 pub mod output;
 mod partition;

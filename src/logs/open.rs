@@ -21,6 +21,8 @@ pub struct LogSettings {
     pub checkpoint_key: Option<ed25519_dalek::SigningKey>,
     /// `Off` only for the test that proves that syncs matter.
     pub sync: SyncMode,
+    /// Writes down what was flushed, for crash tests only.
+    pub synced_marker: bool,
     pub fs: Arc<dyn FileSystem>,
 }
 
@@ -34,6 +36,7 @@ impl LogSettings {
             reserve_bytes,
             checkpoint_key: None,
             sync: SyncMode::Real,
+            synced_marker: false,
             fs: Arc::new(RealFileSystem),
         }
     }
@@ -77,6 +80,8 @@ pub enum OpenLogError {
     Read(#[from] ReadError),
     #[error("append thread did not start: {0}")]
     Thread(std::io::Error),
+    #[error("marker of the synced end could not be made: {0}")]
+    Marker(std::io::Error),
 }
 
 /// Reads the manifest of *input*, or makes the log.
