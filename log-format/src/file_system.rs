@@ -229,6 +229,10 @@ impl FileSystem for RealFileSystem {
         posix::free_bytes(dir)
     }
 
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this trait is the crate's clock port; times of records come from the caller"
+    )]
     fn now_us(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |since| since.as_micros() as u64)

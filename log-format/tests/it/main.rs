@@ -11,5 +11,7 @@ mod crash;
 mod damage;
 mod faults;
 mod fuzz;
+mod golden;
 mod model;
+mod samples;
 mod writer;
