@@ -7,6 +7,8 @@ use log_format::file_system::{FileSystem, RealFileSystem};
 use log_format::root::TopicRoot;
 use log_format::{LogId, OpenError, ReadError, SyncMode, Topic, WriterConfig};
 
+use crate::crypto::random;
+
 /// What the embedded logs need to know.
 #[derive(Clone)]
 pub struct LogSettings {
@@ -91,7 +93,8 @@ pub(super) fn input_root(settings: &LogSettings) -> Result<TopicRoot, OpenLogErr
     let root = match root {
         Some(root) => root,
         None => {
-            let mut root = TopicRoot::new(Topic::Input, LogId(rand::random()), settings.partitions);
+            let mut root =
+                TopicRoot::new(Topic::Input, LogId(random::bytes()), settings.partitions);
             root.write(&*settings.fs, &dir)
                 .map_err(OpenLogError::Root)?;
             root

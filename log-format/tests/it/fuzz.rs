@@ -1,6 +1,7 @@
 //! Fuzz targets as plain functions over bytes: none may panic, and what decodes
 //! encodes to the same bytes. Called here with random and with mutated input.
 
+use log_format::PartitionReader;
 use log_format::checkpoint::{self, Checkpoint};
 use log_format::codec;
 use log_format::frame::{FrameHeader, HEADER_BYTES};
@@ -9,7 +10,6 @@ use log_format::record::{Envelope, input, output};
 use log_format::recovery::examine;
 use log_format::segment::{SegmentHeader, file_name};
 use log_format::verify::{Level, verify};
-use log_format::{FileSystem, PartitionReader};
 use proptest::prelude::*;
 
 use crate::fake::FakeFs;

@@ -16,7 +16,7 @@ use log_format::recovery::{Verdict, examine};
 use log_format::root::TopicRoot;
 use log_format::segment::{HEADER_PAGE_BYTES, SegmentHeader, file_name};
 use log_format::verify::{Level, verify};
-use log_format::{FileSystem, PartitionReader, PartitionWriter, Topic, WriterConfig};
+use log_format::{PartitionReader, PartitionWriter, Topic, WriterConfig};
 
 use crate::fake::FakeFs;
 use crate::samples;

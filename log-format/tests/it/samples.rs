@@ -185,7 +185,7 @@ fn sample(number: u64, kind: Kind) -> Pending {
     }
     .encode(
         kind,
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             Source::Client
         } else {
             Source::Federation
