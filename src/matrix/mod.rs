@@ -7,8 +7,12 @@
 pub mod auth_rules;
 pub mod build;
 pub mod canonical_json;
+pub mod client_event;
 pub mod event;
+pub mod filter;
+pub mod history_visibility;
 pub mod ids;
+pub mod push_rules;
 pub mod redaction;
 pub mod room_version;
 pub mod signing;
