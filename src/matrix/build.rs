@@ -487,24 +487,4 @@ mod tests {
         nowhere.room_id = None;
         assert_eq!(build(nowhere), Err(BuildError::NoRoomId));
     }
-
-    /// Prints the cost per event; run with `--ignored --nocapture` by hand.
-    #[test]
-    #[ignore = "a measurement, not a check"]
-    fn cost_of_a_message() {
-        let version = RoomVersion::V12;
-        let sample = proto(
-            version,
-            "m.room.message",
-            None,
-            r#"{"body":"hello, how are you today?","msgtype":"m.text"}"#,
-        );
-        let rounds = 5_000_u32;
-        let start = std::time::Instant::now();
-        for _ in 0..rounds {
-            let built = build_and_sign(version, sample.clone(), server_name!("hs"), &key());
-            std::hint::black_box(built.expect("builds"));
-        }
-        println!("build_and_sign: {:?} per event", start.elapsed() / rounds);
-    }
 }
