@@ -6,4 +6,5 @@ mod harness;
 mod memory_log;
 mod records;
 mod replay;
+mod room_records;
 mod start;

@@ -1,11 +1,13 @@
-//! Random *input* records of users and aliases, the same for the same seed.
-//! Most are sensible, some are refused, and keys meet often.
+//! Random *input* records of rooms, users and aliases, the same for the same
+//! seed. Most are sensible, some are refused, and keys meet often.
 
 use engram::logs::log::{Append, NewRecord};
 use log_format::codec;
 use log_format::record::envelope::Part;
 use log_format::record::input::*;
 use log_format::record::{Kind, NewEnvelope, Source};
+
+use crate::room_records::Room;
 
 /// A small generator (SplitMix64), so that a seed means the same for ever.
 pub struct Random(pub u64);
@@ -53,11 +55,27 @@ pub fn keyed<T: bincode::Encode>(kind: Kind, body: &T, envelope: NewEnvelope<'_>
     Keyed { key, record }
 }
 
-/// `count` records of about `count / 40` users.
+/// `count` records, half of them of rooms, half of about `count / 80` users.
 pub fn random_records(seed: u64, count: usize) -> Vec<Keyed> {
     let mut random = Random(seed);
-    let users = (count as u64 / 40).max(2);
-    (0..count).map(|_| one(&mut random, users)).collect()
+    let users = (count as u64 / 80).max(2);
+    let mut records = Vec::with_capacity(count + 32);
+    let mut rooms = Vec::new();
+    for number in 0..8 {
+        let (room, made) = Room::create(seed * 100 + number, &mut random);
+        rooms.push(room);
+        records.extend(made);
+    }
+    while records.len() < count {
+        let of_room = random.below(2) == 0;
+        let room = random.below(8) as usize;
+        records.push(match of_room {
+            true => rooms[room].next(&mut random),
+            false => one(&mut random, users),
+        });
+    }
+    records.truncate(count);
+    records
 }
 
 fn one(random: &mut Random, users: u64) -> Keyed {
