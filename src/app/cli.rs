@@ -39,8 +39,46 @@ pub enum Verb {
     ///
     /// SIGTERM and SIGINT close the doors, make everything durable and exit 0.
     Serve,
+    /// Rebuild the database and the output log from the input log, or verify them.
+    ///
+    /// The server must be stopped, except for --verify. Ends with the state
+    /// digest, which is the same for the same log on any machine.
+    Replay(ReplayArguments),
     /// Print the configuration with comments, or check a file.
     Config(ConfigArguments),
+    /// Create accounts and set passwords, whether the server runs or not.
+    #[command(subcommand)]
+    User(UserVerb),
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArguments {
+    /// Begin at the first record, instead of the newest snapshot that fits.
+    #[arg(long)]
+    pub from_scratch: bool,
+    /// Change nothing: fold the log beside what is on disk, print the digest, and
+    /// name the first difference (exit code 1). The server may run.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// The password is asked for on the terminal; if standard input is no terminal,
+/// it is its first line. It is never an argument, which others could see.
+#[derive(Debug, Subcommand)]
+pub enum UserVerb {
+    /// Create an account.
+    Create {
+        /// The part of the user id before the colon, such as `alice`.
+        name: String,
+        /// The user may administrate the server.
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Set a new password and log out all devices of the user.
+    Passwd {
+        /// The part of the user id before the colon, or the whole id.
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

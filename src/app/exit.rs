@@ -1,5 +1,8 @@
 //! What the process's exit code tells the one who started it.
 
+use super::data_dir::DataDirError;
+use super::doors::DoorError;
+
 /// A verb that did not succeed.
 #[derive(Debug)]
 pub struct Exit {
@@ -34,5 +37,22 @@ impl Exit {
             code,
             message: message.into(),
         }
+    }
+}
+
+impl From<DataDirError> for Exit {
+    fn from(error: DataDirError) -> Exit {
+        let code = match error {
+            DataDirError::InUse { .. } => IN_USE,
+            DataDirError::OtherServer { .. } => USAGE,
+            DataDirError::Io { .. } => FAILED,
+        };
+        Exit::with(code, error.to_string())
+    }
+}
+
+impl From<DoorError> for Exit {
+    fn from(error: DoorError) -> Exit {
+        Exit::failed(error.to_string())
     }
 }

@@ -3,11 +3,17 @@
 //! [`cli`] is what the command line takes, [`commands`] a file per verb,
 //! [`exit`] what the process's exit code says.
 
+pub mod accounts;
+pub mod admin;
+pub mod build;
 pub mod cli;
 pub mod commands;
 pub mod data_dir;
 pub mod doors;
 pub mod exit;
+pub mod foundation;
+pub mod shutdown;
+pub mod tasks;
 
 use std::process::ExitCode;
 
@@ -15,6 +21,8 @@ use clap::Parser as _;
 
 use self::cli::{Cli, Verb};
 use self::exit::Exit;
+use crate::config::values::LogFormat;
+use crate::telemetry::logging;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -34,8 +42,13 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Exit> {
     let config = crate::config::load(cli.config.as_deref(), std::env::vars())
         .map_err(|error| Exit::usage(error.to_string()))?;
+    let telemetry = &config.telemetry;
+    let json = telemetry.log_format == LogFormat::Json;
+    logging::init(telemetry.log_level.as_str(), json);
     match cli.verb.unwrap_or(Verb::Serve) {
         Verb::Config(arguments) => commands::config::run(&config, &arguments),
-        Verb::Serve => Err(Exit::failed("not assembled")),
+        Verb::Serve => commands::serve::run(&config, cli.config.as_deref()),
+        Verb::Replay(arguments) => commands::replay::run(&config, &arguments),
+        Verb::User(verb) => commands::user::run(&config, verb),
     }
 }

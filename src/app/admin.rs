@@ -1,0 +1,113 @@
+//! The control socket of a running server: `run/admin.sock`.
+//!
+//! One request a connection: a line of JSON in, a line of JSON out. Who may open
+//! the socket (mode 0600 in a folder of mode 0700) owns the data anyway, so there
+//! is no further authentication.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use super::accounts::{Request, Response, perform};
+use crate::writers::client::accounts::Accounts;
+
+/// Longest request or answer.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A longer path does not fit into a socket's address.
+const ADDRESS_BYTES_MAX: usize = 100;
+
+/// A path of a socket that is short enough for an address, as long as this lives.
+struct Address {
+    path: PathBuf,
+    /// Kept open: `path` goes through its number.
+    _folder: Option<File>,
+}
+
+impl Address {
+    fn of(path: &Path) -> io::Result<Address> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if path.as_os_str().len() <= ADDRESS_BYTES_MAX {
+            return Ok(Address {
+                path: path.to_owned(),
+                _folder: None,
+            });
+        }
+        let folder = File::open(folder)?;
+        let short = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        Ok(Address {
+            path: Path::new(&short).join(name),
+            _folder: Some(folder),
+        })
+    }
+}
+
+/// Opens the socket in place of one that an earlier process left. The caller
+/// holds the lock of the data folder, so no other server listens there.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
+    }
+    let listener = StdListener::bind(Address::of(path)?.path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Answers until dropped.
+pub async fn serve(listener: UnixListener, accounts: Accounts) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let accounts = accounts.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, &accounts).await {
+                        tracing::warn!(%error, "request on the control socket not answered");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "control socket");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, accounts: &Accounts) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut read = tokio::io::BufReader::new(read.take(LINE_BYTES_MAX));
+    timeout(PATIENCE, read.read_line(&mut line)).await??;
+    let request: Request = serde_json::from_str(&line)?;
+    let mut response = serde_json::to_vec(&perform(accounts, request).await)?;
+    response.push(b'\n');
+    write.write_all(&response).await
+}
+
+/// Asks the running server.
+///
+/// Errors: `NotFound` or `ConnectionRefused` if none runs.
+pub fn ask(path: &Path, request: &Request) -> io::Result<Response> {
+    let mut stream = StdStream::connect(Address::of(path)?.path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
+}

@@ -1,0 +1,321 @@
+//! Builds the house: opens what is on disk in the one right order, and gives
+//! each part its ports.
+//!
+//! The order is that of log.md, settled rule 2: lock, store (a witness of what
+//! was durable), *input*, *output*, make store and *output* fit, fold what is
+//! missing, let the readers catch up. Doors are opened by the caller afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log_format::LogId;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use super::data_dir::{DataDir, DataDirLock};
+use super::exit::Exit;
+use super::foundation::{self, Tables};
+use crate::api::{Api, ApiState, Ports as ApiPorts, Registration, Settings};
+use crate::config::Config;
+use crate::crypto::random;
+use crate::crypto::signing_key::ServerKey;
+use crate::logs::log::Log;
+use crate::logs::{InputLog, OutputLog};
+use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
+use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
+use crate::projectors::start::{Report, fit, open_store, witnesses};
+use crate::projectors::userserver::UserAnswers;
+use crate::query::marks::ReadMarks;
+use crate::query::tokens::Epoch;
+use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
+use crate::readers::run::{Reader, ReaderError, spawn};
+use crate::storage::open::Store;
+use crate::writers::client::accounts::Accounts;
+use crate::writers::submit::Submitter;
+
+/// How often a reader that catches up is looked at.
+const CATCH_UP_POLL: Duration = Duration::from_millis(2);
+
+/// Everything but the doors, running.
+pub struct House {
+    pub api: ApiState,
+    pub input: Arc<InputLog>,
+    pub output: Arc<dyn OutputPort>,
+    pub store: Arc<Store>,
+    pub projection: Arc<Projection>,
+    pub sync: Arc<ClientSync>,
+    pub data_dir: DataDir,
+    stop_readers: CancellationToken,
+    readers: Vec<JoinHandle<Result<(), ReaderError>>>,
+    snapshot_at_stop: bool,
+    /// Last: released once everything else is closed.
+    _lock: DataDirLock,
+}
+
+/// What lies on disk, made to fit together.
+struct Opened {
+    input: Arc<InputLog>,
+    output: Arc<EmbeddedOutput>,
+    output_id: LogId,
+    store: Arc<Store>,
+}
+
+impl House {
+    /// Opens the data folder and returns once everything durable is folded and
+    /// visible to readers.
+    pub async fn open(config: &Config) -> Result<House, Exit> {
+        let identity = &config.identity;
+        let (data_dir, lock) = DataDir::open(&identity.data_dir, &identity.server_name)?;
+        House::open_locked(config, data_dir, lock).await
+    }
+
+    /// The same, of a folder that the caller has locked.
+    pub async fn open_locked(
+        config: &Config,
+        data_dir: DataDir,
+        lock: DataDirLock,
+    ) -> Result<House, Exit> {
+        let signing = key(&data_dir.signing_key())?;
+        let checkpoint = key(&data_dir.checkpoint_key())?;
+        let opened = {
+            let (config, data_dir) = (config.clone(), data_dir.clone());
+            let open = move || open_disk(&config, &data_dir, &checkpoint);
+            spawn_blocking(open).await.map_err(|_| panicked())??
+        };
+        let Opened {
+            input,
+            output,
+            output_id,
+            store,
+        } = opened;
+        let folded: Arc<dyn Log> = input.clone();
+        let tables = Tables::load(config, &store, &folded, input.log_id())?;
+        let lanes = foundation::lane_count(config);
+        let options = foundation::store_options(config);
+        let schedule = &config.snapshots;
+        let projection = Projection::start(Parts {
+            store: store.clone(),
+            input: input.clone(),
+            output: output.clone(),
+            snapshots: foundation::snapshots(config, &data_dir.snapshots(), &options),
+            schedule: SnapshotSchedule {
+                seconds: u64::from(schedule.interval_seconds.0),
+                records: u64::from(schedule.interval_records.0),
+            },
+            lanes: (0..input.partitions())
+                .map(|_| tables.lanes(lanes))
+                .collect(),
+        });
+        let projection = Arc::new(projection.map_err(|error| Exit::failed(error.to_string()))?);
+        catch_up(&projection).await?;
+        let rooms = tables.rooms.clone();
+        let users = Arc::new(UserAnswers::new(
+            store.clone(),
+            tables.sessions.clone(),
+            rooms.clone(),
+            input.partitions(),
+        ));
+        let marks = Arc::new(ReadMarks::new(input.partitions()));
+        let sync = ClientSync::open(
+            SyncPorts {
+                store: store.clone(),
+                rooms: rooms.clone(),
+                users: users.clone(),
+                marks: marks.clone(),
+                output: output.clone(),
+            },
+            config.identity.server_name.clone(),
+            Epoch::of_log(&output_id.0),
+            u32::from_le_bytes(random::bytes()),
+        );
+        let sync = Arc::new(sync.map_err(|error| Exit::failed(format!("store: {error}")))?);
+        let submitter = Submitter::new(input.clone(), projection.outcomes(), marks.clone());
+        let ports = ApiPorts {
+            rooms,
+            users,
+            marks,
+            submitter,
+        };
+        let api = Api::new(ports, settings(config));
+        let stop_readers = CancellationToken::new();
+        let reader: Arc<dyn Reader> = sync.clone();
+        let follow: Arc<dyn Log> = output.clone();
+        let house = House {
+            readers: spawn(&reader, &follow, &stop_readers),
+            api,
+            input,
+            output,
+            store,
+            projection,
+            sync,
+            data_dir,
+            stop_readers,
+            snapshot_at_stop: schedule.at_stop,
+            _lock: lock,
+        };
+        house.readers_caught_up().await?;
+        Ok(house)
+    }
+
+    /// The writer of accounts, for the operator's commands.
+    pub fn accounts(&self) -> &Accounts {
+        &self.api.accounts
+    }
+
+    /// Waits until the readers show all of *output*: after a restart everything
+    /// that was acknowledged must be visible to the first request.
+    async fn readers_caught_up(&self) -> Result<(), Exit> {
+        for partition in 0..self.output.partitions() {
+            let end = self.output.end(partition);
+            while self.sync.cursor(partition) < end {
+                if self.readers.iter().any(JoinHandle::is_finished) {
+                    return Err(Exit::failed("the sync reader stopped, see the log"));
+                }
+                tokio::time::sleep(CATCH_UP_POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves with the reason when a part failed that the rest cannot go on without.
+    pub async fn failed(&mut self) -> Failure {
+        let readers = futures_util::future::select_all(self.readers.iter_mut());
+        tokio::select! {
+            why = self.input.failed() => Failure::Log(why),
+            error = self.projection.failed() => Failure::Part(format!("projection: {error}")),
+            _ = readers => Failure::Part("the sync reader stopped".to_owned()),
+        }
+    }
+
+    /// Leaves in order: writers drain, the log syncs, what is durable is folded,
+    /// readers save their cursors, a snapshot is made.
+    pub async fn close(self) -> Result<(), Exit> {
+        let input = self.input.clone();
+        spawn_blocking(move || input.close())
+            .await
+            .map_err(|_| panicked())?;
+        catch_up(&self.projection).await?;
+        let caught_up = self.readers_caught_up().await;
+        self.stop_readers.cancel();
+        for reader in self.readers {
+            // A reader that failed has said so, and is rebuilt from its cursor.
+            let _ = reader.await;
+        }
+        let (projection, snapshot) = (self.projection, self.snapshot_at_stop);
+        spawn_blocking(move || projection.stop(snapshot))
+            .await
+            .map_err(|_| panicked())?
+            .map_err(|error| Exit::failed(error.to_string()))?;
+        caught_up
+    }
+
+    /// Leaves after a failure: nothing more is accepted or written.
+    pub async fn abandon(self) {
+        self.stop_readers.cancel();
+        let (input, projection) = (self.input, self.projection);
+        let _ = spawn_blocking(move || {
+            projection.halt();
+            input.close();
+        })
+        .await;
+    }
+}
+
+/// Why the house cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A write or flush of *input* failed.
+    Log(String),
+    Part(String),
+}
+
+fn key(path: &std::path::Path) -> Result<ServerKey, Exit> {
+    ServerKey::load_or_generate(path).map_err(|error| Exit::failed(error.to_string()))
+}
+
+fn panicked() -> Exit {
+    Exit::failed("a part of the server panicked, see the log")
+}
+
+/// Opens store and logs and makes them fit. Blocks.
+fn open_disk(config: &Config, data_dir: &DataDir, key: &ServerKey) -> Result<Opened, Exit> {
+    let failed = |error: &dyn std::fmt::Display| Exit::failed(error.to_string());
+    let folders = foundation::folders(data_dir);
+    let options = foundation::store_options(config);
+    let snapshots = foundation::snapshots(config, &data_dir.snapshots(), &options);
+    let log_settings = foundation::log_settings(config, data_dir, Some(key));
+    let mut report = Report::default();
+    let store = open_store(&folders, &options, &mut report).map_err(|error| failed(&error))?;
+    let known: Vec<_> = witnesses(&store, config.log.partitions.0)
+        .into_iter()
+        .map(|applied| applied.map(foundation::witness))
+        .collect();
+    let (input, recoveries) =
+        InputLog::open(&log_settings, &known).map_err(|error| foundation::log_exit(&error))?;
+    for (partition, recovery) in recoveries.iter().enumerate() {
+        foundation::report_recovery(partition, recovery);
+    }
+    let (output, _) = OutputLog::open(&log_settings, input.log_id(), epoch())
+        .map_err(|error| foundation::log_exit(&error))?;
+    let output_id = output.log_id();
+    let output = EmbeddedOutput::new(Arc::new(output));
+    let store = fit(
+        store,
+        &folders,
+        &options,
+        &snapshots,
+        &input,
+        &output,
+        &mut report,
+    )
+    .map_err(|error| failed(&error))?;
+    for note in &report.notes {
+        tracing::warn!("{note}");
+    }
+    if report.completed > 0 {
+        tracing::info!(
+            records = report.completed,
+            "output completed from the store"
+        );
+    }
+    Ok(Opened {
+        input: Arc::new(input),
+        output: Arc::new(output),
+        output_id,
+        store,
+    })
+}
+
+async fn catch_up(projection: &Projection) -> Result<(), Exit> {
+    let lag = projection.lag();
+    if lag > 0 {
+        tracing::info!(records = lag, "folding what the store has not seen yet");
+    }
+    projection.caught_up().await.map_err(|error| match error {
+        Some(error) => Exit::failed(format!("projection: {error}")),
+        None => Exit::failed("the projection was stopped"),
+    })
+}
+
+/// What the doors need of the configuration.
+fn settings(config: &Config) -> Settings {
+    let mut settings = Settings::new(config.identity.server_name.clone());
+    settings.public_base_url = config.client.public_url.clone();
+    let registration = &config.registration;
+    settings.registration = Registration {
+        open: registration.open,
+        token: registration
+            .token
+            .as_ref()
+            .map(|token| token.expose().to_owned()),
+    };
+    settings.default_room_version = config.rooms.default_version.clone();
+    settings.access_token_lifetime =
+        Duration::from_secs(u64::from(config.client.access_token_seconds.0));
+    settings.rate_limits_enabled = config.rate_limits.enabled;
+    settings.trust_forwarded_for = config.client.trust_forwarded_for;
+    if let Some(contact) = &config.identity.admin_contact {
+        settings.admin_contact = contact.clone();
+    }
+    settings
+}

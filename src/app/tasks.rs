@@ -1,0 +1,94 @@
+//! What runs beside the house: housekeeping of the stores and of the metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::build::House;
+use crate::clock;
+use crate::projectors::output_log::OutputLog;
+use crate::projectors::run::Projection;
+use crate::readers::client_sync::ClientSync;
+use crate::readers::run::Reader as _;
+use crate::storage::open::Store;
+use crate::telemetry::names;
+
+/// How often the stores are looked after.
+const STORES_EVERY: Duration = Duration::from_secs(1);
+/// How often gathered histograms are folded together and gauges are set.
+const METRICS_EVERY: Duration = Duration::from_secs(5);
+
+/// Starts the tasks; they end when their handles are aborted.
+pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
+    let gauges = Gauges {
+        projection: house.projection.clone(),
+        output: house.output.clone(),
+        sync: house.sync.clone(),
+        store: house.store.clone(),
+    };
+    vec![
+        tokio::spawn(keep_stores(house.projection.clone())),
+        tokio::spawn(keep_metrics(gauges, metrics)),
+    ]
+}
+
+/// Syncs *output*, flushes the store and makes snapshots when they are due.
+async fn keep_stores(projection: Arc<Projection>) {
+    let mut ticks = interval(STORES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let projection = projection.clone();
+        // Blocks for as long as a flush or a snapshot takes.
+        let ticked = spawn_blocking(move || projection.tick(clock::now_us())).await;
+        match ticked {
+            Ok(Ok(None)) => (),
+            Ok(Ok(Some(records))) => {
+                metrics::counter!(names::SNAPSHOTS).increment(1);
+                tracing::info!(records, "snapshot made");
+            }
+            // It is tried again at the next tick; nothing acknowledged depends on it.
+            Ok(Err(error)) => tracing::error!(%error, "housekeeping of the store"),
+            Err(error) => tracing::error!(%error, "housekeeping of the store panicked"),
+        }
+    }
+}
+
+struct Gauges {
+    projection: Arc<Projection>,
+    output: Arc<dyn OutputLog>,
+    sync: Arc<ClientSync>,
+    store: Arc<Store>,
+}
+
+async fn keep_metrics(gauges: Gauges, handle: PrometheusHandle) {
+    let mut ticks = interval(METRICS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        gauges.set();
+        handle.run_upkeep();
+    }
+}
+
+impl Gauges {
+    fn set(&self) {
+        metrics::gauge!(names::PROJECTION_LAG).set(self.projection.lag() as f64);
+        let behind: u64 = (0..self.output.partitions())
+            .map(|partition| {
+                let end = self.output.end(partition);
+                end.saturating_sub(self.sync.cursor(partition))
+            })
+            .sum();
+        metrics::gauge!(names::SYNC_LAG).set(behind as f64);
+        metrics::gauge!(names::SYNC_WAITERS).set(self.sync.waiting() as f64);
+        let store = self.store.metrics();
+        metrics::counter!(names::STORE_FLUSHES).absolute(store.flushes);
+        metrics::gauge!(names::STORE_MEMTABLE_BYTES).set(store.memtable_bytes as f64);
+        metrics::gauge!(names::STORE_CACHE_BYTES).set(store.block_cache_bytes as f64);
+        metrics::gauge!(names::STORE_FILE_BYTES).set(store.table_file_bytes as f64);
+    }
+}
