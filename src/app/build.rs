@@ -135,6 +135,8 @@ impl House {
             users,
             marks,
             submitter,
+            signing_key: Arc::new(signing),
+            sync_positions: sync.clone(),
         };
         let api = Api::new(ports, settings(config));
         let stop_readers = CancellationToken::new();
@@ -263,7 +265,7 @@ fn open_disk(config: &Config, data_dir: &DataDir, key: &ServerKey) -> Result<Ope
         store,
         &folders,
         &options,
-        &snapshots,
+        Some(&snapshots),
         &input,
         &output,
         &mut report,

@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use log_format::{LogId, Recovery, SyncMode, Witness};
 
 use super::data_dir::DataDir;
-use super::exit::{Exit, FAILED, IN_USE, LOG_DAMAGED};
+use super::exit::{Exit, FAILED, IN_USE, LOG_DAMAGED, USAGE};
 use crate::config::Config;
 use crate::config::values::ByteSize;
 use crate::crypto::signing_key::ServerKey;
@@ -160,7 +160,8 @@ pub fn log_exit(error: &OpenLogError) -> Exit {
             OpenError::Io { .. } => FAILED,
         },
         OpenLogError::Read(_) => LOG_DAMAGED,
-        OpenLogError::Partitions { .. } | OpenLogError::Thread(_) => FAILED,
+        OpenLogError::Partitions { .. } => USAGE,
+        OpenLogError::Marker(_) | OpenLogError::Thread(_) => FAILED,
     };
     Exit::with(code, error.to_string())
 }

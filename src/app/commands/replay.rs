@@ -21,8 +21,7 @@ use crate::projectors::digest::Digest;
 use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use crate::projectors::rebuild::{self, Progress};
 use crate::projectors::run::epoch;
-use crate::projectors::snapshots::Snapshots;
-use crate::projectors::start::{Folders, Report, discard_store, fit};
+use crate::projectors::start::{Report, discard_store, fit};
 use crate::storage::open::{Store, StoreOptions};
 
 /// Time between two lines where standard error is no terminal.
@@ -65,16 +64,13 @@ fn replay(config: &Config, data_dir: &DataDir, from_scratch: bool) -> Result<(Di
         .map_err(|error| foundation::log_exit(&error))?;
     let output = EmbeddedOutput::new(Arc::new(output));
     discard_store(&folders).map_err(failed)?;
-    if !from_scratch {
-        restore_newest(&snapshots, &folders)?;
-    }
     let store = Store::open(&folders.store, &options).map_err(failed)?;
     let mut report = Report::default();
     let store = fit(
         store,
         &folders,
         &options,
-        &snapshots,
+        (!from_scratch).then_some(&snapshots),
         &input,
         &output,
         &mut report,
@@ -98,21 +94,6 @@ fn replay(config: &Config, data_dir: &DataDir, from_scratch: bool) -> Result<(Di
     )
     .map_err(failed)?;
     Ok((digest, show.finish()))
-}
-
-/// Puts the newest snapshot that is whole in the store's place.
-fn restore_newest(snapshots: &Snapshots, folders: &Folders) -> Result<(), Exit> {
-    for snapshot in snapshots.list().map_err(failed)? {
-        match snapshots.verify(&snapshot) {
-            Ok(_) => {
-                eprintln!("from snapshot {}", snapshot.path.display());
-                return snapshots.restore(&snapshot, &folders.store).map_err(failed);
-            }
-            Err(error) => eprintln!("snapshot not used: {error}"),
-        }
-    }
-    eprintln!("no snapshot, from the first record");
-    Ok(())
 }
 
 fn verify(config: &Config) -> Result<(), Exit> {
