@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::uia::Challenge;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
+use crate::readers::client_sync::SyncError;
 use crate::writers::client::accounts::AccountError;
 use crate::writers::client::room_error::RoomWriteError;
 use crate::writers::client::user_data::UserDataError;
@@ -77,6 +78,8 @@ pub enum ApiError {
     Submit(#[from] SubmitError),
     #[error(transparent)]
     Query(#[from] QueryError),
+    #[error(transparent)]
+    Sync(#[from] SyncError),
     #[error(transparent)]
     RoomWrite(#[from] RoomWriteError),
     /// An event of ours cannot be read, which only a damaged store explains.
@@ -202,6 +205,7 @@ impl ApiError {
             ApiError::UserData(error) => user_data(error),
             ApiError::Submit(error) => submit(error),
             ApiError::Query(error) => query(error),
+            ApiError::Sync(error) => sync(error),
             ApiError::RoomWrite(error) => room_write(error),
             ApiError::Stored(_) => Answer::new(
                 S::INTERNAL_SERVER_ERROR,
@@ -300,6 +304,25 @@ fn user_data(error: &UserDataError) -> Answer {
             format!("No more than {max} {what} are kept"),
         ),
         UserDataError::Submit(error) => submit(error),
+    }
+}
+
+fn sync(error: &SyncError) -> Answer {
+    match error {
+        SyncError::Token(_) => Answer::new(
+            StatusCode::BAD_REQUEST,
+            "M_INVALID_PARAM",
+            "Unknown since token",
+        ),
+        SyncError::Query(error) => query(error),
+        SyncError::Store(_)
+        | SyncError::Event { .. }
+        | SyncError::Answer(_)
+        | SyncError::Stopped => Answer::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "M_UNKNOWN",
+            "Internal server error",
+        ),
     }
 }
 

@@ -28,6 +28,7 @@ use crate::query::marks::ReadMarks;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
+use crate::readers::client_sync::ClientSync;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::passwords::Passwords;
 use crate::writers::client::room_writer::RoomWriter;
@@ -94,6 +95,8 @@ pub struct Ports {
     pub signing_key: Arc<ServerKey>,
     /// Where a token of `/sync` stands in a room.
     pub sync_positions: Arc<dyn SyncPositions>,
+    /// Answers `/sync`.
+    pub sync: Arc<ClientSync>,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -108,6 +111,7 @@ pub struct Api {
     pub user_data: UserData,
     pub room_writer: RoomWriter,
     pub sync_positions: Arc<dyn SyncPositions>,
+    pub sync: Arc<ClientSync>,
     pub rate_limits: RateLimits,
     pub uia: UiaSessions,
     in_flight: Semaphore,
@@ -138,6 +142,7 @@ impl Api {
                 ports.submitter,
             ),
             sync_positions: ports.sync_positions,
+            sync: ports.sync,
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
             in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),

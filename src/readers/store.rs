@@ -115,3 +115,73 @@ pub fn clear(store: &dyn Write, table: Table, prefix: &[u8]) -> Result<(), Store
         }
     }
 }
+
+#[cfg(test)]
+pub mod memory {
+    //! A stand-in for the store.
+
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use parking_lot::RwLock;
+
+    use super::*;
+    use crate::storage::columns::Family;
+
+    /// A store in memory: opening RocksDB for each random history takes too long.
+    #[derive(Default)]
+    pub struct MemoryStore {
+        rows: RwLock<BTreeMap<(Family, Vec<u8>), Bytes>>,
+    }
+
+    fn tagged(table: Table, key: &[u8]) -> (Family, Vec<u8>) {
+        (table.family, [&[table.tag], key].concat())
+    }
+
+    impl Read for MemoryStore {
+        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            Ok(self.rows.read().get(&tagged(table, key)).cloned())
+        }
+
+        fn range(
+            &self,
+            table: Table,
+            prefix: &[u8],
+            from: Option<&[u8]>,
+            reverse: bool,
+            limit: usize,
+        ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+            let rows = self.rows.read();
+            let prefix = tagged(table, prefix);
+            let from = from.map(|from| tagged(table, from).1);
+            let within = rows
+                .range(prefix.clone()..)
+                .take_while(|((family, key), _)| *family == prefix.0 && key.starts_with(&prefix.1))
+                .filter(|((_, key), _)| match (&from, reverse) {
+                    (None, _) => true,
+                    (Some(from), false) => key >= from,
+                    (Some(from), true) => key <= from,
+                })
+                .map(|((_, key), value)| (Bytes::copy_from_slice(&key[1..]), value.clone()));
+            let mut found: Vec<_> = within.collect();
+            if reverse {
+                found.reverse();
+            }
+            found.truncate(limit);
+            Ok(found)
+        }
+    }
+
+    impl Write for MemoryStore {
+        fn write(&self, writes: Writes) -> Result<(), StoreError> {
+            let mut rows = self.rows.write();
+            for (key, value) in writes {
+                match value {
+                    Some(value) => rows.insert(key, value),
+                    None => rows.remove(&key),
+                };
+            }
+            Ok(())
+        }
+    }
+}

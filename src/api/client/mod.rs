@@ -22,4 +22,5 @@ pub mod room_state;
 pub mod rooms;
 pub mod routes;
 pub mod send;
+pub mod sync;
 pub mod visible;

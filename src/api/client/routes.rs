@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
     account, account_data, create_room, devices, directory, discovery, filters, login, membership,
-    messages, profile, public_rooms, push_rules, register, room_state, rooms, send,
+    messages, profile, public_rooms, push_rules, register, room_state, rooms, send, sync,
 };
 use crate::api::ApiState;
 
@@ -61,6 +61,9 @@ pub fn routes() -> Routes {
     table.add(v3!("/devices"), get(devices::list));
     table.add(v3!("/devices/{deviceId}"), get(devices::one).delete(devices::remove));
     table.add(v3!("/delete_devices"), post(devices::remove_many));
+
+    // Syncing
+    table.add(v3!("/sync"), get(sync::sync));
 
     // User data
     table.add(v3!("/profile/{userId}"), get(profile::all));

@@ -5,6 +5,7 @@ mod bad_input;
 mod browsers;
 pub(crate) mod fakes;
 mod sessions;
+mod sync;
 mod user_data;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use self::fakes::World;
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
 use crate::query::marks::ReadMarks;
+use crate::readers::client_sync::ClientSync;
 use crate::writers::submit::Submitter;
 
 /// A password that every test account has.
@@ -75,6 +77,7 @@ impl Doors {
             submitter,
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),
+            sync: ClientSync::in_memory(world.clone(), world.clone(), world.clone()),
         };
         Doors {
             router: router(Api::new(ports, settings)),

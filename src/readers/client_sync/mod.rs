@@ -181,6 +181,25 @@ impl ClientSync {
         })
     }
 
+    /// A reader of a log that nobody follows, for tests of what lies above.
+    #[cfg(test)]
+    pub fn in_memory(
+        rooms: Arc<dyn Rooms>,
+        users: Arc<dyn Users>,
+        output: Arc<dyn Log>,
+    ) -> Arc<ClientSync> {
+        let ports = Ports {
+            store: Arc::new(crate::readers::store::memory::MemoryStore::default()),
+            rooms,
+            users,
+            marks: Arc::new(ReadMarks::new(output.partitions())),
+            output,
+        };
+        let server = ruma::server_name!("hs").to_owned();
+        let opened = ClientSync::open(ports, server, Epoch(1), 1);
+        Arc::new(opened.expect("a store in memory opens"))
+    }
+
     /// Requests that wait now, for `/metrics`.
     pub fn waiting(&self) -> usize {
         self.memory.read().waiting()

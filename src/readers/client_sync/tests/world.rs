@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use log_format::codec;
 use log_format::record::input::Transaction;
 use log_format::record::output::{
@@ -33,9 +32,7 @@ use crate::readers::client_sync::filter::Filter;
 use crate::readers::client_sync::{ClientSync, Ports, SyncError, SyncRequest};
 use crate::readers::run::Reader;
 use crate::readers::store::Write;
-use crate::storage::batch::Writes;
-use crate::storage::columns::{Family, Table};
-use crate::storage::overlay::{Read, StoreError};
+use crate::readers::store::memory::MemoryStore;
 
 /// *Output* in memory.
 pub struct FakeLog {
@@ -101,63 +98,6 @@ impl Log for FakeLog {
     }
 
     fn trim(&self, _: PartitionId, _: u64) -> Result<(), ReadError> {
-        Ok(())
-    }
-}
-
-/// A store in memory: opening RocksDB for each random history takes too long.
-#[derive(Default)]
-pub struct MemoryStore {
-    rows: RwLock<BTreeMap<(Family, Vec<u8>), Bytes>>,
-}
-
-fn tagged(table: Table, key: &[u8]) -> (Family, Vec<u8>) {
-    (table.family, [&[table.tag], key].concat())
-}
-
-impl Read for MemoryStore {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.rows.read().get(&tagged(table, key)).cloned())
-    }
-
-    fn range(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        from: Option<&[u8]>,
-        reverse: bool,
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let rows = self.rows.read();
-        let prefix = tagged(table, prefix);
-        let from = from.map(|from| tagged(table, from).1);
-        let within = rows
-            .range(prefix.clone()..)
-            .take_while(|((family, key), _)| *family == prefix.0 && key.starts_with(&prefix.1))
-            .filter(|((_, key), _)| match (&from, reverse) {
-                (None, _) => true,
-                (Some(from), false) => key >= from,
-                (Some(from), true) => key <= from,
-            })
-            .map(|((_, key), value)| (Bytes::copy_from_slice(&key[1..]), value.clone()));
-        let mut found: Vec<_> = within.collect();
-        if reverse {
-            found.reverse();
-        }
-        found.truncate(limit);
-        Ok(found)
-    }
-}
-
-impl Write for MemoryStore {
-    fn write(&self, writes: Writes) -> Result<(), StoreError> {
-        let mut rows = self.rows.write();
-        for (key, value) in writes {
-            match value {
-                Some(value) => rows.insert(key, value),
-                None => rows.remove(&key),
-            };
-        }
         Ok(())
     }
 }

@@ -1,0 +1,74 @@
+//! `GET /sync`: what is new for the user, now or within the timeout (*Syncing*).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::Query;
+use crate::readers::client_sync::SyncRequest;
+use crate::readers::client_sync::filter::Filter;
+
+/// Query parameters of `GET /sync`.
+#[derive(Debug, Deserialize)]
+pub struct Parameters {
+    since: Option<String>,
+    /// The id of a stored filter, or a definition, which begins with a brace.
+    filter: Option<String>,
+    #[serde(default)]
+    full_state: bool,
+    #[serde(default)]
+    use_state_after: bool,
+    /// Milliseconds.
+    #[serde(default)]
+    timeout: u64,
+    /// Checked and else without effect: presence is not kept.
+    #[serde(rename = "set_presence")]
+    _set_presence: Option<Presence>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Presence {
+    Offline,
+    Online,
+    Unavailable,
+}
+
+/// `GET /_matrix/client/v3/sync`
+pub async fn sync(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Query(parameters): Query<Parameters>,
+) -> Result<Response, ApiError> {
+    let request = SyncRequest {
+        user: auth.user_id().to_owned(),
+        device: auth.device_id().to_owned(),
+        since: parameters.since,
+        filter: Arc::new(filter(&api, &auth, parameters.filter.as_deref())?),
+        full_state: parameters.full_state,
+        timeout: Duration::from_millis(parameters.timeout),
+        use_state_after: parameters.use_state_after,
+    };
+    let answer = api.sync.sync(request).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+fn filter(api: &ApiState, auth: &Auth, parameter: Option<&str>) -> Result<Filter, ApiError> {
+    let wrong = || ApiError::InvalidParam("filter is no filter".into());
+    match parameter {
+        None | Some("") => Ok(Filter::default()),
+        Some(inline) if inline.starts_with('{') => Filter::parse(inline).map_err(|_| wrong()),
+        Some(id) => {
+            let stored = api.users.filter(auth.user_id(), id);
+            let unknown = || ApiError::InvalidParam("No such filter".into());
+            Filter::parse(&stored.ok_or_else(unknown)?).map_err(|_| wrong())
+        }
+    }
+}
