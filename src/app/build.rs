@@ -137,6 +137,7 @@ impl House {
             submitter,
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),
+            sync: sync.clone(),
         };
         let api = Api::new(ports, settings(config));
         let stop_readers = CancellationToken::new();
