@@ -11,8 +11,13 @@ use log_format::record::output::Membership;
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 
 use super::ids::EventSn;
+use crate::matrix::auth_rules::{
+    AuthState, CreateInfo, JoinRule, Level, PowerLevels, PowerLevelsView, ThirdPartyInvite,
+};
 
-/// The events that authorise others, as of one room state, and what they say.
+/// The events that authorise others, as of one room state, and what they say:
+/// as they were accepted, whatever was redacted since. Events are judged
+/// against it by [`crate::matrix::auth_rules::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     pub create_event: OwnedEventId,
@@ -22,22 +27,21 @@ pub struct Authority {
     pub create: EventSn,
     pub power_levels: Option<EventSn>,
     pub join_rules: Option<EventSn>,
+    pub create_info: Arc<CreateInfo>,
+    /// The power levels event as it stands; [`Authority::levels`] has the defaults.
+    pub power: Option<Arc<PowerLevels>>,
     /// Sender of the create event.
     pub create_sender: OwnedUserId,
-    /// Who created the room: their power is 100 as long as there are no power
-    /// levels, and infinite where the version says so (12).
-    pub creators: Vec<OwnedUserId>,
-    pub creators_are_infinite: bool,
     /// `m.federate` of the create event.
     pub federates: bool,
     /// `join_rule` of the join rules, `invite` if there are none.
     pub join_rule: Box<str>,
+    pub rule: JoinRule,
     pub levels: Arc<Levels>,
-    /// Whether `levels` says all that the power levels event says. False only in
-    /// early room versions, where a level may be no number.
-    pub is_exact: bool,
     /// Every user with an `m.room.member` event whose user id is well-formed.
     pub members: imbl::OrdMap<OwnedUserId, Member>,
+    /// `m.room.third_party_invite` events by token.
+    pub third_party_invites: imbl::OrdMap<Box<str>, ThirdPartyInvite>,
 }
 
 /// A user's entry in current state.
@@ -80,13 +84,20 @@ impl Default for Levels {
 }
 
 impl Levels {
-    /// What sending an event of this type takes.
-    pub fn required(&self, kind: &str, is_state: bool) -> i64 {
-        let default = match is_state {
-            true => self.state_default,
-            false => self.events_default,
-        };
-        self.events.get(kind).copied().unwrap_or(default)
+    /// The levels in force under a power levels event.
+    pub fn of(power: &PowerLevels) -> Levels {
+        let default = Levels::default();
+        Levels {
+            users: power.users.clone(),
+            events: power.events.clone(),
+            users_default: power.users_default.unwrap_or(default.users_default),
+            events_default: power.events_default.unwrap_or(default.events_default),
+            state_default: power.state_default.unwrap_or(default.state_default),
+            ban: power.ban.unwrap_or(default.ban),
+            kick: power.kick.unwrap_or(default.kick),
+            redact: power.redact.unwrap_or(default.redact),
+            invite: power.invite.unwrap_or(default.invite),
+        }
     }
 }
 
@@ -99,23 +110,44 @@ pub enum Power {
 }
 
 impl Authority {
+    /// The authority in a room of which only the create event is there.
+    pub fn of_create(create: EventSn, info: CreateInfo) -> Authority {
+        Authority {
+            create_event: info.event_id.clone(),
+            power_levels_event: None,
+            join_rules_event: None,
+            create,
+            power_levels: None,
+            join_rules: None,
+            create_sender: info.sender.clone(),
+            federates: info.federate,
+            create_info: Arc::new(info),
+            power: None,
+            join_rule: JoinRule::Invite.as_str().into(),
+            rule: JoinRule::Invite,
+            levels: Arc::new(Levels::default()),
+            members: imbl::OrdMap::new(),
+            third_party_invites: imbl::OrdMap::new(),
+        }
+    }
+
+    /// Power levels with the version's rules and defaults.
+    pub fn view(&self) -> PowerLevelsView<'_> {
+        PowerLevelsView::new(&self.create_info, self.power.as_deref())
+    }
+
     /// The power of a user.
     pub fn power(&self, user: &UserId) -> Power {
-        let created = self.creators.iter().any(|creator| creator == user);
-        if created && self.creators_are_infinite {
-            return Power::Infinite;
+        match self.view().user_level(user) {
+            Level::Finite(level) => Power::Level(level),
+            Level::Infinite => Power::Infinite,
         }
-        if self.power_levels.is_none() {
-            return Power::Level(if created { 100 } else { 0 });
-        }
-        let level = self.levels.users.get(user).copied();
-        Power::Level(level.unwrap_or(self.levels.users_default))
     }
 
     /// Whether the user has the power for an event of this type. That is one of
     /// the auth rules, not all of them.
     pub fn has_power_to_send(&self, user: &UserId, kind: &str, is_state: bool) -> bool {
-        self.power(user) >= Power::Level(self.levels.required(kind, is_state))
+        self.view().can_send(user, kind, is_state)
     }
 
     /// The user's membership; none if they never had one.
@@ -126,5 +158,27 @@ impl Authority {
     /// Whether the user is joined.
     pub fn is_joined(&self, user: &UserId) -> bool {
         self.membership(user) == Some(Membership::Join)
+    }
+}
+
+impl AuthState for Authority {
+    fn create(&self) -> Option<&CreateInfo> {
+        Some(&self.create_info)
+    }
+
+    fn power_levels(&self) -> Option<&PowerLevels> {
+        self.power.as_deref()
+    }
+
+    fn join_rule(&self) -> JoinRule {
+        self.rule
+    }
+
+    fn membership(&self, user: &UserId) -> Option<Membership> {
+        Authority::membership(self, user)
+    }
+
+    fn third_party_invite(&self, token: &str) -> Option<ThirdPartyInvite> {
+        self.third_party_invites.get(token).cloned()
     }
 }

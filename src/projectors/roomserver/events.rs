@@ -11,7 +11,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
-use super::auth_event::AuthEvent;
+use super::accepted_event::AcceptedEvent;
 use super::rows::EventRow;
 use crate::logs::log::{Log, LogRecord, ReadError};
 use crate::query::ids::EventSn;
@@ -20,7 +20,7 @@ use crate::storage::overlay::{Read, StoreError};
 
 /// Average weights, by which the caches guess how many entries they will hold.
 const EVENT_BYTES: usize = 1024;
-const AUTH_EVENT_BYTES: usize = 512;
+const ACCEPTED_EVENT_BYTES: usize = 512;
 
 /// Bytes asked of the log when several records follow each other.
 const READ_BYTES: usize = 256 << 10;
@@ -47,10 +47,10 @@ impl Weighter<(u32, EventSn), Arc<StoredEvent>> for EventWeighter {
 }
 
 #[derive(Clone)]
-struct AuthWeighter;
+struct AcceptedWeighter;
 
-impl Weighter<(u32, EventSn), Arc<AuthEvent>> for AuthWeighter {
-    fn weight(&self, _: &(u32, EventSn), event: &Arc<AuthEvent>) -> u64 {
+impl Weighter<(u32, EventSn), Arc<AcceptedEvent>> for AcceptedWeighter {
+    fn weight(&self, _: &(u32, EventSn), event: &Arc<AcceptedEvent>) -> u64 {
         event.size_bytes() as u64
     }
 }
@@ -59,13 +59,13 @@ impl Weighter<(u32, EventSn), Arc<AuthEvent>> for AuthWeighter {
 pub struct Events {
     input: Arc<dyn Log>,
     served: Cache<(u32, EventSn), Arc<StoredEvent>, EventWeighter>,
-    judged: Cache<(u32, EventSn), Arc<AuthEvent>, AuthWeighter>,
+    accepted: Cache<(u32, EventSn), Arc<AcceptedEvent>, AcceptedWeighter>,
 }
 
 impl Events {
     /// Caches of at most so many bytes each: events as they are served, and
     /// events as the auth rules read them.
-    pub fn new(input: Arc<dyn Log>, served_bytes: usize, judged_bytes: usize) -> Events {
+    pub fn new(input: Arc<dyn Log>, served_bytes: usize, accepted_bytes: usize) -> Events {
         Events {
             input,
             served: Cache::with_weighter(
@@ -73,10 +73,10 @@ impl Events {
                 served_bytes as u64,
                 EventWeighter,
             ),
-            judged: Cache::with_weighter(
-                judged_bytes / AUTH_EVENT_BYTES,
-                judged_bytes as u64,
-                AuthWeighter,
+            accepted: Cache::with_weighter(
+                accepted_bytes / ACCEPTED_EVENT_BYTES,
+                accepted_bytes as u64,
+                AcceptedWeighter,
             ),
         }
     }
@@ -139,21 +139,25 @@ impl Events {
 
     /// The event as the auth rules read it: as it was accepted, whatever was
     /// redacted or erased since.
-    pub fn judged(&self, partition: u32, event: EventSn) -> Result<Arc<AuthEvent>, EventError> {
-        if let Some(known) = self.judged.get(&(partition, event)) {
+    pub fn accepted(
+        &self,
+        partition: u32,
+        event: EventSn,
+    ) -> Result<Arc<AcceptedEvent>, EventError> {
+        if let Some(known) = self.accepted.get(&(partition, event)) {
             return Ok(known);
         }
         let record = self.record(partition, event)?;
-        let read = AuthEvent::read(&room_event(&record)?);
+        let read = AcceptedEvent::read(&room_event(&record)?);
         let read = Arc::new(read.ok_or(EventError::NotAnEvent(event.0))?);
-        self.judged.insert((partition, event), read.clone());
+        self.accepted.insert((partition, event), read.clone());
         Ok(read)
     }
 
     /// The id of an event whose record is in the log.
     pub fn event_id(&self, partition: u32, event: EventSn) -> Result<OwnedEventId, EventError> {
-        if let Some(known) = self.judged.get(&(partition, event)) {
-            return Ok(known.event_id().clone());
+        if let Some(known) = self.accepted.get(&(partition, event)) {
+            return Ok(known.event_id.clone());
         }
         if let Some(known) = self.served.get(&(partition, event)) {
             return Ok(known.event_id.clone());

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use log_format::record::output::Membership;
 use parking_lot::Mutex;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 
 use super::auth;
 use super::events::{EventError, Events};
 use super::rows::{self, RoomRow, RoomRowRef};
 use super::state::{RoomStates, StateNode};
+use crate::matrix::RoomVersion;
 use crate::query::authority::Member;
 use crate::query::ids::RoomSn;
 use crate::query::rooms::{Extremity, RoomHead, StateKey, StateMap};
@@ -92,8 +93,8 @@ pub fn load(
         }
         state.insert(key, event);
     })?;
-    let version = RoomVersionId::try_from(row.version.as_ref()).map_err(|_| broken())?;
-    let authority = auth::authority(events, partition, &version, &state, members)?;
+    let version = RoomVersion::parse(&row.version).ok_or_else(broken)?;
+    let authority = auth::authority(events, partition, version, &state, members)?;
     let mut extremities = Vec::with_capacity(row.extremities.len());
     for (event_id, event, depth) in &row.extremities {
         extremities.push(Extremity {
@@ -105,7 +106,7 @@ pub fn load(
     let shown = RoomHead {
         room_id: OwnedRoomId::try_from(row.room_id.as_ref()).map_err(|_| broken())?,
         room,
-        version,
+        version: version.id(),
         extremities: extremities.into(),
         last_place: row.last_place,
         state_id: row.state_id,

@@ -4,10 +4,11 @@
 //! *output* ([`fold`]), and answers the query window from them ([`answers`]).
 //! It knows no clock, no network and no key: what it needs is in the records.
 
+mod accept;
+mod accepted_event;
 mod annotate;
 pub mod answers;
 mod auth;
-mod auth_event;
 mod batch;
 mod events;
 pub mod fold;

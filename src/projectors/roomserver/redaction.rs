@@ -4,12 +4,14 @@
 //! Source: room version 3, *Handling redactions*. In versions 1 and 2 the auth
 //! rules themselves decide (rule 11), and what they allowed takes effect.
 
+pub use crate::matrix::redaction::REDACTION_TYPE as REDACTION;
+
 use super::answers::RoomTables;
 use super::heads::Head;
 use super::judge::Event;
 use super::rows::{self, EarlyRedaction, EventRow};
+use crate::matrix::RoomVersion;
 use crate::projectors::fold::FoldError;
-use crate::query::authority::Power;
 use crate::query::ids::EventSn;
 use crate::storage::columns::{EARLY_REDACTIONS, EVENT_IDS};
 use crate::storage::overlay::Overlay;
@@ -18,9 +20,6 @@ use crate::storage::overlay::Overlay;
 /// allowed does it, and who may redact sends it among the first.
 const WAITING_MAX: usize = 32;
 
-/// Type of a redaction event.
-pub const REDACTION: &str = "m.room.redaction";
-
 impl Event<'_> {
     /// Applies an accepted redaction, or leaves it waiting for its event.
     /// Returns the event whose row changed.
@@ -28,15 +27,14 @@ impl Event<'_> {
         &self,
         shared: &RoomTables,
         head: &mut Head,
-        special_rules: bool,
+        version: RoomVersion,
         tables: &mut Overlay<'_>,
     ) -> Result<Option<EventSn>, FoldError> {
         let Some(target) = self.body.redacts.as_deref() else {
             return Ok(None);
         };
-        let authority = &head.shown.authority;
-        let has_power =
-            special_rules || authority.power(self.sender) >= Power::Level(authority.levels.redact);
+        let has_power = version.rules().authorization.special_case_room_redaction
+            || head.shown.authority.view().can_redact_others(self.sender);
         let key = rows::room_text_key(self.partition, head.shown.room, target);
         let Some(known) = rows::find_number(tables, EVENT_IDS, &key)?.map(EventSn) else {
             let waiting = tables.get(EARLY_REDACTIONS, key.as_ref())?;

@@ -379,21 +379,32 @@ impl House {
         ids
     }
 
-    /// What ruma's rules say of an event that is no state, against current state.
+    /// What the rules say of an event, against current state, when everything
+    /// is read from the records anew.
     pub fn rules_allow(&self, draft: &Draft) -> bool {
-        use crate::projectors::roomserver::auth_event::AuthEvent;
-        let head = self.head(&draft.room);
-        let rules = head.version.rules().unwrap().authorization;
-        let read = |payload: &[u8]| {
-            let envelope = Envelope::parse(payload).unwrap();
-            AuthEvent::read(&envelope).map(Arc::new)
+        use crate::matrix::RoomVersion;
+        use crate::matrix::auth_rules::{AuthEvent, EventContent, check};
+        let tables = RoomTables::new(
+            self.store.clone(),
+            self.log.clone(),
+            &[9; 16],
+            &RoomServerOptions::default(),
+        );
+        let head = tables.head(&draft.room).unwrap().unwrap();
+        let content = serde_json::from_value(draft.content.clone()).unwrap();
+        let event = AuthEvent {
+            event_id: &draft.id,
+            room_id: &draft.room,
+            sender: draft.sender.as_str().try_into().unwrap(),
+            kind: &draft.kind,
+            state_key: draft.state_key.as_deref(),
+            content: EventContent::Parsed(&content),
+            prev_events_count: draft.prev_events.len(),
+            first_prev_event: None,
+            redacts: None,
         };
-        let event = read(&draft.record().payload).unwrap();
-        let state = |kind: &ruma::events::StateEventType, key: &str| {
-            let sn = head.state.get(&StateKey::new(&kind.to_string(), key))?;
-            read(&self.log.get(sn.0).payload)
-        };
-        ruma::state_res::check_state_dependent_auth_rules(&rules, &event, state).is_ok()
+        let version = RoomVersion::try_from(&draft.version).unwrap();
+        check(version, &event, &*head.authority).is_ok()
     }
 
     fn event_by_sn(&self, room: &RoomId, sn: u64) -> String {

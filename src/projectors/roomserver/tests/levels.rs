@@ -1,4 +1,5 @@
-//! The quick decision about plain messages is that of the rules.
+//! What a fold decides from facts kept up to date is what the rules say of the
+//! same room read back from its tables.
 
 use std::cell::RefCell;
 
@@ -50,7 +51,7 @@ fn levels() -> impl Strategy<Value = Value> {
         })
 }
 
-/// Every sender and type, folded and asked of ruma's rules directly.
+/// Every sender and type, folded and asked of the rules directly.
 #[test]
 fn plain_messages_are_judged_as_the_rules_do() {
     let versions = prop_oneof![Just("10"), Just("11"), Just("12")];
