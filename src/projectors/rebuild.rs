@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::applied::Applied;
-use super::digest::{self, Digest, RowDifference};
+use super::digest::{self, RowDifference};
+
+pub use super::digest::Digest;
 use super::engine::{Engine, RunError};
 use super::lanes::Lane;
 use super::output_log::{Difference, OutputLog, OutputRecord};

@@ -17,7 +17,7 @@ use super::lanes::Lane;
 use super::outcomes::OutcomesBoard;
 use super::output_log::OutputLog;
 use super::snapshots::{SnapshotError, Snapshots};
-use crate::logs::log::{AppendError, Log, ReadError};
+use crate::logs::log::{AppendError, Log, LogRecord, ReadError};
 use crate::storage::open::Store;
 use crate::storage::overlay::StoreError;
 
@@ -315,10 +315,7 @@ impl Shared {
         let runtime = runtime.map_err(RunError::Thread)?;
         while !self.stopping.load(Ordering::Acquire) {
             let from = engine.applied().input_end;
-            let records = match read_group(self.input.as_ref(), partition, from) {
-                Ok(records) => records,
-                Err(error) => return Err(error.into()),
-            };
+            let records = read_group(self.input.as_ref(), partition, from)?;
             let Some(first) = records.first().map(|record| record.offset) else {
                 runtime.block_on(async {
                     let more = self.input.wait_beyond(partition, from);
@@ -360,11 +357,7 @@ impl Shared {
 }
 
 /// The next group behind `from`, within the bounds of one; none at the end.
-pub fn read_group(
-    input: &dyn Log,
-    partition: u32,
-    from: u64,
-) -> Result<Vec<crate::logs::log::LogRecord>, ReadError> {
+pub fn read_group(input: &dyn Log, partition: u32, from: u64) -> Result<Vec<LogRecord>, ReadError> {
     let mut records = input.read(partition, from, GROUP_BYTES_MAX)?;
     records.truncate(GROUP_RECORDS_MAX);
     Ok(records)
