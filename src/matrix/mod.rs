@@ -16,6 +16,7 @@ pub mod push_rules;
 pub mod redaction;
 pub mod room_version;
 pub mod signing;
+pub mod state_res;
 
 // The log records carry these two, so that they mean the same on disk and in memory.
 pub use log_format::record::output::{Membership, Visibility};
