@@ -258,10 +258,10 @@ fn account(error: &AccountError) -> Answer {
             "M_INVALID_PARAM",
             "Device ID is empty, too long or holds control characters",
         ),
-        AccountError::DisplayNameTooLong { max } => Answer::new(
+        AccountError::DisplayNameTooLong { max_bytes } => Answer::new(
             S::BAD_REQUEST,
             "M_INVALID_PARAM",
-            format!("Device display name must have at most {max} characters"),
+            format!("Device display name must have at most {max_bytes} bytes"),
         ),
         AccountError::WrongCredentials => {
             Answer::new(S::FORBIDDEN, "M_FORBIDDEN", "Invalid username or password")

@@ -17,9 +17,8 @@ use http::request::Parts;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::errors::ApiError;
-use super::limits::{
-    BODY_BYTES_MAX, BODY_IDLE, BODY_TOTAL, JSON_DEPTH_MAX, JSON_KEYS_MAX, LOGIN_BODY_BYTES_MAX,
-};
+use super::limits::{BODY_BYTES_MAX, BODY_IDLE, BODY_TOTAL};
+use crate::limits::{JSON_DEPTH_MAX, JSON_OBJECT_KEYS_MAX, LOGIN_BODY_BYTES_MAX};
 
 /// A JSON body of at most 1 MiB.
 pub struct Json<T>(pub T);
@@ -147,7 +146,7 @@ async fn collect(body: Body, max_bytes: usize, idle: Duration) -> Result<Bytes, 
     Ok(whole.freeze())
 }
 
-/// Parses JSON within the bounds of [`super::limits`].
+/// Parses JSON within the bounds of [`crate::limits`].
 ///
 /// Errors: `NotJson` if no JSON parser would take it, else `BadJson`.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -189,7 +188,7 @@ fn check_bounds(bytes: &[u8]) -> Result<(), ApiError> {
     let openers = bytes.iter().filter(|b| matches!(b, b'{' | b'[')).count();
     if openers <= JSON_DEPTH_MAX {
         let colons = bytes.iter().filter(|b| **b == b':').count();
-        if colons <= JSON_KEYS_MAX {
+        if colons <= JSON_OBJECT_KEYS_MAX {
             return Ok(());
         }
     }
@@ -222,7 +221,7 @@ fn count_nesting(bytes: &[u8]) -> Result<(), ApiError> {
                     continue;
                 };
                 *level += 1;
-                if *level > JSON_KEYS_MAX {
+                if *level > JSON_OBJECT_KEYS_MAX {
                     return Err(ApiError::BadJson("JSON object has too many keys".into()));
                 }
             }
@@ -281,8 +280,11 @@ mod tests {
             let fields: Vec<_> = (0..n).map(|i| format!("\"k{i}\":0")).collect();
             format!("{{{}}}", fields.join(","))
         };
-        assert_eq!(code(object(JSON_KEYS_MAX).as_bytes()), "ok");
-        assert_eq!(code(object(JSON_KEYS_MAX + 1).as_bytes()), "M_BAD_JSON");
+        assert_eq!(code(object(JSON_OBJECT_KEYS_MAX).as_bytes()), "ok");
+        assert_eq!(
+            code(object(JSON_OBJECT_KEYS_MAX + 1).as_bytes()),
+            "M_BAD_JSON"
+        );
         let many = format!("{{\"a\":[{},{}]}}", object(6_000), object(6_000));
         assert_eq!(code(many.as_bytes()), "ok");
     }

@@ -1,15 +1,10 @@
-//! Bounds of what a request may be, each with its reason (security.md, section 2).
+//! Bounds of time and number that only doors keep; what bounds bytes is in
+//! [`crate::limits`].
 
 use std::time::Duration;
 
-/// Body of an ordinary JSON request: keys uploads, filters and state fit.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
-/// Body of a request that needs no session: registration and login.
-pub const LOGIN_BODY_BYTES_MAX: usize = 64 << 10;
-/// Nesting of JSON, of what clients send as of what servers send.
-pub const JSON_DEPTH_MAX: usize = 100;
-/// Keys of one JSON object.
-pub const JSON_KEYS_MAX: usize = 10_000;
+pub use crate::limits::JSON_BODY_BYTES_MAX as BODY_BYTES_MAX;
+
 /// How long a body may stand still.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
 /// How long a body may take in all.

@@ -14,12 +14,11 @@ use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, Path};
 use crate::api::rate_limit::Limit;
+use crate::limits::EVENT_TYPE_BYTES_MAX;
 
 /// Types that have endpoints of their own; setting them here is refused, for
 /// all rooms and globally.
 const SERVER_CONTROLLED: [&str; 2] = ["m.fully_read", "m.push_rules"];
-/// Bytes of a type, as of any event.
-const TYPE_BYTES_MAX: usize = 255;
 
 /// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
 pub async fn global(
@@ -89,7 +88,7 @@ async fn set(
     if SERVER_CONTROLLED.contains(&event_type) {
         return Err(ApiError::ServerControlled);
     }
-    if event_type.len() > TYPE_BYTES_MAX {
+    if event_type.len() > EVENT_TYPE_BYTES_MAX {
         return Err(ApiError::InvalidParam("Type is too long".into()));
     }
     api.rate_limits.check(Limit::UserData, user.as_str())?;

@@ -11,12 +11,7 @@ use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, Path};
 use crate::api::rate_limit::Limit;
-
-/// Bytes of a key (*Common Namespaced Identifier Grammar*).
-const KEY_BYTES_MAX: usize = 255;
-/// Characters of a display name and of an avatar URL (security.md, section 2).
-const DISPLAY_NAME_CHARS_MAX: usize = 256;
-const AVATAR_URL_CHARS_MAX: usize = 1_000;
+use crate::limits::{AVATAR_URL_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, PROFILE_FIELD_NAME_BYTES_MAX};
 
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub async fn all(
@@ -93,7 +88,7 @@ fn parse(json: &str) -> Option<Value> {
 
 /// `displayname`, `avatar_url`, `m.tz`, or a namespaced key.
 fn check_key(key: &str) -> Result<(), ApiError> {
-    if key.len() > KEY_BYTES_MAX {
+    if key.len() > PROFILE_FIELD_NAME_BYTES_MAX {
         return Err(ApiError::KeyTooLarge);
     }
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
@@ -110,16 +105,16 @@ fn check_key(key: &str) -> Result<(), ApiError> {
 
 fn check_value(key: &str, value: &Value) -> Result<(), ApiError> {
     let max = match key {
-        "displayname" => DISPLAY_NAME_CHARS_MAX,
-        "avatar_url" => AVATAR_URL_CHARS_MAX,
-        "m.tz" => KEY_BYTES_MAX,
+        "displayname" => DISPLAY_NAME_BYTES_MAX,
+        "avatar_url" => AVATAR_URL_BYTES_MAX,
+        "m.tz" => PROFILE_FIELD_NAME_BYTES_MAX,
         _ => return Ok(()),
     };
     let Some(text) = value.as_str() else {
         return Err(ApiError::BadJson(format!("{key} must be a string").into()));
     };
-    if text.chars().count() > max {
-        let text = format!("{key} must have at most {max} characters");
+    if text.len() > max {
+        let text = format!("{key} must have at most {max} bytes");
         return Err(ApiError::InvalidParam(text.into()));
     }
     if key == "avatar_url" && !text.is_empty() && !<&MxcUri>::from(text).is_valid() {

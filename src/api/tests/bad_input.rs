@@ -6,7 +6,7 @@ use http::Request;
 
 use super::Doors;
 
-const WRITES: [(&str, &str); 9] = [
+pub(super) const WRITES: [(&str, &str); 9] = [
     ("POST", "/v3/login"),
     ("POST", "/v3/register"),
     ("POST", "/v3/refresh"),

@@ -6,15 +6,12 @@ use ruma::{RoomId, UserId};
 use serde_json::{Map, Value};
 
 use super::user_data::{UserData, UserDataError, user_record};
-
-/// Bytes of one type's content, and types of one user (and room).
-pub const ACCOUNT_DATA_BYTES_MAX: usize = 64 << 10;
-pub const ACCOUNT_DATA_TYPES_MAX: usize = 1_000;
+use crate::limits::{ACCOUNT_DATA_BYTES_MAX, ACCOUNT_DATA_KEYS_MAX};
 
 impl UserData {
     /// Sets the content of a type; what is there already is not written again.
     ///
-    /// Errors: `TooLarge`, `TooMany`, see the bounds above.
+    /// Errors: `TooLarge`; `TooMany`, counted by room and global data apart.
     pub async fn set_account_data(
         &self,
         user: &UserId,
@@ -34,10 +31,10 @@ impl UserData {
             Some(_) => {}
             None => {
                 let types = self.users.all_account_data(user, room).len();
-                if types >= ACCOUNT_DATA_TYPES_MAX {
+                if types >= ACCOUNT_DATA_KEYS_MAX {
                     return Err(UserDataError::TooMany {
                         what: "types of account data",
-                        max: ACCOUNT_DATA_TYPES_MAX,
+                        max: ACCOUNT_DATA_KEYS_MAX,
                     });
                 }
             }

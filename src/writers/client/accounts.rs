@@ -11,9 +11,10 @@ use log_format::record::input::{
 use log_format::record::output::Reason;
 use ruma::{DeviceId, OwnedServerName, OwnedUserId, UserId};
 
-use super::passwords::{HashFailed, PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN, Passwords};
+use super::passwords::{HashFailed, Passwords};
 use super::user_data::user_record;
 use crate::crypto::random;
+use crate::limits::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
 use crate::logs::log::NewRecord;
 use crate::query::users::Users;
 use crate::writers::submit::{SubmitError, Submitter};
@@ -31,8 +32,8 @@ pub enum AccountError {
     PasswordTooLong { max: usize },
     #[error("device id is not acceptable")]
     InvalidDeviceId,
-    #[error("device display name is longer than {max} characters")]
-    DisplayNameTooLong { max: usize },
+    #[error("device display name is longer than {max_bytes} bytes")]
+    DisplayNameTooLong { max_bytes: usize },
     /// No such user, no password, or a wrong one: the same to the outside.
     #[error("user or password is wrong")]
     WrongCredentials,

@@ -10,12 +10,8 @@ use super::user_data::user_record;
 use crate::clock::now_ms;
 use crate::crypto::random;
 use crate::crypto::tokens::{TokenUse, generate, hash};
+use crate::limits::{DEVICE_NAME_BYTES_MAX, ID_BYTES_MAX};
 use crate::writers::submit::SubmitError;
-
-/// Bytes of a device id that a client chooses.
-const DEVICE_ID_BYTES_MAX: usize = 255;
-/// Characters of a device's display name (security.md, section 2).
-pub const DEVICE_NAME_CHARS_MAX: usize = 100;
 
 /// What a client asks of the device that it logs in.
 #[derive(Clone, Debug, Default)]
@@ -40,14 +36,14 @@ impl DeviceRequest {
     pub fn check(&self) -> Result<(), AccountError> {
         if let Some(id) = &self.device_id {
             let printable = !id.chars().any(char::is_control);
-            if id.is_empty() || id.len() > DEVICE_ID_BYTES_MAX || !printable {
+            if id.is_empty() || id.len() > ID_BYTES_MAX || !printable {
                 return Err(AccountError::InvalidDeviceId);
             }
         }
         let name = self.initial_display_name.as_deref().unwrap_or("");
-        if name.chars().count() > DEVICE_NAME_CHARS_MAX {
+        if name.len() > DEVICE_NAME_BYTES_MAX {
             return Err(AccountError::DisplayNameTooLong {
-                max: DEVICE_NAME_CHARS_MAX,
+                max_bytes: DEVICE_NAME_BYTES_MAX,
             });
         }
         Ok(())

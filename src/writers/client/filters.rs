@@ -8,9 +8,8 @@ use ruma::UserId;
 use serde_json::{Map, Value};
 
 use super::user_data::{UserData, UserDataError, user_record};
+use crate::limits::FILTER_BYTES_MAX;
 
-/// Bytes of one filter: lists of rooms and users for large accounts fit.
-pub const FILTER_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the definition's hash that make its id: 96 bits, too many for two
 /// filters of one user to meet.
 const FILTER_ID_BYTES: usize = 12;

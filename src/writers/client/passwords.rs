@@ -7,9 +7,6 @@ use tokio::task::spawn_blocking;
 
 use crate::crypto::passwords;
 
-/// Fewest and most characters of a password (security.md, section 2).
-pub const PASSWORD_CHARS_MIN: usize = 8;
-pub const PASSWORD_CHARS_MAX: usize = 512;
 /// Hashes at once per processor: each takes 19 MiB and tens of milliseconds.
 const HASHES_PER_CORE: usize = 2;
 

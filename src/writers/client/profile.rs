@@ -6,10 +6,8 @@ use ruma::UserId;
 use serde_json::Value;
 
 use super::user_data::{UserData, UserDataError, user_record};
+use crate::limits::PROFILE_BYTES_MAX;
 use crate::writers::submit::SubmitError;
-
-/// The whole profile must be under 64 KiB.
-pub const PROFILE_BYTES_MAX: usize = 64 << 10;
 
 impl UserData {
     /// Sets a field; true if that changed anything.
