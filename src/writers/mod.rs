@@ -3,3 +3,5 @@
 
 pub mod client;
 pub mod submit;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -79,6 +79,8 @@ pub async fn deactivate(
     SmallJson(request): SmallJson<DeactivateRequest>,
 ) -> Result<Json<Value>, ApiError> {
     confirm(&api, &auth, "account/deactivate", request.auth.as_ref()).await?;
+    // Before the account is closed, so that whoever is cut off can do it again.
+    api.room_writer.leave_all(auth.user_id()).await?;
     api.accounts
         .deactivate(auth.user_id(), request.erase)
         .await?;

@@ -58,6 +58,7 @@ pub async fn set_field(
     } else {
         api.user_data.set_profile_field(&user, &key, &value).await?;
     }
+    show_in_rooms(&api, &user, &key).await;
     Ok(Json(json!({})))
 }
 
@@ -71,7 +72,27 @@ pub async fn remove_field(
     check_key(&key)?;
     api.rate_limits.check(Limit::UserData, user.as_str())?;
     api.user_data.remove_profile_field(&user, &key).await?;
+    show_in_rooms(&api, &user, &key).await;
     Ok(Json(json!({})))
+}
+
+/// Carries what member events copy of a profile into the user's rooms.
+///
+/// On a task of its own, since a client that hangs up must not leave half of
+/// the rooms behind. What fails is logged and made good by the next change:
+/// the profile itself is set.
+async fn show_in_rooms(api: &ApiState, user: &UserId, key: &str) {
+    if !matches!(key, "displayname" | "avatar_url") {
+        return;
+    }
+    let (api, user) = (api.clone(), user.to_owned());
+    let task = tokio::spawn(async move {
+        if let Err(error) = api.room_writer.propagate_profile(&user).await {
+            tracing::warn!(%user, %error, "profile not shown in all rooms");
+        }
+    });
+    // It ends early only with the process.
+    let _ = task.await;
 }
 
 fn must_exist(api: &ApiState, user: &UserId) -> Result<(), ApiError> {

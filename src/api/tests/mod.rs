@@ -3,7 +3,6 @@
 mod accounts;
 mod bad_input;
 mod browsers;
-pub(crate) mod fakes;
 mod fuzz;
 mod sessions;
 mod sync;
@@ -18,12 +17,12 @@ use http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use self::fakes::World;
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
 use crate::query::marks::ReadMarks;
 use crate::readers::client_sync::ClientSync;
 use crate::writers::submit::Submitter;
+use crate::writers::testing::World;
 
 /// A password that every test account has.
 pub(crate) const PASSWORD: &str = "correct horse battery";

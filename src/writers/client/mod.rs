@@ -8,6 +8,7 @@ pub mod create_room;
 pub mod devices;
 pub mod event_builder;
 pub mod filters;
+pub mod leave_all;
 pub mod membership;
 pub mod messages;
 pub mod passwords;
