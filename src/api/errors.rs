@@ -315,14 +315,13 @@ fn sync(error: &SyncError) -> Answer {
             "Unknown since token",
         ),
         SyncError::Query(error) => query(error),
-        SyncError::Store(_)
-        | SyncError::Event { .. }
-        | SyncError::Answer(_)
-        | SyncError::Stopped => Answer::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "M_UNKNOWN",
-            "Internal server error",
-        ),
+        SyncError::Store(_) | SyncError::Event(_) | SyncError::Answer(_) | SyncError::Stopped => {
+            Answer::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "M_UNKNOWN",
+                "Internal server error",
+            )
+        }
     }
 }
 

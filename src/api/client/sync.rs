@@ -12,8 +12,8 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::Query;
+use crate::matrix::filter::Filter;
 use crate::readers::client_sync::SyncRequest;
-use crate::readers::client_sync::filter::Filter;
 
 /// Query parameters of `GET /sync`.
 #[derive(Debug, Deserialize)]
@@ -64,11 +64,13 @@ fn filter(api: &ApiState, auth: &Auth, parameter: Option<&str>) -> Result<Filter
     let wrong = || ApiError::InvalidParam("filter is no filter".into());
     match parameter {
         None | Some("") => Ok(Filter::default()),
-        Some(inline) if inline.starts_with('{') => Filter::parse(inline).map_err(|_| wrong()),
+        Some(inline) if inline.starts_with('{') => {
+            Filter::parse(inline.as_bytes()).map_err(|_| wrong())
+        }
         Some(id) => {
             let stored = api.users.filter(auth.user_id(), id);
             let unknown = || ApiError::InvalidParam("No such filter".into());
-            Filter::parse(&stored.ok_or_else(unknown)?).map_err(|_| wrong())
+            Filter::parse(stored.ok_or_else(unknown)?.as_bytes()).map_err(|_| wrong())
         }
     }
 }

@@ -181,7 +181,7 @@ fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>)
         .iter()
         .filter(|(ix, standing)| concerns(**ix, standing))
         .map(|(ix, standing)| candidate(memory, *ix, *standing))
-        .filter(|candidate| request.filter.room.allows_room(&candidate.room_id))
+        .filter(|candidate| request.filter.room.matches_room(&candidate.room_id))
         .collect()
 }
 
@@ -261,7 +261,7 @@ impl<'a> Building<'a> {
             return;
         };
         for room_id in changed_data.keys().flatten() {
-            if present.contains(room_id) || !self.request.filter.room.allows_room(room_id) {
+            if present.contains(room_id) || !self.request.filter.room.matches_room(room_id) {
                 continue;
             }
             let Some(ix) = memory.room_ix(room_id) else {
@@ -351,12 +351,12 @@ impl<'a> Building<'a> {
         let user = &self.request.user;
         let mut events = Vec::new();
         let has_rules = data.iter().any(|datum| datum.event_type == PUSH_RULES);
-        if self.since.is_none() && !has_rules && filter.allows(PUSH_RULES, user) {
+        if self.since.is_none() && !has_rules && filter.matches(user, PUSH_RULES) {
             let content = push::default_content(user)?;
             events.push(account_data_event(PUSH_RULES, &content)?);
         }
         for datum in data {
-            if filter.allows(&datum.event_type, user) {
+            if filter.matches(user, &datum.event_type) {
                 events.push(account_data_event(&datum.event_type, &datum.content)?);
             }
         }
@@ -371,7 +371,7 @@ impl<'a> Building<'a> {
         fresh: bool,
     ) -> Result<Events, SyncError> {
         let filter = &self.request.filter.room.account_data;
-        if !filter.allows_room(room) || (changed.is_none() && !fresh) {
+        if !filter.matches_room(room) || (changed.is_none() && !fresh) {
             return Ok(Events::default());
         }
         let data = match fresh {
@@ -384,7 +384,7 @@ impl<'a> Building<'a> {
         let user = &self.request.user;
         let events = data
             .iter()
-            .filter(|datum| filter.allows(&datum.event_type, user, || false))
+            .filter(|datum| filter.matches(user, &datum.event_type, || false))
             .map(|datum| account_data_event(&datum.event_type, &datum.content))
             .collect::<Result<_, _>>()?;
         Ok(Events { events })

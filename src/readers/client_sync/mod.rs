@@ -6,7 +6,6 @@
 //! It answers no other endpoint.
 
 mod answer;
-pub mod filter;
 mod fold;
 mod history;
 mod lazy;
@@ -35,13 +34,14 @@ use parking_lot::RwLock;
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
 use tokio::sync::Notify;
 
-use self::filter::Filter;
 use self::fold::Group;
 use self::lazy::SentMembers;
 use self::memory::{Memory, StateHead};
 use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
 use self::unread::UnreadCounts;
 use crate::logs::log::{Log, LogRecord, PartitionId};
+use crate::matrix::client_event::FormatError;
+use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, RoomSn};
 use crate::query::marks::ReadMarks;
 use crate::query::rooms::{QueryError, Rooms};
@@ -80,9 +80,9 @@ pub enum SyncError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// An event of ours cannot be rendered.
-    #[error("event {event_id} is no client event: {why}")]
-    Event { event_id: String, why: String },
+    /// An event of ours cannot be shown.
+    #[error(transparent)]
+    Event(#[from] FormatError),
     #[error("answer could not be written: {0}")]
     Answer(#[from] serde_json::Error),
     /// The reader stopped, see the log for why.

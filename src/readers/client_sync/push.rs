@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
-use super::render;
+use crate::matrix::client_event::content_of;
+use crate::matrix::push_rules::{Verdict, default_ruleset};
 
 /// The content of `m.push_rules` where the user has set none.
 pub fn default_content(user: &UserId) -> Result<String, SyncError> {
@@ -19,7 +20,7 @@ pub fn default_content(user: &UserId) -> Result<String, SyncError> {
         global: Ruleset,
     }
     Ok(serde_json::to_string(&Content {
-        global: Ruleset::server_default(user),
+        global: default_ruleset(user),
     })?)
 }
 
@@ -27,13 +28,6 @@ pub fn default_content(user: &UserId) -> Result<String, SyncError> {
 pub struct Evaluator {
     rules: Ruleset,
     context: PushConditionRoomCtx,
-}
-
-/// What to do about an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    pub notify: bool,
-    pub highlight: bool,
 }
 
 impl Evaluator {
@@ -48,7 +42,7 @@ impl Evaluator {
         let own: Vec<_> = standing.event.into_iter().collect();
         let own = history.rooms.events(&history.room_id, &own)?.pop();
         let name = match own {
-            Some(own) => display_name(render::content(&own)?),
+            Some(own) => display_name(content_of(&own.json)?),
             None => None,
         };
         let context = PushConditionRoomCtx::new(
@@ -58,7 +52,7 @@ impl Evaluator {
             name.unwrap_or_else(|| user.localpart().to_owned()),
         );
         Ok(Evaluator {
-            rules: Ruleset::server_default(user),
+            rules: default_ruleset(user),
             context,
         })
     }
@@ -79,7 +73,7 @@ impl Evaluator {
     }
 }
 
-fn display_name(content: &RawValue) -> Option<String> {
-    let content: serde_json::Value = serde_json::from_str(content.get()).ok()?;
+fn display_name(content: &str) -> Option<String> {
+    let content: serde_json::Value = serde_json::from_str(content).ok()?;
     Some(content.get("displayname")?.as_str()?.to_owned())
 }

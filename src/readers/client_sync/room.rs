@@ -13,13 +13,15 @@ use super::SyncError;
 use super::answer::Building;
 use super::history::RoomHistory;
 use super::memory::Standing;
-use super::render::{self, Extras};
+use super::render;
 use super::state::StateQuery;
 use super::summary::Summary;
 use super::timeline::{Shown, Timeline};
 use super::unread::Counts;
 use super::visible::Judge;
 use crate::logs::log::PartitionId;
+use crate::matrix::client_event::{Unsigned, content_of};
+use crate::matrix::filter::EventFormat;
 use crate::query::ids::RoomSn;
 use crate::query::rooms::StoredEvent;
 
@@ -265,7 +267,7 @@ impl<'a> Building<'a> {
         shown: &Shown,
     ) -> Result<Box<RawValue>, SyncError> {
         let event = &shown.event;
-        if self.request.filter.federation_format() {
+        if self.request.filter.event_format == EventFormat::Federation {
             return render::federation_event(event);
         }
         let beside: Vec<_> = event
@@ -284,25 +286,38 @@ impl<'a> Building<'a> {
             None => false,
         };
         let redaction = match find(event.redacted_by) {
-            Some(redaction) => Some(render::client_event(redaction, self.extras())?),
+            Some(redaction) => Some(render::client_event(redaction, self.aged(redaction))?),
             None => None,
         };
-        render::client_event(
-            event,
-            Extras {
-                membership: Some(shown.membership),
-                transaction_id: self.transaction_id(event),
-                replaces: replaced.map(|replaced| (&**replaced, may_see)),
-                redacted_because: redaction.as_deref(),
-                ..self.extras()
-            },
-        )
+        // What was replaced is named even where its content may not be shown.
+        let prev_content = match replaced.filter(|_| may_see) {
+            Some(replaced) => Some(content_of(&replaced.json)?),
+            None => None,
+        };
+        let unsigned = Unsigned {
+            membership: Some(shown.membership),
+            transaction_id: self.transaction_id(event),
+            prev_content,
+            replaces_state: replaced.map(|replaced| &*replaced.event_id),
+            redacted_because: redaction.as_deref().map(RawValue::get),
+            ..self.aged(event)
+        };
+        self.fields(render::client_event(event, unsigned)?)
     }
 
-    fn extras(&self) -> Extras<'static> {
-        Extras {
-            now_ms: Some(self.now_ms),
-            ..Extras::default()
+    /// How old the event is, and nothing else.
+    fn aged(&self, event: &StoredEvent) -> Unsigned<'static> {
+        Unsigned {
+            age: Some(self.now_ms as i64 - event.origin_server_ts as i64),
+            ..Unsigned::default()
+        }
+    }
+
+    /// The fields that the client asked for.
+    fn fields(&self, event: Box<RawValue>) -> Result<Box<RawValue>, SyncError> {
+        match &self.request.filter.event_fields {
+            Some(fields) => Ok(fields.project(&event)?),
+            None => Ok(event),
         }
     }
 
@@ -315,12 +330,12 @@ impl<'a> Building<'a> {
 
     /// State events as they are sent.
     pub fn state_events(&self, state: &[Arc<StoredEvent>]) -> Result<State, SyncError> {
-        let federation = self.request.filter.federation_format();
+        let federation = self.request.filter.event_format == EventFormat::Federation;
         let events = state
             .iter()
             .map(|event| match federation {
                 true => render::federation_event(event),
-                false => render::client_event(event, self.extras()),
+                false => self.fields(render::client_event(event, self.aged(event))?),
             })
             .collect::<Result<_, _>>()?;
         Ok(State::new(self.request.use_state_after, events))

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use ruma::UserId;
 
 use super::SyncError;
-use super::filter::RoomEventFilter;
 use super::history::{Changes, RoomHistory};
 use super::lazy::KnownMembers;
 use super::timeline::Timeline;
+use crate::matrix::client_event::content_has_url;
+use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::EventSn;
 use crate::query::rooms::{StateKey, StateMap, StoredEvent};
 
@@ -36,16 +37,17 @@ impl StateQuery<'_> {
     /// The events of the section, in the order in which they came, and with
     /// lazy loading notes in `known` what is sent.
     pub fn events(&self, known: &mut KnownMembers<'_>) -> Result<Vec<Arc<StoredEvent>>, SyncError> {
-        if !self.filter.allows_room(&self.history.room_id) {
+        if !self.filter.matches_room(&self.history.room_id) {
             return Ok(Vec::new());
         }
         let start = self.timeline.start(self.to);
         let end = if self.after { self.to } else { start };
         let mut found: BTreeMap<EventSn, Arc<StoredEvent>> = BTreeMap::new();
         let mut add = |event: Arc<StoredEvent>| {
-            if self.filter.allows(&event.kind, &event.sender, || {
-                super::timeline::has_url(&event)
-            }) {
+            if self
+                .filter
+                .matches(&event.sender, &event.kind, || content_has_url(&event.json))
+            {
                 found.insert(event.event, event);
             }
         };

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
-use super::render;
+use crate::matrix::client_event::stripped_state as stripped_event;
 use crate::query::ids::EventSn;
 use crate::query::rooms::StateKey;
 
@@ -41,5 +41,6 @@ pub fn stripped_state(
             events.extend(history.rooms.events(&history.room_id, &[inviter])?);
         }
     }
-    events.iter().map(render::stripped_event).collect()
+    let stripped = events.iter().map(|event| stripped_event(&event.json));
+    Ok(stripped.collect::<Result<_, _>>()?)
 }

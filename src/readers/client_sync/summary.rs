@@ -7,8 +7,8 @@ use log_format::record::output::Membership;
 
 use super::SyncError;
 use super::history::RoomHistory;
-use super::render;
 use super::visible::membership_of;
+use crate::matrix::client_event::content_of;
 use crate::query::ids::EventSn;
 use crate::query::rooms::{StateKey, StateMap};
 
@@ -75,8 +75,7 @@ fn holds(
     let Some(event) = history.rooms.events(&history.room_id, &[*event])?.pop() else {
         return Ok(false);
     };
-    let content = render::content(&event)?;
-    let content = serde_json::from_str::<serde_json::Value>(content.get())?;
+    let content: serde_json::Value = serde_json::from_str(content_of(&event.json)?)?;
     let text = content.get(field).and_then(serde_json::Value::as_str);
     Ok(text.is_some_and(|text| !text.is_empty()))
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use log_format::record::output::Membership;
 
 use super::SyncError;
-use super::filter::RoomEventFilter;
 use super::history::RoomHistory;
 use super::rows::TimelineRow;
 use super::visible::Judge;
+use crate::matrix::client_event::content_has_url;
+use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::Place;
 use crate::query::rooms::{StateKey, StoredEvent};
 use crate::query::tokens::TimelineToken;
@@ -49,12 +50,8 @@ impl Timeline {
         from: u64,
         to: u64,
     ) -> Result<Timeline, SyncError> {
-        let limit = filter
-            .events
-            .limit
-            .map_or(LIMIT_DEFAULT, |limit| limit as usize);
-        let limit = limit.clamp(1, LIMIT_MAX);
-        let wanted = filter.allows_room(&history.room_id);
+        let limit = filter.limit(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+        let wanted = filter.matches_room(&history.room_id);
         let mut shown = Vec::new();
         let mut limited = false;
         let mut scanned = 0;
@@ -67,7 +64,9 @@ impl Timeline {
             let whole = rows.len() <= limit;
             for (row, event) in events_of(history, rows)? {
                 let (visible, membership) = judge.judge(&event, row.offset)?;
-                if !visible || !filter.allows(&event.kind, &event.sender, || has_url(&event)) {
+                if !visible
+                    || !filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
+                {
                     continue;
                 }
                 if shown.len() == limit {
@@ -169,16 +168,4 @@ fn events_of(
         Some((row, event))
     });
     Ok(paired.collect())
-}
-
-/// Whether the content has a `url`, for the filter that asks.
-pub fn has_url(event: &StoredEvent) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Content {
-        url: Option<serde::de::IgnoredAny>,
-    }
-    super::render::content(event)
-        .ok()
-        .and_then(|content| serde_json::from_str::<Content>(content.get()).ok())
-        .is_some_and(|content| content.url.is_some())
 }

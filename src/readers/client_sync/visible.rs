@@ -10,9 +10,12 @@ use serde::Deserialize;
 use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
-use super::render;
+use crate::matrix::client_event::content_of;
+use crate::matrix::history_visibility::Sight;
 use crate::query::ids::{EventSn, StateId};
 use crate::query::rooms::{StateKey, StoredEvent};
+
+const VISIBILITY: &str = "m.room.history_visibility";
 
 /// Judges the events of one room for one user.
 pub struct Judge<'a> {
@@ -70,38 +73,38 @@ impl<'a> Judge<'a> {
             false => after,
         };
         let joined_later = self.last_joined.is_some_and(|joined| joined > offset);
-        let allowed = self.visibilities(event)?.into_iter().any(|visibility| {
-            allows(visibility, before, joined_later) || allows(visibility, after, joined_later)
-        });
+        let (visibility_before, visibility_after) = self.visibilities(event)?;
+        let sight = Sight {
+            visibility_before,
+            visibility_after,
+            membership_before: before,
+            membership_after: after,
+            joined_later,
+        };
         // An own membership event is always of interest to whom it concerns: an
         // invite that was rejected, a ban.
-        Ok((allowed || own, after))
+        Ok((sight.may_see() || own, after.unwrap_or(Membership::Leave)))
     }
 
     /// Whether the user may see an event of which only the states are known.
     pub fn may_see_replaced(&mut self, event: &StoredEvent) -> Result<bool, SyncError> {
         let joined_later = self.last_joined.is_some();
-        if allows(event.visibility, Membership::Leave, joined_later) {
-            return Ok(true);
-        }
-        let membership = self.membership_in(event.state_after)?;
-        Ok(allows(event.visibility, membership, joined_later))
+        let sight = |membership| Sight::unchanged(event.visibility, membership, joined_later);
+        Ok(sight(None).may_see() || sight(self.membership_in(event.state_after)?).may_see())
     }
 
-    /// The visibilities of which one has to allow an event: that at the event,
-    /// and for one that changes it, those before and after.
-    fn visibilities(&self, event: &StoredEvent) -> Result<Vec<Visibility>, SyncError> {
-        let mut found = vec![event.visibility];
-        if &*event.kind == "m.room.history_visibility" {
-            found.push(visibility_of(event)?);
-            let key = StateKey::new("m.room.history_visibility", "");
-            let before = self.entry(event.state_before, &key)?;
-            found.push(match before {
-                Some(before) => visibility_of(&before)?,
-                None => Visibility::Shared,
-            });
+    /// The visibilities before and after an event: the same, but for one that
+    /// changes it.
+    fn visibilities(&self, event: &StoredEvent) -> Result<(Visibility, Visibility), SyncError> {
+        if &*event.kind != VISIBILITY || event.state_key.as_deref() != Some("") {
+            return Ok((event.visibility, event.visibility));
         }
-        Ok(found)
+        let before = self.entry(event.state_before, &StateKey::new(VISIBILITY, ""))?;
+        let before = match before {
+            Some(before) => visibility_of(&before)?,
+            None => Visibility::Shared,
+        };
+        Ok((before, visibility_of(event)?))
     }
 
     fn entry(&self, state: StateId, key: &StateKey) -> Result<Option<Arc<StoredEvent>>, SyncError> {
@@ -112,31 +115,20 @@ impl<'a> Judge<'a> {
         Ok(rooms.events(room_id, &[event])?.pop())
     }
 
-    fn membership_in(&mut self, state: StateId) -> Result<Membership, SyncError> {
+    fn membership_in(&mut self, state: StateId) -> Result<Option<Membership>, SyncError> {
         let (rooms, room_id) = (self.history.rooms, &self.history.room_id);
         let Some(event) = rooms.state_entry(room_id, state, &self.member_key)? else {
-            return Ok(Membership::Leave);
+            return Ok(None);
         };
         if let Some(known) = self.memberships.get(&event) {
-            return Ok(*known);
+            return Ok(Some(*known));
         }
         let membership = match rooms.events(room_id, &[event])?.pop() {
             Some(stored) => membership_of(&stored)?,
             None => Membership::Leave,
         };
         self.memberships.insert(event, membership);
-        Ok(membership)
-    }
-}
-
-/// Rules 1 to 4; the fifth is *deny*.
-fn allows(visibility: Visibility, membership: Membership, joined_later: bool) -> bool {
-    match visibility {
-        Visibility::WorldReadable => true,
-        _ if membership == Membership::Join => true,
-        Visibility::Shared => joined_later,
-        Visibility::Invited => membership == Membership::Invite,
-        Visibility::Joined => false,
+        Ok(Some(membership))
     }
 }
 
@@ -148,8 +140,8 @@ struct MemberContent<'a> {
 
 /// What an `m.room.member` event says; anything else counts as `leave`.
 pub fn membership_of(event: &StoredEvent) -> Result<Membership, SyncError> {
-    let content = render::content(event)?;
-    Ok(serde_json::from_str::<MemberContent<'_>>(content.get())
+    let content = content_of(&event.json)?;
+    Ok(serde_json::from_str::<MemberContent<'_>>(content)
         .ok()
         .and_then(|content| Membership::parse(&content.membership))
         .unwrap_or(Membership::Leave))
@@ -162,8 +154,8 @@ struct VisibilityContent<'a> {
 }
 
 fn visibility_of(event: &StoredEvent) -> Result<Visibility, SyncError> {
-    let content = render::content(event)?;
-    Ok(serde_json::from_str::<VisibilityContent<'_>>(content.get())
+    let content = content_of(&event.json)?;
+    Ok(serde_json::from_str::<VisibilityContent<'_>>(content)
         .map_or(Visibility::Shared, |content| {
             Visibility::parse(&content.history_visibility)
         }))

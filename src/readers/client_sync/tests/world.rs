@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partition_of};
+use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, OutputOffset, Place, RoomSn, StateId};
 use crate::query::marks::ReadMarks;
 use crate::query::rooms::{
@@ -28,7 +29,6 @@ use crate::query::rooms::{
 };
 use crate::query::tokens::Epoch;
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
-use crate::readers::client_sync::filter::Filter;
 use crate::readers::client_sync::{ClientSync, Ports, SyncError, SyncRequest};
 use crate::readers::run::Reader;
 use crate::readers::store::Write;
@@ -289,7 +289,11 @@ type Parts = (Arc<FakeLog>, Arc<FakeRooms>, Arc<FakeUsers>, Arc<ReadMarks>);
 
 impl World {
     pub fn new(partitions: u32) -> World {
-        let store: Arc<dyn Write> = Arc::new(MemoryStore::default());
+        World::over(partitions, Arc::new(MemoryStore::default()))
+    }
+
+    /// A world whose reader keeps its rows in this store.
+    pub fn over(partitions: u32, store: Arc<dyn Write>) -> World {
         let parts: Parts = (
             Arc::new(FakeLog::new(partitions)),
             Arc::default(),
@@ -576,7 +580,7 @@ pub fn request(user: &UserId, since: Option<&str>, filter: Value) -> SyncRequest
         user: user.to_owned(),
         device: "DEVICE".into(),
         since: since.map(str::to_owned),
-        filter: Arc::new(Filter::parse(&filter.to_string()).expect("a filter")),
+        filter: Arc::new(Filter::parse(filter.to_string().as_bytes()).expect("a filter")),
         full_state: false,
         timeout: Duration::ZERO,
         use_state_after: false,
