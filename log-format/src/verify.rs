@@ -1,10 +1,11 @@
 //! Checking a whole partition: checksums, the chain, the signatures.
 //!
-//! Reads in bounded memory, segment after segment, and reports the first
-//! damage of each. Source: FORMAT.md, section 11.
+//! Reads in bounded memory and reports the first damage of each segment. Source: FORMAT.md, section 11.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use ed25519_dalek::VerifyingKey;
 
@@ -13,7 +14,7 @@ use crate::error::ReadError;
 use crate::file_system::{FileSystem, OpenMode, read_all};
 use crate::frame::{FrameFault, kind};
 use crate::record::{Envelope, EnvelopeError};
-use crate::recovery;
+use crate::recovery::{self, SegmentInfo};
 use crate::scan::{BatchScanner, FrameScanner, Step};
 
 /// How deep to look; each level includes the one before.
@@ -64,7 +65,9 @@ pub struct Report {
     pub faults: Vec<Fault>,
 }
 
-/// Checks a partition whose [`recovery::examine`] was clean or torn.
+/// Checks a partition whose [`recovery::examine`] was clean or torn, segments
+/// side by side on all processors: each header names the link that the one
+/// before must end with, which `examine` has held against its seal.
 ///
 /// `keys`: for [`Level::Signatures`], who may have signed. `progress` is called
 /// with the bytes read so far.
@@ -75,44 +78,103 @@ pub fn verify(
     keys: &[VerifyingKey],
     mut progress: impl FnMut(u64),
 ) -> Result<Report, ReadError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ReadError::Io { path, source }
-    };
     let found = recovery::examine(fs, dir, None).map_err(failed(dir))?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let (told, steps) = mpsc::channel();
+    let work = |told: mpsc::Sender<u64>| {
+        let mut parts = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(info) = found.segments.get(number) else {
+                return parts;
+            };
+            let segment = Segment {
+                info,
+                level,
+                checkpoints: &found.checkpoints,
+                tail_position: found.tail.as_ref().map_or(u64::MAX, |tail| tail.position),
+            };
+            parts.push((number, segment.verify(fs, &told)));
+        }
+    };
+    let mut parts = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.min(found.segments.len()))
+            .map(|_| {
+                let (work, told) = (&work, told.clone());
+                scope.spawn(move || work(told))
+            })
+            .collect();
+        drop(told);
+        let mut bytes = 0;
+        for step in steps {
+            bytes += step;
+            progress(bytes);
+        }
+        let joined = workers.into_iter().filter_map(|worker| worker.join().ok());
+        joined.flatten().collect::<Vec<_>>()
+    });
+    parts.sort_by_key(|(number, _)| *number);
+    if parts.len() != found.segments.len() {
+        let source = io::Error::other("a verifying thread panicked");
+        return Err(failed(dir)(source));
+    }
     let mut report = Report::default();
-    let mut checkpoints = found.checkpoints.iter().enumerate().peekable();
-    for info in &found.segments {
+    for (_, part) in parts {
+        let part = part?;
+        report.records += part.records;
+        report.bytes += part.bytes;
+        report.segments += 1;
+        report.faults.extend(part.faults);
+    }
+    if level >= Level::Signatures {
+        verify_checkpoints(fs, dir, keys, &found, &mut report).map_err(failed(dir))?;
+    }
+    Ok(report)
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> ReadError {
+    let path = path.to_owned();
+    move |source| ReadError::Io { path, source }
+}
+
+/// One segment and what is known about it from outside.
+struct Segment<'a> {
+    info: &'a SegmentInfo,
+    level: Level,
+    checkpoints: &'a [Checkpoint],
+    /// Of an unsealed segment: where what does not count begins.
+    tail_position: u64,
+}
+
+/// Bytes after which progress is told.
+const TELL_BYTES: u64 = 1 << 20;
+
+impl Segment<'_> {
+    fn verify(&self, fs: &dyn FileSystem, told: &mpsc::Sender<u64>) -> Result<Report, ReadError> {
+        let (info, mut report) = (self.info, Report::default());
         let file = fs
             .open(&info.path, OpenMode::Read)
             .map_err(failed(&info.path))?;
         let mut batches = BatchScanner::new(info.header.clone());
         let mut frames = FrameScanner::new(&*file, info.header.salt, batches.position);
-        let scanned_before = report.bytes;
-        // Links inside a batch are not stored, so checkpoints, which stand at
-        // batch ends, are held against the link there.
-        loop {
-            while let Some((number, checkpoint)) =
-                checkpoints.next_if(|(_, checkpoint)| checkpoint.offset <= batches.end)
-            {
-                if level < Level::Signatures || checkpoint.offset < found.begin {
-                    continue;
-                }
-                if (checkpoint.offset, checkpoint.link) != (batches.end, batches.link) {
-                    report.faults.push(Fault::Checkpoint {
-                        number,
-                        why: "it names another link than the chain has there",
-                    });
-                }
-            }
+        // The link before the first record is the end of the segment before,
+        // whose checkpoint is looked at there; the very first has none before.
+        let first = self
+            .checkpoints
+            .iter()
+            .filter(|one| one.offset <= info.header.base);
+        let mut number = first.count();
+        while batches.seal.is_none() {
             let position = frames.position();
-            let step = frames.step().map_err(failed(&info.path))?;
-            let fault = match step {
-                Step::End => break,
-                Step::Bad(_) if info.seal.is_none() && position >= tail_position(&found) => break,
+            let fault = match frames.step().map_err(failed(&info.path))? {
+                Step::End if info.seal.is_none() => break,
+                Step::Bad(_) if info.seal.is_none() && position >= self.tail_position => break,
+                // A sealed segment goes on to its seal.
+                Step::End => Some(FrameFault::Truncated),
                 Step::Bad(fault) => Some(fault),
                 Step::Frame(frame) => {
-                    if level >= Level::Chain && frame.header.kind == kind::DATA {
+                    if self.level >= Level::Chain && frame.header.kind == kind::DATA {
                         check_digest(&info.path, &frame, &mut report);
                     }
                     batches.take(&frame).err()
@@ -127,23 +189,34 @@ pub fn verify(
                 });
                 break;
             }
-            report.bytes = scanned_before + frames.position();
-            progress(report.bytes);
-            if batches.seal.is_some() {
-                break;
+            self.check_links(&batches, &mut number, &mut report);
+            if frames.position() - report.bytes >= TELL_BYTES {
+                let _ = told.send(frames.position() - report.bytes);
+                report.bytes = frames.position();
             }
         }
-        report.records += batches.end - info.header.base;
-        report.segments += 1;
+        let _ = told.send(frames.position() - report.bytes);
+        report.bytes = frames.position();
+        report.records = batches.end - info.header.base;
+        Ok(report)
     }
-    if level >= Level::Signatures {
-        verify_checkpoints(fs, dir, keys, &found, &mut report).map_err(failed(dir))?;
-    }
-    Ok(report)
-}
 
-fn tail_position(found: &recovery::Examination) -> u64 {
-    found.tail.as_ref().map_or(u64::MAX, |tail| tail.position)
+    /// Holds the checkpoints up to here against the chain. Links inside a batch
+    /// are not stored; checkpoints stand at the ends of batches.
+    fn check_links(&self, batches: &BatchScanner, number: &mut usize, report: &mut Report) {
+        while let Some(checkpoint) = self.checkpoints.get(*number)
+            && checkpoint.offset <= batches.end
+        {
+            let fits = (checkpoint.offset, checkpoint.link) == (batches.end, batches.link);
+            if self.level >= Level::Signatures && !fits {
+                report.faults.push(Fault::Checkpoint {
+                    number: *number,
+                    why: "it names another link than the chain has there",
+                });
+            }
+            *number += 1;
+        }
+    }
 }
 
 fn check_digest(segment: &Path, frame: &crate::scan::Frame<'_>, report: &mut Report) {

@@ -341,6 +341,14 @@ fn missing_swapped_repeated_and_zeroed_segments_are_refused() {
     emptied.put(&paths[3], Vec::new());
     refused("emptied", &emptied);
 
+    // A hole in the middle is none of these, and is found by looking.
+    let hole = fs.copy();
+    let mut bytes_with_hole = bytes[1].clone();
+    bytes_with_hole[8192..16384].fill(0);
+    hole.put(&paths[1], bytes_with_hole);
+    let report = verify(&hole, &dir(), Level::Crc, &[], |_| {}).expect("reads");
+    assert_eq!(report.faults.len(), 1, "{:?}", report.faults);
+
     // The same offsets from another log.
     let (other, _) = segments();
     let stranger = fs.copy();
