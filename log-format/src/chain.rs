@@ -3,6 +3,8 @@
 //! Both cover payload digests, never payloads, so that an erased log verifies.
 //! Source: FORMAT.md, section 7.
 
+use std::collections::VecDeque;
+
 use crate::partition::LogId;
 
 /// The link before the first record of a partition.
@@ -42,16 +44,38 @@ pub fn link(
 pub struct Merkle {
     /// Roots of full subtrees, largest first.
     peaks: Vec<[u8; 32]>,
-    leaves: u64,
+    /// Leaves in `peaks`.
+    folded: u64,
+    /// Payload digests of the leaves after those.
+    queued: VecDeque<[u8; 32]>,
 }
+
+/// Queued leaves that one push folds, so that a queue shrinks without a pause.
+const FOLDED_PER_PUSH: usize = 8;
 
 impl Merkle {
     /// Adds the payload digest of the next record.
     pub fn push(&mut self, digest: &[u8; 32]) {
+        self.queued.push_back(*digest);
+        for _ in 0..FOLDED_PER_PUSH {
+            let Some(digest) = self.queued.pop_front() else {
+                return;
+            };
+            self.fold(&digest);
+        }
+    }
+
+    /// Adds a digest without hashing it yet: a start has many, and may never
+    /// need the root.
+    pub fn push_later(&mut self, digest: &[u8; 32]) {
+        self.queued.push_back(*digest);
+    }
+
+    fn fold(&mut self, digest: &[u8; 32]) {
         let mut input = [0; 33];
         input[1..].copy_from_slice(digest);
         let mut node = *blake3::hash(&input).as_bytes();
-        let mut full = self.leaves;
+        let mut full = self.folded;
         while full & 1 == 1 {
             if let Some(left) = self.peaks.pop() {
                 node = parent(&left, &node);
@@ -59,17 +83,21 @@ impl Merkle {
             full >>= 1;
         }
         self.peaks.push(node);
-        self.leaves += 1;
+        self.folded += 1;
     }
 
     /// Leaves so far.
     pub fn leaves(&self) -> u64 {
-        self.leaves
+        self.folded + self.queued.len() as u64
     }
 
     /// The root over all leaves so far.
     pub fn root(&self) -> [u8; 32] {
-        let mut peaks = self.peaks.iter().rev();
+        let mut whole = self.clone();
+        while let Some(digest) = whole.queued.pop_front() {
+            whole.fold(&digest);
+        }
+        let mut peaks = whole.peaks.iter().rev();
         let Some(last) = peaks.next() else {
             return [0; 32];
         };

@@ -15,7 +15,7 @@ use crate::frame::kind;
 use crate::partition::LogId;
 use crate::read::{PartitionReader, StoredRecord};
 use crate::recovery::{self, Recovery};
-use crate::scan::{BatchScanner, FrameScanner, Step};
+use crate::scan::{BatchScanner, Check, FrameScanner, Step};
 use crate::segment;
 
 impl PartitionWriter {
@@ -140,7 +140,7 @@ fn batch_before(
     end: u64,
 ) -> io::Result<(u64, u64)> {
     let file = fs.open(&info.path, OpenMode::Read)?;
-    let mut batches = BatchScanner::new(info.header.clone());
+    let mut batches = BatchScanner::new(info.header.clone(), Check::Checksums);
     let mut frames = FrameScanner::new(&*file, info.header.salt, batches.position);
     let mut last = (batches.position, batches.end);
     while let Step::Frame(frame) = frames.step()? {

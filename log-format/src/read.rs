@@ -18,7 +18,7 @@ use crate::frame::{FrameFault, FrameHeader, HEADER_BYTES, flags, kind};
 use crate::index::SparseIndex;
 use crate::record::{Envelope, EnvelopeError, Kind};
 use crate::recovery;
-use crate::scan::{BatchScanner, Frame, FrameScanner, Step};
+use crate::scan::{BatchScanner, Check, Frame, FrameScanner, Step};
 use crate::seal::Seal;
 use crate::segment::{self, HEADER_PAGE_BYTES, SegmentHeader};
 
@@ -187,7 +187,7 @@ impl PartitionReader {
         let mut next = from;
         while next < below && budget > 0 {
             let before = out.len();
-            self.walk_from(next, |frame| {
+            self.walk_from(next, budget, |frame| {
                 let cost = frame.payload.len();
                 if frame.header.offset >= below {
                     return Walk::Stop;
@@ -217,7 +217,7 @@ impl PartitionReader {
     /// The record at an offset below the writer's end.
     pub fn read_one(&self, offset: u64) -> Result<StoredRecord, ReadError> {
         let mut found = None;
-        self.walk_from(offset, |frame| {
+        self.walk_from(offset, 1, |frame| {
             found = Some(stored(frame));
             Walk::Last
         })?;
@@ -303,7 +303,7 @@ impl PartitionReader {
         let mut offset = from;
         while offset < below {
             let before = offset;
-            self.walk_from(offset, |frame| {
+            self.walk_from(offset, usize::MAX, |frame| {
                 if frame.header.time_us >= time_us || frame.header.offset >= below {
                     return Walk::Stop;
                 }
@@ -340,7 +340,7 @@ impl PartitionReader {
         let batches = match &mut scan.batches {
             Some((base, batches)) if *base == last.base => batches,
             stale => {
-                let fresh = BatchScanner::new(opened.header.clone());
+                let fresh = BatchScanner::new(opened.header.clone(), Check::Checksums);
                 &mut stale.insert((last.base, fresh)).1
             }
         };
@@ -360,15 +360,17 @@ impl PartitionReader {
         })
     }
 
-    /// Walks the segment that holds `from`, wherever it is by now.
+    /// Walks the segment that holds `from`, wherever it is by now. About `bytes`
+    /// of payload will be used.
     fn walk_from(
         &self,
         from: u64,
+        bytes: usize,
         mut each: impl FnMut(&Frame<'_>) -> Walk,
     ) -> Result<(), ReadError> {
         let segment = self.segment_of(from)?;
         let mut any = false;
-        let walked = self.walk(&segment, from, |frame| {
+        let walked = self.walk(&segment, from, bytes, |frame| {
             any = true;
             each(frame)
         })?;
@@ -378,7 +380,7 @@ impl PartitionReader {
         // The last segment known was sealed since; the record is in a later one.
         self.refresh()?;
         let segment = self.segment_of(from)?;
-        self.walk(&segment, from, each).map(|_| ())
+        self.walk(&segment, from, bytes, each).map(|_| ())
     }
 
     /// Calls `each` for the frames of data from `from` on, until it stops or
@@ -387,11 +389,15 @@ impl PartitionReader {
         &self,
         segment: &Segment,
         from: u64,
+        bytes: usize,
         mut each: impl FnMut(&Frame<'_>) -> Walk,
     ) -> Result<Walked, ReadError> {
         let opened = self.opened(segment)?;
         let (mut next, position) = self.places(segment).nearest(segment.base, from);
-        let mut scanner = FrameScanner::new(&*opened.file, opened.header.salt, position);
+        // Payloads, and an eighth for headers and what lies before `from`.
+        let expected = bytes.saturating_add(bytes / 8);
+        let mut scanner =
+            FrameScanner::new(&*opened.file, opened.header.salt, position).expecting(expected);
         let mut passed = Vec::new();
         let walked = loop {
             let step = scanner

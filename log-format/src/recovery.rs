@@ -15,7 +15,7 @@ use crate::error::OpenError;
 use crate::file_system::{File, FileSystem, OpenMode, read_all};
 use crate::frame::{ALIGNMENT, FrameFault, FrameHeader, HEADER_BYTES, MAGIC};
 use crate::partition::Witness;
-use crate::scan::{BatchScanner, FrameScanner, Step};
+use crate::scan::{BatchScanner, Check, FrameScanner, Step};
 use crate::seal::{self, Seal};
 use crate::segment::{self, HEADER_PAGE_BYTES, SegmentHeader};
 
@@ -354,7 +354,7 @@ fn seal_time(file: &dyn File, position: u64) -> io::Result<u64> {
 /// Steps 2 to 4 for the unsealed last segment.
 fn scan_tail(file: Arc<dyn File>, info: &SegmentInfo, found: &mut Examination) -> io::Result<()> {
     let mut frames = FrameScanner::new(&*file, info.header.salt, HEADER_PAGE_BYTES as u64);
-    let mut batches = BatchScanner::new(info.header.clone());
+    let mut batches = BatchScanner::new(info.header.clone(), Check::Checksums);
     let fault = loop {
         match frames.step()? {
             Step::End => break None,

@@ -15,14 +15,14 @@ use crate::file_system::{FileSystem, OpenMode, read_all};
 use crate::frame::{FrameFault, kind};
 use crate::record::{Envelope, EnvelopeError};
 use crate::recovery::{self, SegmentInfo};
-use crate::scan::{BatchScanner, FrameScanner, Step};
+use crate::scan::{BatchScanner, Check, FrameScanner, Step};
 
 /// How deep to look; each level includes the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Every checksum, offset, batch, link and seal.
+    /// Every checksum, offset, batch and seal, as recovery looks at them.
     Crc,
-    /// Also every payload's digest, recomputed from the payload.
+    /// Also every payload's digest, link and Merkle root, computed anew.
     Chain,
     /// Also every checkpoint's place in the chain and its signature.
     Signatures,
@@ -156,7 +156,11 @@ impl Segment<'_> {
         let file = fs
             .open(&info.path, OpenMode::Read)
             .map_err(failed(&info.path))?;
-        let mut batches = BatchScanner::new(info.header.clone());
+        let check = match self.level {
+            Level::Crc => Check::Checksums,
+            Level::Chain | Level::Signatures => Check::Links,
+        };
+        let mut batches = BatchScanner::new(info.header.clone(), check);
         let mut frames = FrameScanner::new(&*file, info.header.salt, batches.position);
         // The link before the first record is the end of the segment before,
         // whose checkpoint is looked at there; the very first has none before.

@@ -351,3 +351,38 @@ fn verification_finds_what_checksums_cannot() {
         report.faults
     );
 }
+
+#[test]
+fn a_link_tells_of_an_edit_that_mends_every_checksum() {
+    let fs = FakeFs::new();
+    let (mut writer, _) = open(&fs.shared(), &small_segments(false)).expect("opens");
+    writer.append(&[record(0, 50)]).expect("appends");
+    drop(writer);
+    // Another time, and the checksums of header and batch made to fit.
+    let path = dir().join("00000000000000000000.seg");
+    let mut bytes = fs.bytes(&path);
+    let commit = bytes.len() - 80;
+    bytes[4096 + 24] ^= 1;
+    let mut mend = |at: usize| {
+        let crc = crc32c::crc32c(&bytes[at..at + 76]);
+        bytes[at + 76..at + 80].copy_from_slice(&crc.to_le_bytes());
+        crc32c::crc32c(&bytes[at..at + 80])
+    };
+    let batch = mend(4096);
+    bytes[commit + 12..commit + 16].copy_from_slice(&batch.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[commit..commit + 76]);
+    bytes[commit + 76..].copy_from_slice(&crc.to_le_bytes());
+    fs.put(&path, bytes);
+    let faults = |level| {
+        verify(&fs, &dir(), level, &[], |_| {})
+            .expect("verifies")
+            .faults
+    };
+    assert_eq!(faults(Level::Crc).len(), 0);
+    let fault = faults(Level::Chain).pop();
+    let link = log_format::frame::FrameFault::Link;
+    assert!(
+        matches!(&fault, Some(Fault::Frame { fault, .. }) if *fault == link),
+        "{fault:?}"
+    );
+}
