@@ -37,6 +37,7 @@ pub fn log_settings(config: &Config, data_dir: &DataDir, key: Option<&ServerKey>
         log.reserve_bytes.0,
     );
     settings.checkpoint_key = key.map(|key| key.signing_key().clone());
+    settings.synced_marker = log.synced_marker;
     if !log.sync {
         tracing::warn!("UNSAFE: log.sync is off, a power cut loses acknowledged messages");
         settings.sync = SyncMode::Off;
