@@ -10,6 +10,8 @@ pub mod fold;
 pub mod personal;
 pub mod rows;
 pub mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub use answers::UserAnswers;
 pub use fold::UserProjector;
