@@ -21,7 +21,7 @@ use super::room_writer::RoomWriter;
 use crate::clock;
 use crate::logs::log::NewRecord;
 use crate::query::authority::Power;
-use crate::query::rooms::{RoomHead, Rooms};
+use crate::query::rooms::{RoomHead, Rooms, StateKey};
 use crate::query::users::Users;
 
 const MEMBER: &str = "m.room.member";
@@ -95,11 +95,20 @@ impl RoomWriter {
         if self.users().forgot(user, room_id) {
             return Ok(());
         }
+        // Names the membership that is forgotten: a later one is not.
+        let member = StateKey::new(MEMBER, user.as_str());
+        let head = self.rooms().head(room_id)?;
+        let left = head.and_then(|head| head.state.get(&member).copied());
+        let left = match left {
+            Some(event) => self.rooms().events(room_id, &[event])?.pop(),
+            None => None,
+        };
         let body = codec::encode(&InputRoomForgotten {});
         let envelope = NewEnvelope {
             received_us: clock::now_us(),
             key: user.as_str(),
             room_id: Some(room_id.as_str()),
+            event_id: left.as_ref().map(|left| left.event_id.as_str()),
             sender: Some(user.as_str()),
             body: &body,
             ..NewEnvelope::default()
