@@ -2,6 +2,7 @@
 //! signals, files), and of projection from records to records. One binary,
 //! since each one links RocksDB.
 
+mod crash;
 mod harness;
 mod memory_log;
 mod records;
