@@ -45,10 +45,10 @@ async def before(base, state_file):
     try:
         for client, name in ((alice, "nio-alice"), (bob, "nio-bob")):
             expect(await client.register(name, "correct horse battery"), RegisterResponse)
-        # A second login by password, and its device is another one.
-        first_device = alice.device_id
+        # A second login by password on the same device: the old token ends.
+        first_token = alice.access_token
         expect(await alice.login("correct horse battery"), LoginResponse)
-        assert alice.device_id != first_device
+        assert alice.access_token != first_token
 
         room_id = expect(await alice.room_create(name="Engrams", topic="traces"), RoomCreateResponse).room_id
         expect(await alice.room_invite(room_id, bob.user_id), RoomInviteResponse)
