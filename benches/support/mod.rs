@@ -32,6 +32,7 @@ impl Server {
             .env("ENGRAM__SERVER_NAME", "bench.test")
             .env("ENGRAM__DATA_DIR", &data_dir)
             .env("ENGRAM__CLIENT__BIND", "127.0.0.1:0")
+            .env("ENGRAM__TELEMETRY__METRICS_BIND", "127.0.0.1:0")
             .env("ENGRAM__REGISTRATION__OPEN", "true")
             .env("ENGRAM__RATE_LIMITS__ENABLED", "false")
             .stdout(Stdio::null())

@@ -35,6 +35,7 @@ class Server:
             ENGRAM__SERVER_NAME="hs.test",
             ENGRAM__DATA_DIR=str(self.data_dir / "data"),
             ENGRAM__CLIENT__BIND="127.0.0.1:0",
+            ENGRAM__TELEMETRY__METRICS_BIND="127.0.0.1:0",
             ENGRAM__REGISTRATION__OPEN="true",
             ENGRAM__RATE_LIMITS__ENABLED="false",
         )

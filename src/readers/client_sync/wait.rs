@@ -94,11 +94,15 @@ impl ClientSync {
             .all(|(partition, wanted)| wanted.0 <= reached(partition))
     }
 
-    /// Waits, bounded, until the reader has passed all that the user was told,
-    /// by earlier answers of sync or of writers.
+    /// Waits, bounded, until the reader has passed all that the user was told, by
+    /// earlier answers of sync or of writers, and all that was decided before the
+    /// request: who is told of another's message elsewhere finds it here too.
     async fn catch_up(&self, request: &SyncRequest, since: Option<&SyncToken>) {
         let deadline = Instant::now() + CATCH_UP_MAX;
         let marks = self.marks.mark(&request.user);
+        let decided: Vec<OutputOffset> = (0..self.output.partitions())
+            .map(|partition| OutputOffset(self.output.end(partition)))
+            .collect();
         loop {
             let mut advanced = std::pin::pin!(self.advanced.notified());
             advanced.as_mut().enable();
@@ -106,7 +110,8 @@ impl ClientSync {
                 let memory = self.memory.read();
                 let reached =
                     |partition: u32| memory.cursors.get(partition as usize).copied().unwrap_or(0);
-                marks.iter().all(|marks| self.cursors_cover(marks, reached))
+                self.cursors_cover(&decided, reached)
+                    && marks.iter().all(|marks| self.cursors_cover(marks, reached))
                     && since.is_none_or(|since| self.cursors_cover(&since.vector, reached))
             };
             if passed
