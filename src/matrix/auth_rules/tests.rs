@@ -1,5 +1,5 @@
-//! Pass and fail tables per rule and version, and a comparison with ruma's
-//! independent implementation on random events.
+//! Pass and fail tables per rule and version. A comparison with an independent
+//! implementation is made by the tests of state resolution, which judge events.
 
 use std::collections::BTreeMap;
 
