@@ -182,12 +182,14 @@ impl Server {
         }
     }
 
-    fn address(&self, name: &str) -> String {
+    /// Address and port of a listener.
+    pub fn listener(&self, name: &str) -> &str {
         let address = self.addresses.as_ref().and_then(|all| all[name].as_str());
-        format!(
-            "http://{}",
-            address.unwrap_or_else(|| panic!("no {name} listener"))
-        )
+        address.unwrap_or_else(|| panic!("no {name} listener"))
+    }
+
+    fn address(&self, name: &str) -> String {
+        format!("http://{}", self.listener(name))
     }
 
     /// A client without a token.

@@ -2,8 +2,10 @@
 //! signals, files), and of projection from records to records. One binary,
 //! since each one links RocksDB.
 
+mod commands;
 mod crash;
 mod harness;
+mod listeners;
 mod memory_log;
 mod records;
 mod replay;
