@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use log_format::file_system::{FileSystem as _, OpenMode, RealFileSystem};
-use log_format::scan::{BatchScanner, FrameScanner, Step};
+use log_format::scan::{BatchScanner, Check, FrameScanner, Step};
 use log_format::segment::{self, HEADER_PAGE_BYTES, SegmentHeader};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -279,7 +279,7 @@ fn positions(path: &Path, synced_end: u64) -> (u64, u64) {
     let header = SegmentHeader::decode(&bytes[..HEADER_PAGE_BYTES]).unwrap();
     let file = RealFileSystem.open(path, OpenMode::Read).unwrap();
     let mut frames = FrameScanner::new(&*file, header.salt, HEADER_PAGE_BYTES as u64);
-    let mut batches = BatchScanner::new(header);
+    let mut batches = BatchScanner::new(header, Check::Checksums);
     let mut synced = batches.position;
     while let Step::Frame(frame) = frames.step().unwrap() {
         if batches.take(&frame).is_err() {
