@@ -22,9 +22,9 @@ async fn servers_are_answered_over_tls() {
         .await;
     // The client of the harness installs the process's TLS provider.
     let plain = server.api();
-    let cert = std::fs::read(pem("test_cert.pem")).unwrap();
+    let authority = std::fs::read(pem("test_ca.pem")).unwrap();
     let client = reqwest::Client::builder()
-        .tls_certs_only([reqwest::Certificate::from_pem(&cert).unwrap()])
+        .tls_certs_only([reqwest::Certificate::from_pem(&authority).unwrap()])
         .build()
         .unwrap();
     let address = server.listener("federation");
