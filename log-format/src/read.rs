@@ -308,7 +308,12 @@ impl PartitionReader {
                     return Walk::Stop;
                 }
                 offset = frame.header.offset + 1;
-                Walk::On
+                // What follows the last one may be half written.
+                if offset == below {
+                    Walk::Last
+                } else {
+                    Walk::On
+                }
             })?;
             if offset == before {
                 break;

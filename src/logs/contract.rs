@@ -1,9 +1,13 @@
 //! The contract of the `Log` port, held against every implementation, and what
 //! the embedded logs promise beyond it.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use log_format::file_system::{File, FileSystem, Lock, OpenMode, RealFileSystem};
 use log_format::record::{Kind, NewEnvelope, Source};
 use log_format::{LogId, Pending, Recovery, Witness};
 
@@ -350,4 +354,110 @@ fn a_key_has_one_partition_for_ever() {
         let expected = log_format::partition::partition_of(key, 4);
         assert_eq!(partition_of(key, 4), expected);
     }
+}
+
+/// The machine's own files, whose flushes can be made to fail.
+#[derive(Clone, Default)]
+struct Failing(Arc<AtomicBool>);
+
+struct FailingFile(Arc<dyn File>, Failing);
+
+impl File for FailingFile {
+    fn read_at(&self, out: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_at(out, at)
+    }
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_at(bytes, at)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        if self.1.0.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.0.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+    fn drop_cache(&self) -> io::Result<()> {
+        self.0.drop_cache()
+    }
+}
+
+impl FileSystem for Failing {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let file = RealFileSystem.open(path, mode)?;
+        Ok(Arc::new(FailingFile(file, self.clone())))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealFileSystem.list(dir)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealFileSystem.create_dir_all(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFileSystem.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealFileSystem.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealFileSystem.sync_dir(dir)
+    }
+    fn set_read_only(&self, path: &Path, read_only: bool) -> io::Result<()> {
+        RealFileSystem.set_read_only(path, read_only)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        RealFileSystem.lock(path)
+    }
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        RealFileSystem.is_locked(path)
+    }
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        RealFileSystem.free_bytes(dir)
+    }
+    fn now_us(&self) -> u64 {
+        RealFileSystem.now_us()
+    }
+    fn nonce(&self) -> u64 {
+        RealFileSystem.nonce()
+    }
+}
+
+#[tokio::test]
+async fn a_failed_flush_stops_the_log_for_good() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let disk = Failing::default();
+    let failing = LogSettings {
+        fs: Arc::new(disk.clone()),
+        ..settings(&folder, 1)
+    };
+    let log = InputLog::open(&failing, &[]).expect("opens").0;
+    assert_eq!(Subject::append(&log, 0, vec![record(0)]).await, 0);
+    disk.0.store(true, Ordering::SeqCst);
+    let answer = log.enqueue(0, vec![record(1)]).expect("is taken").await;
+    assert_eq!(answer, Err(AppendError::OutcomeUnknown));
+    // The disk works again, which proves nothing about what it dropped.
+    disk.0.store(false, Ordering::SeqCst);
+    let after = log.enqueue(0, vec![record(2)]).map(|_| ());
+    assert_eq!(after, Err(AppendError::Closed));
+    let why = tokio::time::timeout(Duration::from_secs(1), log.failed()).await;
+    assert!(why.expect("is told at once").contains("os error 5"));
+    // Reads of what was acknowledged go on; the rest is not shown.
+    assert_eq!(
+        (log.end(0), log.read(0, 0, 9999).expect("reads").len()),
+        (1, 1)
+    );
+    drop(log);
+    let (log, _) = InputLog::open(&settings(&folder, 1), &[]).expect("opens");
+    assert!(log.end(0) >= 1);
+    assert_eq!(
+        log.read(0, 0, 1).expect("reads")[0].payload,
+        record(0).payload
+    );
 }

@@ -146,6 +146,26 @@ fn a_reader_follows_a_live_writer_over_rolls() {
         matches!(missing, Err(ReadError::BeyondEnd { .. })),
         "{missing:?}"
     );
+
+    // A batch that is just being written is nobody's business.
+    let last = fs
+        .paths()
+        .into_iter()
+        .rfind(|path| path.extension() == Some("seg".as_ref()));
+    let last = last.expect("has segments");
+    let written = fs
+        .bytes(&last)
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .expect("is written");
+    fs.set_byte(&last, (written as u64 + 1).next_multiple_of(8), 0x45);
+    assert_eq!(reader.offset_at_time(u64::MAX, 150).expect("finds"), 150);
+    assert_eq!(reader.read(140, 150, 1 << 20).expect("reads").len(), 10);
+    let missing = reader.read(150, 151, 1);
+    assert!(
+        matches!(missing, Err(ReadError::Damaged { .. })),
+        "{missing:?}"
+    );
 }
 
 #[test]
