@@ -6,20 +6,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{CanonicalJsonValue, EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 
 use super::event_builder::{Built, Draft, Parents};
 use super::room_error::RoomWriteError;
 use crate::matrix::auth_rules::{
-    self, AuthError, AuthEvent, AuthState, CreateInfo, EventContent, JoinRule, MemberContent,
-    PowerLevels, ThirdPartyInvite, auth_types_for_event,
+    self, AuthError, AuthEvent, AuthKey, AuthKeys, AuthState, CreateInfo, EventContent, JoinRule,
+    MemberContent, PowerLevels, ThirdPartyInvite, auth_types_for_event,
 };
-use crate::matrix::canonical_json::parse_object;
 use crate::matrix::{Membership, RoomVersion};
 use crate::query::ids::EventSn;
-use crate::query::rooms::{RoomHead, Rooms, StateKey, StoredEvent};
+use crate::query::rooms::{RoomHead, Rooms, StateKey};
 
-/// Room state as far as the rules read it for one event.
+/// The state of a room in the making, as far as the rules read it.
 #[derive(Default)]
 struct Facts {
     create: Option<CreateInfo>,
@@ -95,29 +94,26 @@ impl Facts {
     }
 }
 
-/// The rules for a plain message of a local user, from facts in memory.
-///
-/// Source: room version 12, authorization rules 4, 6 and 8.
-pub fn check_message(head: &RoomHead, draft: &Draft) -> Result<(), RoomWriteError> {
-    let authority = &head.authority;
-    let refuse = |text: &str| Err(RoomWriteError::Forbidden(text.into()));
-    if !authority.is_joined(&draft.sender) {
-        return refuse("you are not in this room");
-    }
-    if !authority.has_power_to_send(&draft.sender, &draft.kind, false) {
-        return refuse("you may not send events of this type here");
-    }
-    if !authority.federates && authority.create_sender.server_name() != draft.sender.server_name() {
-        return refuse("this room is for users of another server alone");
-    }
-    // Types that have rules beyond these are state events; sent as messages,
-    // the rules themselves judge them.
-    match &*draft.kind {
-        "m.room.create" | "m.room.member" | "m.room.power_levels" | "m.room.third_party_invite" => {
-            refuse("this type of event needs a state key")
-        }
-        _ => Ok(()),
-    }
+/// The auth rules for a draft, against current state.
+pub fn check(
+    head: &RoomHead,
+    version: RoomVersion,
+    draft: &Draft,
+    parents: &Parents,
+) -> Result<(), RoomWriteError> {
+    let event = AuthEvent {
+        // The id is not made yet; only rules of versions 1 and 2 would read it.
+        event_id: &head.authority.create_event,
+        room_id: &head.room_id,
+        sender: &draft.sender,
+        kind: &draft.kind,
+        state_key: draft.state_key.as_deref(),
+        content: EventContent::Parsed(&draft.content),
+        prev_events_count: parents.prev_events.len(),
+        first_prev_event: parents.prev_events.first().map(|id| id.as_str()),
+        redacts: draft.redacts.as_ref().map(|id| id.as_str()),
+    };
+    auth_rules::check(version, &event, &*head.authority).map_err(forbidden)
 }
 
 /// The auth events of any message of a sender who is joined.
@@ -128,12 +124,7 @@ pub fn message_auth_events(
     sender: &UserId,
 ) -> Result<Arc<[OwnedEventId]>, RoomWriteError> {
     let keys = auth_types_for_event(version, "m.room.message", sender, None, None);
-    let entries: Vec<EventSn> = keys
-        .iter()
-        .filter_map(|key| entry(head, key.kind, &key.state_key))
-        .collect();
-    let events = rooms.events(&head.room_id, &entries)?;
-    Ok(events.iter().map(|event| event.event_id.clone()).collect())
+    Ok(event_ids(rooms, head, &keys)?.into())
 }
 
 /// Checks a draft against current state and gives its auth events.
@@ -147,75 +138,20 @@ pub fn authorize(
     let member = member_content(draft).map_err(forbidden)?;
     let state_key = draft.state_key.as_deref();
     let keys = auth_types_for_event(version, &draft.kind, &draft.sender, state_key, member);
-    let mut facts = Facts::default();
-    let mut auth_events = Vec::with_capacity(keys.len());
-    for key in &keys {
-        let Some(event) = load(rooms, head, key.kind, &key.state_key)? else {
-            continue;
-        };
-        auth_events.push(event.event_id.clone());
-        learn(&mut facts, version, head, &event)?;
-    }
-    if facts.create.is_none()
-        && let Some(create) = load(rooms, head, "m.room.create", "")?
-    {
-        // Version 12 does not cite it, but the rules read it.
-        learn(&mut facts, version, head, &create)?;
-    }
-    // The id is not made yet; only rules of versions 1 and 2 would read it.
-    let unnamed = head.authority.create_event.clone();
-    let event = AuthEvent {
-        event_id: &unnamed,
-        room_id: &head.room_id,
-        sender: &draft.sender,
-        kind: &draft.kind,
-        state_key,
-        content: EventContent::Parsed(&draft.content),
-        prev_events_count: parents.prev_events.len(),
-        first_prev_event: parents.prev_events.first().map(|id| id.as_str()),
-        redacts: draft.redacts.as_ref().map(|id| id.as_str()),
-    };
-    auth_rules::check(version, &event, &facts).map_err(forbidden)?;
-    Ok(auth_events)
+    check(head, version, draft, parents)?;
+    event_ids(rooms, head, &keys)
 }
 
-fn entry(head: &RoomHead, kind: &str, state_key: &str) -> Option<EventSn> {
-    head.state.get(&StateKey::new(kind, state_key)).copied()
-}
-
-fn load(
+/// The events that current state has under these keys.
+fn event_ids(
     rooms: &dyn Rooms,
     head: &RoomHead,
-    kind: &str,
-    state_key: &str,
-) -> Result<Option<Arc<StoredEvent>>, RoomWriteError> {
-    match entry(head, kind, state_key) {
-        None => Ok(None),
-        Some(event) => Ok(rooms.events(&head.room_id, &[event])?.pop()),
-    }
-}
-
-fn learn(
-    facts: &mut Facts,
-    version: RoomVersion,
-    head: &RoomHead,
-    event: &StoredEvent,
-) -> Result<(), RoomWriteError> {
-    let content = parse_object(&event.json)
-        .ok()
-        .and_then(|mut pdu| pdu.remove("content"));
-    let Some(CanonicalJsonValue::Object(content)) = content else {
-        return Err(forbidden(AuthError::Content));
-    };
-    let fact = Fact {
-        event_id: &event.event_id,
-        room_id: &head.room_id,
-        sender: &event.sender,
-        kind: &event.kind,
-        state_key: event.state_key.as_deref().unwrap_or_default(),
-        content: &content,
-    };
-    facts.learn(version, fact).map_err(forbidden)
+    keys: &AuthKeys<'_>,
+) -> Result<Vec<OwnedEventId>, RoomWriteError> {
+    let entry = |key: &AuthKey<'_>| head.state.get(&StateKey::new(key.kind, &key.state_key));
+    let entries: Vec<EventSn> = keys.iter().filter_map(entry).copied().collect();
+    let events = rooms.events(&head.room_id, &entries)?;
+    Ok(events.iter().map(|event| event.event_id.clone()).collect())
 }
 
 fn member_content(draft: &Draft) -> Result<Option<MemberContent<'_>>, AuthError> {

@@ -146,6 +146,7 @@ impl RoomWriter {
         state_key: &str,
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
+        self.check_invite(kind, state_key, &content)?;
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
         let choose = Box::new(move |head: &RoomHead| {
@@ -159,6 +160,25 @@ impl RoomWriter {
         match written.map_err(hide_unknown_room)? {
             Some(event_id) => Ok(event_id),
             None => Err(RoomWriteError::Contended),
+        }
+    }
+
+    /// An invite by way of state reaches no other server either.
+    fn check_invite(
+        &self,
+        kind: &str,
+        state_key: &str,
+        content: &CanonicalJsonObject,
+    ) -> Result<(), RoomWriteError> {
+        let invites = kind == "m.room.member"
+            && content.get("membership").and_then(|value| value.as_str()) == Some("invite");
+        match UserId::parse(state_key) {
+            Ok(user) if invites && user.server_name() != self.server_name() => {
+                Err(RoomWriteError::Forbidden(
+                    "this server cannot invite users of other servers yet".into(),
+                ))
+            }
+            _ => Ok(()),
         }
     }
 }

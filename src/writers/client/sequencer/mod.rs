@@ -8,6 +8,9 @@
 //! Lock order: a line's `gate`, then its `tip`. The gate of a message is never
 //! held across an await; that of a state event is held until its fold.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,16 +23,15 @@ use parking_lot::Mutex;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::Notify;
 
-use super::authorize::{authorize, check_message, message_auth_events};
+use super::authorize::{authorize, check, message_auth_events};
 use super::event_builder::{Draft, EventBuilder, Parents, RecordFields};
 use super::room_error::RoomWriteError;
-use crate::matrix::RoomVersion;
 use crate::query::ids::StateId;
 use crate::query::rooms::{RoomHead, Rooms};
 use crate::writers::submit::{PendingSubmit, SubmitError, Submitted, Submitter};
 
 /// How often an event is built anew because the fold saw another head.
-const REBUILDS_MAX: usize = 8;
+const REBUILDS_MAX: usize = 16;
 /// Rooms whose lines are kept; idle ones beyond it are dropped.
 const LINES_MAX: usize = 16_384;
 /// Senders whose auth events are remembered per room, so that a huge room stays small here.
@@ -382,8 +384,8 @@ impl Shared {
             drop(tip);
             break (head, known, parents);
         };
-        check_message(&head, draft)?;
-        let version = version_of(&head)?;
+        let version = head.authority.create_info.version;
+        check(&head, version, draft, &parents)?;
         let auth_events = match known {
             Some(auth_events) => auth_events,
             None => {
@@ -442,7 +444,7 @@ impl Shared {
             let Some(draft) = choose(&head)? else {
                 return Ok(None);
             };
-            let version = version_of(&head)?;
+            let version = head.authority.create_info.version;
             let parents = parents_of(&head);
             let auth_events = authorize(&*self.rooms, &head, version, &draft, &parents)?;
             let fields = RecordFields {
@@ -472,11 +474,6 @@ impl Shared {
     fn head(&self, room_id: &RoomId) -> Result<Arc<RoomHead>, RoomWriteError> {
         self.rooms.head(room_id)?.ok_or(RoomWriteError::UnknownRoom)
     }
-}
-
-fn version_of(head: &RoomHead) -> Result<RoomVersion, RoomWriteError> {
-    RoomVersion::try_from(&head.version)
-        .map_err(|unknown| RoomWriteError::UnsupportedRoomVersion(unknown.0.into()))
 }
 
 /// What the next event builds on when nothing is in flight.
