@@ -10,4 +10,5 @@ mod memory_log;
 mod records;
 mod replay;
 mod room_records;
+mod rooms;
 mod start;

@@ -1,0 +1,206 @@
+//! Every membership transition, by who may and by who may not.
+
+use serde_json::json;
+
+use super::{act, membership, of_room, state, two_users};
+use crate::harness::escape;
+
+#[tokio::test]
+async fn an_invited_user_joins_leaves_and_comes_back_only_by_invitation() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({ "preset": "private_chat" })).await;
+    bob.join(&room).await.refused(403, "M_FORBIDDEN");
+    act(&bob, &room, "leave", None)
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&alice, &room, "invite", Some(&bob)).await.ok();
+    assert_eq!(membership(&alice, &room, &bob).await, "invite");
+    // Again is no error.
+    act(&alice, &room, "invite", Some(&bob)).await.ok();
+    let joined = act(&bob, &room, "join", None).await.ok();
+    assert_eq!(joined["room_id"], room.as_str());
+    let before = alice
+        .get(&of_room(&room, "messages?dir=b&limit=1"))
+        .await
+        .ok();
+    bob.join(&room).await.ok();
+    let after = alice
+        .get(&of_room(&room, "messages?dir=b&limit=1"))
+        .await
+        .ok();
+    assert_eq!(
+        before["chunk"][0]["event_id"],
+        after["chunk"][0]["event_id"]
+    );
+    act(&alice, &room, "invite", Some(&bob))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&bob, &room, "leave", None).await.ok();
+    assert_eq!(membership(&alice, &room, &bob).await, "leave");
+    act(&bob, &room, "leave", None).await.ok();
+    bob.join(&room).await.refused(403, "M_FORBIDDEN");
+    // A rejected invite is a leave.
+    act(&alice, &room, "invite", Some(&bob)).await.ok();
+    act(&bob, &room, "leave", None).await.ok();
+    bob.join(&room).await.refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn kick_ban_and_unban_take_power() {
+    let (server, alice, bob) = two_users().await;
+    let carol = server.register("carol").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    for verb in ["kick", "ban", "unban", "invite"] {
+        act(&carol, &room, verb, Some(&bob))
+            .await
+            .refused(403, "M_FORBIDDEN");
+    }
+    bob.join(&room).await.ok();
+    carol.join(&room).await.ok();
+    for verb in ["kick", "ban", "unban"] {
+        act(&carol, &room, verb, Some(&bob))
+            .await
+            .refused(403, "M_FORBIDDEN");
+    }
+    act(&alice, &room, "kick", Some(&bob)).await.ok();
+    let path = format!("m.room.member/{}", escape(&bob.user_id));
+    let kicked = state(&alice, &room, &path).await;
+    assert_eq!(
+        kicked,
+        json!({ "membership": "leave", "reason": "because" })
+    );
+    act(&alice, &room, "kick", Some(&bob))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&alice, &room, "unban", Some(&bob))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    bob.join(&room).await.ok();
+    act(&alice, &room, "ban", Some(&bob)).await.ok();
+    assert_eq!(membership(&carol, &room, &bob).await, "ban");
+    bob.join(&room).await.refused(403, "M_FORBIDDEN");
+    act(&bob, &room, "leave", None)
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&alice, &room, "invite", Some(&bob))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&alice, &room, "kick", Some(&bob))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&alice, &room, "unban", Some(&bob)).await.ok();
+    assert_eq!(membership(&carol, &room, &bob).await, "leave");
+    bob.join(&room).await.ok();
+    // Nobody kicks the creator.
+    act(&bob, &room, "kick", Some(&alice))
+        .await
+        .refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_room_is_forgotten_after_it_was_left() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    act(&bob, &room, "forget", None)
+        .await
+        .refused(400, "M_UNKNOWN");
+    act(&bob, &room, "leave", None).await.ok();
+    bob.get(&of_room(&room, "messages?dir=b")).await.ok();
+    act(&bob, &room, "forget", None).await.ok();
+    act(&bob, &room, "forget", None).await.ok();
+    bob.get(&of_room(&room, "messages?dir=b"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(&bob, "!unknown:hs.test", "forget", None)
+        .await
+        .refused(404, "M_NOT_FOUND");
+    bob.join(&room).await.ok();
+    bob.get(&of_room(&room, "messages?dir=b")).await.ok();
+}
+
+#[tokio::test]
+async fn a_knock_can_be_answered_or_taken_back() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({ "preset": "private_chat" })).await;
+    let knock = format!("/_matrix/client/v3/knock/{}", escape(&room));
+    bob.post(&knock, json!({}))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    let rules = of_room(&room, "state/m.room.join_rules");
+    alice
+        .put(&rules, json!({ "join_rule": "knock" }))
+        .await
+        .ok();
+    bob.post(&knock, json!({ "reason": "let me in" }))
+        .await
+        .ok();
+    assert_eq!(membership(&alice, &room, &bob).await, "knock");
+    bob.join(&room).await.refused(403, "M_FORBIDDEN");
+    act(&bob, &room, "leave", None).await.ok();
+    bob.post(&knock, json!({})).await.ok();
+    act(&alice, &room, "invite", Some(&bob)).await.ok();
+    bob.join(&room).await.ok();
+}
+
+#[tokio::test]
+async fn members_of_an_allowed_room_join_a_restricted_one() {
+    let (server, alice, bob) = two_users().await;
+    let carol = server.register("carol").await;
+    let club = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
+    let room = alice
+        .create_room(json!({
+            "initial_state": [{ "type": "m.room.join_rules", "content": {
+                "join_rule": "restricted", "allow": allow,
+            } }],
+        }))
+        .await;
+    bob.join(&club).await.ok();
+    bob.join(&room).await.ok();
+    let member = state(
+        &bob,
+        &room,
+        &format!("m.room.member/{}", escape(&bob.user_id)),
+    )
+    .await;
+    assert_eq!(
+        member["join_authorised_via_users_server"],
+        alice.user_id.as_str()
+    );
+    carol.join(&room).await.refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn what_is_not_there_cannot_be_joined() {
+    let (_server, alice, bob) = two_users().await;
+    alice
+        .join("!unknown:hs.test")
+        .await
+        .refused(404, "M_NOT_FOUND");
+    alice
+        .join("#unknown:hs.test")
+        .await
+        .refused(404, "M_NOT_FOUND");
+    alice.join("nonsense").await.refused(400, "M_INVALID_PARAM");
+    act(&alice, "!unknown:hs.test", "invite", Some(&bob))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    let room = alice.create_room(json!({})).await;
+    let invite = of_room(&room, "invite");
+    alice
+        .post(
+            &invite,
+            json!({ "id_server": "x", "medium": "email", "address": "a@b" }),
+        )
+        .await
+        .refused(403, "M_FORBIDDEN");
+    alice
+        .post(&invite, json!({}))
+        .await
+        .refused(400, "M_MISSING_PARAM");
+    alice
+        .post(&invite, json!({ "user_id": "@x:elsewhere.test" }))
+        .await
+        .refused(403, "M_FORBIDDEN");
+}
