@@ -24,6 +24,9 @@ struct Partition {
     synced: AtomicU64,
 }
 
+/// Offset, time, payload and link of a record.
+pub type Content = (u64, u64, Vec<u8>, [u8; 32]);
+
 #[derive(Clone)]
 struct Entry {
     record: LogRecord,
@@ -65,7 +68,7 @@ impl MemoryLog {
     }
 
     /// Every record: offset, time, payload and link.
-    pub fn content(&self) -> Vec<Vec<(u64, u64, Vec<u8>, [u8; 32])>> {
+    pub fn content(&self) -> Vec<Vec<Content>> {
         let entry = |entry: &Entry| {
             let record = &entry.record;
             (

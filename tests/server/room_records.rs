@@ -135,6 +135,7 @@ impl Room {
                     envelope,
                 )
             }
+            8 => self.plain_message(random),
             _ => {
                 let content = message(random);
                 self.message(random, &sender, content)
