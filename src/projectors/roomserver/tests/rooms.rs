@@ -389,7 +389,10 @@ fn rooms_enter_and_leave_the_directory() {
         .pop()
         .unwrap();
     assert_eq!(outcome.folded.decision, Decision::Accepted);
-    assert_eq!(house.tables.published().unwrap(), [room.clone()]);
+    assert_eq!(
+        house.tables.published().unwrap(),
+        std::slice::from_ref(&room)
+    );
     house.fold_group(vec![record(room.as_str(), false)]);
     assert!(house.tables.published().unwrap().is_empty());
     let outcome = house

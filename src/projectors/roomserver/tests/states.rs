@@ -18,6 +18,9 @@ type Step = (usize, u8, bool);
 
 type Model = HashMap<(String, String), u64>;
 
+/// A model, sorted.
+type Content = Vec<((String, String), u64)>;
+
 struct States {
     _dir: tempfile::TempDir,
     store: Store,
@@ -117,7 +120,7 @@ fn compare(
         }
         states.write(overlay);
     }
-    let mut by_content: BTreeMap<Vec<((String, String), u64)>, StateId> = BTreeMap::new();
+    let mut by_content: BTreeMap<Content, StateId> = BTreeMap::new();
     for (node, model) in &known {
         let mut sorted: Vec<_> = model.clone().into_iter().collect();
         sorted.sort();
