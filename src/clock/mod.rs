@@ -4,6 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Microseconds since the epoch.
+#[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now_us() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

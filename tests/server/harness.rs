@@ -309,11 +309,6 @@ impl Api {
         }
     }
 
-    /// The base address, such as `http://127.0.0.1:41234`.
-    pub fn base(&self) -> &str {
-        &self.base
-    }
-
     /// Sends a request; fails where no answer came, as after a crash.
     pub async fn try_request(
         &self,

@@ -68,6 +68,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         })
 }
 
+#[allow(clippy::disallowed_methods, reason = "a tool, which nothing replays")]
 fn parse_age(text: &str) -> Option<u64> {
     let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {

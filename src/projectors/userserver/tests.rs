@@ -383,7 +383,7 @@ fn an_alias_belongs_to_the_first_who_made_it() {
         (found.room_id, found.creator.as_str()),
         (room.clone(), ALICE)
     );
-    assert_eq!(house.answers.aliases_of(&room), [id.clone()]);
+    assert_eq!(house.answers.aliases_of(&room), std::slice::from_ref(&id));
     house.fold(Kind::InputAliasRemoved, &InputAliasRemoved {}, of(alias));
     assert!(house.answers.alias(&id).is_none());
     assert!(house.answers.aliases_of(&room).is_empty());

@@ -56,7 +56,10 @@ impl Timeline {
         let mut limited = false;
         let mut scanned = 0;
         let mut end = to;
-        'pages: while wanted {
+        'pages: loop {
+            if !wanted {
+                break;
+            }
             let rows = history.timeline_before(from, end, limit + 1)?;
             let Some(oldest) = rows.last() else { break };
             end = oldest.offset;
