@@ -9,7 +9,6 @@ mod listeners;
 mod memory_log;
 mod records;
 mod replay;
-#[allow(dead_code, reason = "benches/replay.rs uses it too")]
 mod room_records;
 mod rooms;
 mod start;

@@ -33,9 +33,6 @@ struct Entry {
     link: [u8; 32],
 }
 
-/// Offset, time, payload and link of a record.
-pub type Content = (u64, u64, Vec<u8>, [u8; 32]);
-
 impl MemoryLog {
     pub fn new(name: &str, partitions: u32) -> MemoryLog {
         let partition = |number: u32| Partition {
