@@ -87,6 +87,7 @@ async fn until_the_end(
     match exit {
         None => {
             tracing::info!("stopping");
+            house.sync.release();
             doors.close(GRACE).await;
             end(running).await;
             house.close().await?;

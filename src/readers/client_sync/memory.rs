@@ -219,6 +219,13 @@ impl Memory {
         }
     }
 
+    /// Wakes every request that waits.
+    pub fn wake_all(&self) {
+        self.waiting
+            .values()
+            .for_each(|(waiter, _)| waiter.notify_waiters());
+    }
+
     /// Requests that wait now.
     pub fn waiting(&self) -> usize {
         self.waiting.values().map(|(_, count)| count).sum()

@@ -131,6 +131,8 @@ pub struct ClientSync {
     advanced: Notify,
     /// A fold failed half-way: the memory is no longer what the rows say.
     stopped: AtomicBool,
+    /// The server is about to stop: no request waits any more.
+    closing: AtomicBool,
     sent_members: SentMembers,
     unread: UnreadCounts,
 }
@@ -176,6 +178,7 @@ impl ClientSync {
             memory: RwLock::new(memory),
             advanced: Notify::new(),
             stopped: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             sent_members: SentMembers::default(),
             unread: UnreadCounts::default(),
         })
@@ -198,6 +201,13 @@ impl ClientSync {
         let server = ruma::server_name!("hs").to_owned();
         let opened = ClientSync::open(ports, server, Epoch(1), 1);
         Arc::new(opened.expect("a store in memory opens"))
+    }
+
+    /// Answers all requests that wait with what there is, and lets none wait
+    /// from now on, so that a stop need not outwait the long polls.
+    pub fn release(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.memory.read().wake_all();
     }
 
     /// Requests that wait now, for `/metrics`.

@@ -65,7 +65,8 @@ impl ClientSync {
             // From here on news is not missed, whenever it comes.
             news.as_mut().enable();
             let built = self.build(&request, Some(&since))?;
-            if !built.is_empty() || timeout_at(deadline, news).await.is_err() {
+            let answers = !built.is_empty() || self.closing.load(Ordering::Acquire);
+            if answers || timeout_at(deadline, news).await.is_err() {
                 return built.into_json();
             }
             // What was looked through held nothing for this client: later

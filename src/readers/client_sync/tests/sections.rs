@@ -395,6 +395,17 @@ async fn a_long_poll_wakes_for_what_concerns_it_alone() {
     waits.timeout = Duration::from_millis(20);
     let empty = world.ask(waits).await.expect("an answer");
     assert_eq!(empty["rooms"]["join"], json!({}));
+    // The server stops: whoever waits is let go at once.
+    let mut waits = request(&ann, empty["next_batch"].as_str(), json!({}));
+    waits.timeout = Duration::from_secs(30);
+    let sync = world.sync.clone();
+    let poll = tokio::spawn(async move { sync.sync(waits).await });
+    while world.sync.waiting() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.sync.release();
+    let released = tokio::time::timeout(Duration::from_secs(5), poll).await;
+    assert!(released.expect("let go").expect("no panic").is_ok());
     stop.cancel();
 }
 
