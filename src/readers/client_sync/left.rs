@@ -8,6 +8,7 @@ use log_format::record::output::Membership;
 use super::SyncError;
 use super::answer::Building;
 use super::room::{Candidate, Events, State, Stretch, TimelineBatch};
+use super::rows::MembershipRow;
 use super::state::StateQuery;
 use super::timeline::Timeline;
 use super::visible::Judge;
@@ -44,7 +45,7 @@ impl Building<'_> {
         };
         let stretch = Stretch {
             from: if was_joined { since.unwrap_or(0) } else { from },
-            to: left_at + 1,
+            to: stay_ended_at(&rows).unwrap_or(left_at) + 1,
             known_at: since.filter(|_| was_joined && !new_stay),
             gap: false,
         };
@@ -53,12 +54,14 @@ impl Building<'_> {
         if !was_joined && !new_stay {
             return self.never_joined(&history, judge, candidate);
         }
+        // The timeline also has what became of the user's membership later on;
+        // state is told as it was when they left.
         let mut timeline = Timeline::load(
             &history,
             &mut judge,
             &filter.room.timeline,
             stretch.from,
-            stretch.to,
+            left_at + 1,
         )?;
         if !self.request.use_state_after {
             timeline.settle(&history, stretch.to)?;
@@ -114,4 +117,11 @@ impl Building<'_> {
             account_data: Events::default(),
         })
     }
+}
+
+/// Offset of the membership that ended the last stay.
+fn stay_ended_at(rows: &[(u64, MembershipRow)]) -> Option<u64> {
+    let joined = |(_, row): &(u64, MembershipRow)| row.membership == Membership::Join;
+    let last = rows.iter().rposition(joined)?;
+    rows.get(last + 1).map(|(offset, _)| *offset)
 }

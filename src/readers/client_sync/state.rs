@@ -40,7 +40,8 @@ impl StateQuery<'_> {
         if !self.filter.matches_room(&self.history.room_id) {
             return Ok(Vec::new());
         }
-        let start = self.timeline.start(self.to);
+        // A timeline that goes on behind the stretch is that of a room left.
+        let start = self.timeline.start(self.to).min(self.to);
         let end = if self.after { self.to } else { start };
         let mut found: BTreeMap<EventSn, Arc<StoredEvent>> = BTreeMap::new();
         let mut add = |event: Arc<StoredEvent>| {
@@ -164,7 +165,9 @@ impl StateQuery<'_> {
         }
         let mut members = self.relevant_members(fresh);
         members.retain(|member| {
-            self.is_due(known, member) && state.contains_key(&StateKey::new(MEMBER, member))
+            // What was told before a stay says nothing about its beginning.
+            (fresh || self.is_due(known, member))
+                && state.contains_key(&StateKey::new(MEMBER, member))
         });
         Some(members)
     }

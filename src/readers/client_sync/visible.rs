@@ -25,6 +25,8 @@ pub struct Judge<'a> {
     member_key: StateKey,
     /// Newest offset at which the user began or continued to be joined.
     last_joined: Option<u64>,
+    /// Offset at which the last stay ended, of a user who is no longer joined.
+    left_at: Option<u64>,
     memberships: HashMap<EventSn, Membership>,
 }
 
@@ -34,22 +36,25 @@ impl<'a> Judge<'a> {
         user: &'a UserId,
         standing: Standing,
     ) -> Result<Judge<'a>, SyncError> {
-        let last_joined = match standing.membership {
-            Membership::Join => Some(standing.changed_at),
-            _ => {
-                let rows = history.memberships(user, 0, standing.changed_at)?;
-                let mut joins = rows.iter().rev();
-                joins
-                    .find(|(_, row)| row.membership == Membership::Join)
-                    .map(|(offset, _)| *offset)
+        let (mut last_joined, mut left_at) = (None, None);
+        if standing.membership == Membership::Join {
+            last_joined = Some(standing.changed_at);
+        } else {
+            for (offset, row) in history.memberships(user, 0, standing.changed_at + 1)? {
+                if row.membership == Membership::Join {
+                    (last_joined, left_at) = (Some(offset), None);
+                } else if last_joined.is_some() && left_at.is_none() {
+                    left_at = Some(offset);
+                }
             }
-        };
+        }
         Ok(Judge {
             history,
             user,
             standing,
             member_key: StateKey::new("m.room.member", user.as_str()),
             last_joined,
+            left_at,
             memberships: HashMap::new(),
         })
     }
@@ -72,6 +77,10 @@ impl<'a> Judge<'a> {
             true => self.membership_in(event.state_before)?,
             false => after,
         };
+        // Whoever left is told up to then, also where the whole world may read on.
+        if !own && self.left_at.is_some_and(|left| left < offset) {
+            return Ok((false, after.unwrap_or(Membership::Leave)));
+        }
         let joined_later = self.last_joined.is_some_and(|joined| joined > offset);
         let (visibility_before, visibility_after) = self.visibilities(event)?;
         let sight = Sight {

@@ -52,12 +52,38 @@ async fn a_stay_between_two_syncs_is_told_as_a_room_left() {
     let room = world.create("room", &ann, Visibility::Shared);
     world.member(&room, &ben, &ben, "join");
     world.member(&room, &ann, &ben, "ban");
+    // A room that is open to the world by then is not read on in a left section,
+    // although a later ban makes the section reach further.
+    let open = json!({"history_visibility": "world_readable"});
+    world.state(&room, &ann, "m.room.history_visibility", "", open);
     world.say(&room, &ann, "not for ben");
+    world.member(&room, &ann, &ben, "ban");
     let since = first["next_batch"].as_str();
     let answer = world.synced(&ben, since, json!({})).await;
     let told = &answer["rooms"]["leave"][room.as_str()];
     let events = ids(&told["timeline"]["events"]);
-    assert_eq!(events, ["$e1", "$e2", "$e3", "$e4", "$e5"], "{answer:#}");
+    assert_eq!(events, ["$e1", "$e2", "$e3", "$e4", "$e5", "$e8"]);
+    assert_eq!(told["state"]["events"], json!([]));
+    assert_eq!(told["timeline"]["limited"], false);
+    // A client that knew the room before is told no state from behind its stay either.
+    let cid = user("cid");
+    world.member(&room, &cid, &cid, "join");
+    let knew = world.synced(&cid, None, json!({})).await;
+    let left = world.member(&room, &cid, &cid, "leave");
+    world.state(&room, &ann, "m.room.topic", "", json!({"topic": "secret"}));
+    let banned = world.member(&room, &ann, &cid, "ban");
+    for after in [false, true] {
+        let mut asks = request(&cid, knew["next_batch"].as_str(), json!({}));
+        asks.use_state_after = after;
+        world.fold();
+        let answer = world.ask(asks).await.expect("an answer");
+        let told = &answer["rooms"]["leave"][room.as_str()];
+        assert_eq!(
+            ids(&told["timeline"]["events"]),
+            [left.as_str(), banned.as_str()]
+        );
+        assert!(!answer.to_string().contains("secret"));
+    }
 }
 
 #[tokio::test]
