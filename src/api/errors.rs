@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use log_format::record::output::Reason;
 use serde_json::{Map, Value, json};
@@ -463,6 +463,11 @@ impl IntoResponse for ApiError {
             // Whole seconds, rounded up: coming earlier would be refused again.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if matches!(&self, ApiError::TooLarge { .. } | ApiError::BodyTimeout) {
+            // The rest of the body is not read, so the connection ends here. Unless
+            // told, a client would send its next request into it.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if answer.code == "M_RESOURCE_LIMIT_EXCEEDED" {
             response.extensions_mut().insert(AdminContactDue);
