@@ -107,7 +107,7 @@ impl Appender {
             marker.note(durable_end);
         }
         // Readable first: who gets an answer may read at once.
-        self.tail.publish(durable_end);
+        self.tail.publish(durable_end, self.writer.link());
         let mut first = offsets.start;
         for (job, count) in jobs.into_iter().zip(counts) {
             let waited = done.duration_since(job.handed_over);

@@ -162,7 +162,7 @@ impl OutputLog {
         let writer = writer.as_mut().ok_or(AppendError::Closed)?;
         let segments = writer.segments_begun();
         let offsets = writer.append(batch).map_err(append_error)?;
-        found.tail.publish(offsets.end);
+        found.tail.publish(offsets.end, writer.link());
         let bytes: usize = batch.iter().map(|record| record.payload.len()).sum();
         metrics::counter!(names::APPENDED_RECORDS, "topic" => TOPIC).increment(batch.len() as u64);
         metrics::counter!(names::APPENDED_BYTES, "topic" => TOPIC).increment(bytes as u64);

@@ -1,10 +1,12 @@
 //! Following a partition's end without polling, and reading up to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use log_format::file_system::FileSystem;
 use log_format::{PartitionReader, ReadError as FormatError, StoredRecord};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::log::{LogRecord, ReadError, Waiting};
@@ -17,7 +19,13 @@ pub(super) struct Tail {
     end: AtomicU64,
     /// The same, for those who wait.
     moved: watch::Sender<u64>,
+    /// The last ends with the chain link there: who follows the log asks for
+    /// just these, and would else have to scan a batch for each.
+    links: Mutex<VecDeque<(u64, [u8; 32])>>,
 }
+
+/// How many ends are remembered with their links.
+const LINKS_MAX: usize = 256;
 
 impl Tail {
     /// Begins with a partition that is readable up to `end`.
@@ -27,6 +35,7 @@ impl Tail {
             reader,
             end: AtomicU64::new(end),
             moved: watch::Sender::new(end),
+            links: Mutex::new(VecDeque::new()),
         }
     }
 
@@ -34,8 +43,20 @@ impl Tail {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Makes records below `end` readable and wakes who waits for them.
-    pub fn publish(&self, end: u64) {
+    /// Makes records below `end`, where the chain has `link`, readable and wakes
+    /// who waits for them.
+    pub fn publish(&self, end: u64, link: [u8; 32]) {
+        {
+            let mut links = self.links.lock();
+            if links.len() == LINKS_MAX {
+                links.pop_front();
+            }
+            links.push_back((end, link));
+        }
+        self.set_end(end);
+    }
+
+    fn set_end(&self, end: u64) {
         self.end.store(end, Ordering::Release);
         self.moved.send_replace(end);
     }
@@ -57,7 +78,12 @@ impl Tail {
 
     pub fn link_before(&self, offset: u64) -> Result<[u8; 32], ReadError> {
         self.check_begin(offset)?;
-        self.reader.link_at(offset).map_err(read_error)
+        let known = {
+            let links = self.links.lock();
+            let found = links.iter().rev().find(|(end, _)| *end == offset);
+            found.map(|(_, link)| *link)
+        };
+        known.map_or_else(|| self.reader.link_at(offset).map_err(read_error), Ok)
     }
 
     pub fn wait_beyond(&self, offset: u64) -> Waiting<'_> {
@@ -76,7 +102,8 @@ impl Tail {
 
     /// After records were taken off the end, which only a derived log allows.
     pub fn cut_back(&self, end: u64) -> Result<(), ReadError> {
-        self.publish(end);
+        self.links.lock().clear();
+        self.set_end(end);
         self.reader.forget().map_err(read_error)
     }
 

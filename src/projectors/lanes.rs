@@ -17,6 +17,10 @@ use crate::logs::log::LogRecord;
 use crate::storage::columns::Family;
 use crate::storage::overlay::{Overlay, Read};
 
+/// Groups of up to so many records are folded on the calling thread: two thread
+/// switches cost as much as some tens of folds of plain messages save.
+const INLINE_RECORDS_MAX: usize = 32;
+
 /// Pending writes of a lane: full key by family to value, `None` for a deletion.
 pub type Writes = BTreeMap<(Family, Vec<u8>), Option<Bytes>>;
 
@@ -137,6 +141,9 @@ impl Lanes {
     /// lanes have seen part of the group and must not be used again.
     pub fn fold(&mut self, records: &Arc<[LogRecord]>) -> Result<Vec<LaneFold>, LaneError> {
         let mut shares = self.shares(records)?;
+        if records.len() <= INLINE_RECORDS_MAX {
+            return self.fold_here(records, shares);
+        }
         let Some((own_index, own_share)) = shares.pop() else {
             return Ok(Vec::new());
         };
@@ -172,6 +179,21 @@ impl Lanes {
         // So that the error which is reported does not depend on scheduling.
         results.sort_by_key(|(index, _)| *index);
         results.into_iter().map(|(_, fold)| fold).collect()
+    }
+
+    fn fold_here(
+        &mut self,
+        records: &[LogRecord],
+        shares: Vec<(usize, Vec<usize>)>,
+    ) -> Result<Vec<LaneFold>, LaneError> {
+        let (partition, store) = (self.partition, self.store.as_ref());
+        let mut folds = Vec::with_capacity(shares.len());
+        for (index, share) in shares {
+            let lane = self.lanes.get_mut(index).and_then(Option::as_mut);
+            let lane = lane.ok_or(LaneError::Panicked)?;
+            folds.push(fold_share(lane, partition, store, records, share)?);
+        }
+        Ok(folds)
     }
 
     /// Makes current what the query window shows, on every lane.

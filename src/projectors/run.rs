@@ -27,6 +27,8 @@ const GROUP_RECORDS_MAX: usize = 4096;
 /// Unsynced *output* records of a partition beyond which it is synced before
 /// its time, so that the output tail in the store stays small.
 const OUTPUT_UNSYNCED_MAX: u64 = 50_000;
+/// *Output* is derived, so it is synced rarely: an append waits while a sync runs.
+const OUTPUT_SYNC_EVERY_US: u64 = 5_000_000;
 /// How often a full disk is tried again.
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -94,6 +96,7 @@ struct Shared {
 #[derive(Default)]
 struct Upkeep {
     started_us: Option<u64>,
+    output_synced_us: u64,
     snapshot_us: u64,
     snapshot_records: u64,
 }
@@ -222,9 +225,12 @@ impl Projection {
     ///
     /// Returns the records covered by a snapshot that was made.
     pub fn tick(&self, now_us: u64) -> Result<Option<u64>, UpkeepError> {
-        self.shared.sync_output()?;
-        self.shared.store.flush_if_due(now_us)?;
         let mut upkeep = self.upkeep.lock();
+        if now_us.saturating_sub(upkeep.output_synced_us) >= OUTPUT_SYNC_EVERY_US {
+            self.shared.sync_output()?;
+            upkeep.output_synced_us = now_us;
+        }
+        self.shared.store.flush_if_due(now_us)?;
         if upkeep.started_us.is_none() {
             upkeep.started_us = Some(now_us);
             upkeep.snapshot_us = now_us;
