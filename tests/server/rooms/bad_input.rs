@@ -5,6 +5,9 @@ use serde_json::json;
 
 use super::{of_room, two_users};
 
+/// Method and path, body, and the status and code that answer them.
+type Case = ((Method, String), Vec<u8>, u16, &'static str);
+
 #[tokio::test]
 async fn nonsense_is_answered_with_the_specified_error() {
     let (_server, alice, _) = two_users().await;
@@ -17,7 +20,7 @@ async fn nonsense_is_answered_with_the_specified_error() {
     let huge = format!("{{\"body\":\"{}\"}}", "x".repeat(2 << 20));
     let long = "t".repeat(256);
     let long_key = "k".repeat(256);
-    let cases: Vec<((Method, String), Vec<u8>, u16, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (
             send("send/m.room.message/1"),
             b"".to_vec(),
