@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::{Client, Latencies, Server, bare_flush_ms, folder_bytes};
 
+const ROOMS: usize = 1000;
+const EVENTS: usize = 100_000;
+
 struct Sender {
     token: String,
     room: String,
@@ -115,6 +118,47 @@ fn main() {
         "resident at the end: {:.1} MiB",
         mib(server.resident_bytes())
     );
+    drop(server);
+    memory_of_rooms();
+}
+
+/// Memory of a server that took 100,000 events in 1,000 rooms.
+fn memory_of_rooms() {
+    let server = Server::start();
+    let threads: Vec<_> = (0..16)
+        .map(|number| {
+            let token = server.register(&format!("keeper{number}"));
+            let share = ROOMS / 16 + usize::from(number < ROOMS % 16);
+            let rooms: Vec<String> = (0..share).map(|_| create_room(&server, &token)).collect();
+            let mut client = server.client();
+            std::thread::spawn(move || fill(&mut client, &token, &rooms))
+        })
+        .collect();
+    let events: usize = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("sender"))
+        .sum();
+    println!(
+        "{ROOMS} rooms, {events} messages: resident {:.1} MiB",
+        mib(server.resident_bytes())
+    );
+}
+
+/// Sends a share of `EVENTS` into each room; gives how many were sent.
+fn fill(client: &mut Client, token: &str, rooms: &[String]) -> usize {
+    let body = json!({ "msgtype": "m.text", "body": "Something to remember." }).to_string();
+    let per_room = EVENTS / ROOMS;
+    for number in 0..per_room {
+        for room in rooms {
+            let path = format!(
+                "/_matrix/client/v3/rooms/{}/send/m.room.message/{number}",
+                encode(room)
+            );
+            let status = client.send("PUT", &path, Some(token), body.as_bytes());
+            assert_eq!(status, 200, "{}", client.body());
+        }
+    }
+    per_room * rooms.len()
 }
 
 fn mib(bytes: u64) -> f64 {
