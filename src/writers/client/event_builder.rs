@@ -1,6 +1,7 @@
 //! From what a user wants to write to a signed event in its *input* record.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use log_format::codec;
 use log_format::record::envelope::Part;
@@ -94,16 +95,40 @@ pub struct Built {
 pub struct EventBuilder {
     server_name: OwnedServerName,
     key: Arc<ServerKey>,
+    /// `origin_server_ts` of the newest create event. From room version 12 a
+    /// room's id is the hash of its create event, and two rooms that one user
+    /// makes alike in one millisecond would be one room.
+    last_created_ms: AtomicU64,
 }
 
 impl EventBuilder {
     pub fn new(server_name: OwnedServerName, key: Arc<ServerKey>) -> EventBuilder {
-        EventBuilder { server_name, key }
+        EventBuilder {
+            server_name,
+            key,
+            last_created_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The time that an event carries: now, and for create events each later
+    /// than the one before.
+    fn origin_server_ts(&self, kind: &str, now_ms: u64) -> u64 {
+        if kind != "m.room.create" {
+            return now_ms;
+        }
+        let next = |last: u64| now_ms.max(last.saturating_add(1));
+        let last =
+            self.last_created_ms
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                    Some(next(last))
+                });
+        next(last.unwrap_or_else(|last| last))
     }
 
     /// Hashes, signs and encodes one event. About 50 µs, most of it the signature.
     pub fn build(&self, draft: &Draft, fields: RecordFields<'_>) -> Result<Built, RoomWriteError> {
         let received_us = clock::now_us();
+        let origin_server_ts = self.origin_server_ts(&draft.kind, received_us / 1000);
         let prev_events = fields.parents.prev_events;
         let proto = ProtoEvent {
             room_id: fields.room_id.map(RoomId::to_owned),
@@ -115,7 +140,7 @@ impl EventBuilder {
             prev_events: prev_events.iter().cloned().map(Into::into).collect(),
             auth_events: fields.auth_events.iter().cloned().map(Into::into).collect(),
             depth: fields.parents.depth,
-            origin_server_ts: received_us / 1000,
+            origin_server_ts,
             event_localpart: None,
         };
         let built = build_and_sign(fields.version, proto, &self.server_name, &self.key)
@@ -141,7 +166,7 @@ impl EventBuilder {
             draft,
             fields.version,
             fields.transaction,
-            received_us,
+            (received_us, origin_server_ts),
             &built,
             &body,
         );
@@ -158,13 +183,13 @@ fn record(
     draft: &Draft,
     version: RoomVersion,
     transaction: Option<&ClientTransaction>,
-    received_us: u64,
+    (received_us, origin_ts_ms): (u64, u64),
     built: &BuiltEvent,
     body: &[u8],
 ) -> NewRecord {
     let envelope = NewEnvelope {
         received_us,
-        origin_ts_ms: received_us / 1000,
+        origin_ts_ms,
         idempotency: transaction.map_or([0; 16], |from| from.idempotency),
         key: built.room_id.as_str(),
         room_id: Some(built.room_id.as_str()),

@@ -1,9 +1,11 @@
 //! createRoom: presets, versions, every field, and what is refused.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{act, membership, of_room, state, two_users};
-use crate::harness::escape;
+use crate::harness::{Server, escape};
 
 #[tokio::test]
 async fn presets_and_versions_set_the_state_that_the_specification_says() {
@@ -294,4 +296,18 @@ async fn the_directory_lists_what_was_published() {
         escape("!x:hs.test")
     );
     bob.get(&unknown).await.refused(404, "M_NOT_FOUND");
+}
+
+/// From version 12 a room's id is the hash of its create event: rooms that were
+/// made alike within one millisecond came out as one room, and were refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_made_alike_at_once_are_different_rooms() {
+    let server = Server::builder().start().await;
+    let alice = server.register("alice").await;
+    let rooms = (0..64).map(|_| alice.create_room(json!({})));
+    let rooms: BTreeSet<String> = futures_util::future::join_all(rooms)
+        .await
+        .into_iter()
+        .collect();
+    assert_eq!(rooms.len(), 64);
 }
