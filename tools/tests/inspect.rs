@@ -447,3 +447,50 @@ fn tail_follows_a_live_writer() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// A million records are read in memory that does not grow with them.
+#[test]
+fn a_million_records_need_little_memory() {
+    const RECORDS: u64 = 1_000_000;
+    const ADDRESS_SPACE_KIB: u64 = 128 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let mut input = writer(folder.path(), Topic::Input, WriterConfig::output(64 << 20));
+    let template = event(0);
+    let mut next = 0;
+    while next < RECORDS {
+        let end = (next + 4000).min(RECORDS);
+        let batch: Vec<Pending> = (next..end)
+            .map(|number| Pending {
+                time_us: FIRST_TIME_US + number,
+                ..template.clone()
+            })
+            .collect();
+        input.append(&batch).unwrap();
+        next = end;
+    }
+    input.sync().unwrap();
+    drop(input);
+    let verbs = [
+        "stats input --json",
+        "verify input --chain --json",
+        "cat input --event $none --json",
+        "tail input -n 5 --json",
+    ];
+    for verb in verbs {
+        let command = format!(
+            "ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" {}",
+            verb.replace('$', "\\$")
+        );
+        let output = Command::new("sh")
+            .args(["-c", &command, env!("CARGO_BIN_EXE_engram-log")])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{verb}: {errors}");
+        if verb.starts_with("stats") {
+            let stats: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(stats["all"]["records"], RECORDS);
+        }
+    }
+}
