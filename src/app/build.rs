@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use log_format::LogId;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::data_dir::{DataDir, DataDirLock};
@@ -35,6 +36,10 @@ use crate::writers::submit::Submitter;
 
 /// How often a reader that catches up is looked at.
 const CATCH_UP_POLL: Duration = Duration::from_millis(2);
+
+/// How long a stop waits for what is left to be folded, which does not come to
+/// an end on a full disk.
+const FOLD_AT_STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Everything but the doors, running.
 pub struct House {
@@ -197,8 +202,15 @@ impl House {
         spawn_blocking(move || input.close())
             .await
             .map_err(|_| panicked())?;
-        catch_up(&self.projection).await?;
-        let caught_up = self.readers_caught_up().await;
+        // What is durable and not folded yet is folded at the next start.
+        let folded = timeout(FOLD_AT_STOP_MAX, async {
+            catch_up(&self.projection).await?;
+            self.readers_caught_up().await
+        });
+        let caught_up = folded.await.unwrap_or_else(|_| {
+            tracing::warn!("stopping with records that are left to be folded");
+            Ok(())
+        });
         self.stop_readers.cancel();
         for reader in self.readers {
             // A reader that failed has said so, and is rebuilt from its cursor.

@@ -4,6 +4,7 @@
 //! makes it readable and answers. The next batch gathers during the flush, so
 //! there is no delay to tune. A failed flush ends the thread for good.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,14 @@ impl Appender {
         if !priority::raise() {
             tracing::debug!(self.partition, "append thread keeps its priority");
         }
+        // A panic must not leave a queue that takes records and never writes them.
+        let followed = catch_unwind(AssertUnwindSafe(|| self.follow()));
+        if followed.is_err() {
+            self.fail("append thread panicked".to_owned());
+        }
+    }
+
+    fn follow(&mut self) {
         // Whether the last batch still lacks a frame behind it that witnesses it.
         let mut uncovered = false;
         loop {

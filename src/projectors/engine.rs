@@ -41,6 +41,8 @@ pub enum RunError {
     NotDeterministic(Difference),
     #[error("records came up to offset {found}, expected {expected}")]
     OutOfOrder { expected: u64, found: u64 },
+    #[error("projection panicked; its group was not applied")]
+    Panicked,
     #[error("projection thread could not be started: {0}")]
     Thread(std::io::Error),
 }
@@ -212,7 +214,7 @@ impl Engine {
         }
         let (key, value) = merged.applied.row(self.partition);
         batch.put(APPLIED, key.as_bytes(), &value)?;
-        self.store.write(batch)?;
+        self.store.write_patiently(batch, &*self.patience)?;
         Ok(())
     }
 

@@ -5,13 +5,14 @@
 //! *output*; asked by writers. No lock is held across an await.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log_format::record::output::{Decision, Reason};
 use parking_lot::Mutex;
 use ruma::OwnedEventId;
 use tokio::sync::oneshot;
 
-use crate::logs::log::Appended;
+use crate::logs::log::{Appended, PartitionId};
 use crate::query::ids::OutputOffset;
 use crate::query::outcome::{Outcome, OutcomeError, OutcomeFuture, Outcomes};
 
@@ -32,6 +33,8 @@ pub struct RecordOutcome {
 /// One board for all partitions of a server.
 pub struct OutcomesBoard {
     partitions: Vec<Mutex<Board>>,
+    /// By partition: whether its projection waits for room on the disk.
+    stalled: Vec<AtomicBool>,
 }
 
 struct Board {
@@ -57,6 +60,10 @@ impl OutcomesBoard {
         };
         OutcomesBoard {
             partitions: applied_ends.iter().map(board).collect(),
+            stalled: applied_ends
+                .iter()
+                .map(|_| AtomicBool::new(false))
+                .collect(),
         }
     }
 
@@ -86,6 +93,17 @@ impl OutcomesBoard {
             // A writer whose client went away no longer listens.
             let _ = waiter.send(());
         }
+    }
+
+    /// Notes whether a partition waits for room on the disk. Returns whether
+    /// that is news.
+    pub fn stall(&self, partition: u32, stalled: bool) -> bool {
+        let held = self.stalled.get(partition as usize);
+        // Read first, since this is asked for each group.
+        held.is_some_and(|held| {
+            held.load(Ordering::Relaxed) != stalled
+                && held.swap(stalled, Ordering::Relaxed) != stalled
+        })
     }
 
     /// No more outcomes will come for this partition: whoever waits hears so.
@@ -139,6 +157,11 @@ fn severity(decision: Decision) -> u8 {
 }
 
 impl Outcomes for OutcomesBoard {
+    fn is_stalled(&self, partition: PartitionId) -> bool {
+        let stalled = self.stalled.get(partition as usize);
+        stalled.is_some_and(|stalled| stalled.load(Ordering::Relaxed))
+    }
+
     /// Errors: `Stopped` also for a batch that is older than what is kept.
     fn outcome(&self, batch: Appended) -> OutcomeFuture<'_> {
         Box::pin(async move {

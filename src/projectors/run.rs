@@ -1,6 +1,7 @@
 //! The running projection: one thread per partition that follows *input*, and
 //! the housekeeping that follows the app's ticks.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -130,7 +131,7 @@ impl Projection {
         for partition in 0..input.partitions() {
             let patience = {
                 let shared = shared.clone();
-                Box::new(move || shared.wait_for_space())
+                Box::new(move || shared.wait_for_space(partition))
             };
             let lanes = lanes.next().unwrap_or_default();
             let (store, input, output) = (store.clone(), input.clone(), output.clone());
@@ -298,7 +299,11 @@ impl Drop for Projection {
 impl Shared {
     /// The life of a partition's thread.
     fn follow(&self, partition: u32, engine: Engine, stopped: watch::Receiver<bool>) {
-        let ended = self.follow_until_stopped(partition, engine, stopped);
+        // Also after a panic somebody must hear that nothing is folded any more.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            self.follow_until_stopped(partition, engine, stopped)
+        }));
+        let ended = ended.unwrap_or(Err(RunError::Panicked));
         if let Err(error) = ended {
             tracing::error!(partition, %error, "projection stopped");
             self.failure.send_if_modified(|failure| {
@@ -333,6 +338,9 @@ impl Shared {
                 continue;
             };
             let outcomes = engine.step(records)?;
+            if self.outcomes.stall(partition, false) {
+                tracing::info!(partition, "disk has room again, projection goes on");
+            }
             if let Some(applied) = self.applied.get(partition as usize) {
                 applied.store(engine.applied().input_end, Ordering::Release);
             }
@@ -356,7 +364,13 @@ impl Shared {
         Ok(())
     }
 
-    fn wait_for_space(&self) -> bool {
+    fn wait_for_space(&self, partition: u32) -> bool {
+        if self.outcomes.stall(partition, true) {
+            tracing::error!(
+                partition,
+                "projection waits for room on the disk, writes are refused"
+            );
+        }
         std::thread::sleep(DISK_FULL_PAUSE);
         !self.stopping.load(Ordering::Acquire)
     }

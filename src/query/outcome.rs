@@ -7,7 +7,7 @@ use log_format::record::output::{Decision, Reason};
 use ruma::OwnedEventId;
 
 use super::ids::OutputOffset;
-use crate::logs::log::Appended;
+use crate::logs::log::{Appended, PartitionId};
 
 /// The fold's outcome for one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,4 +38,10 @@ pub trait Outcomes: Send + Sync {
     /// The outcome of a batch; also when its fold has passed already. Outcomes
     /// are kept for the last 65,536 records of a partition.
     fn outcome(&self, batch: Appended) -> OutcomeFuture<'_>;
+
+    /// Whether a partition's projection waits for room on the disk, so that
+    /// nobody can say when a new batch would have its outcome.
+    fn is_stalled(&self, _partition: PartitionId) -> bool {
+        false
+    }
 }

@@ -1,6 +1,11 @@
 //! When to flush the memtables: on a slow timer, and when writing pauses. (On
 //! size, RocksDB does it by itself.)
 
+/// How long a flush that failed is not tried again. RocksDB goes on by itself
+/// once there is room, but waits for flushes that were asked for meanwhile, so
+/// that asking often would keep it from ever doing so.
+const AFTER_FAILURE_US: u64 = 20_000_000;
+
 /// Decides from batch counts and times that the caller reads; it has no clock.
 #[derive(Debug)]
 pub(super) struct FlushSchedule {
@@ -12,6 +17,8 @@ pub(super) struct FlushSchedule {
     oldest_us: Option<u64>,
     /// When the count was last seen to grow.
     newest_us: u64,
+    /// Until when nothing is due, because a flush failed.
+    not_before_us: u64,
 }
 
 impl FlushSchedule {
@@ -23,6 +30,7 @@ impl FlushSchedule {
             seen_batches: 0,
             oldest_us: None,
             newest_us: 0,
+            not_before_us: 0,
         }
     }
 
@@ -35,9 +43,17 @@ impl FlushSchedule {
             self.seen_batches = batches;
             self.newest_us = now_us;
         }
+        if now_us < self.not_before_us {
+            return false;
+        }
         let oldest_us = *self.oldest_us.get_or_insert(now_us);
         now_us.saturating_sub(oldest_us) >= self.interval_us
             || now_us.saturating_sub(self.newest_us) >= self.idle_us
+    }
+
+    /// A flush failed.
+    pub fn failed(&mut self, now_us: u64) {
+        self.not_before_us = now_us.saturating_add(AFTER_FAILURE_US);
     }
 
     /// Everything up to the batch with this number is on disk.
@@ -66,5 +82,8 @@ mod tests {
             assert!(!schedule.is_due(batches, now), "busy at {now}");
         }
         assert!(schedule.is_due(batches + 1, 6100), "old");
+        schedule.failed(6100);
+        assert!(!schedule.is_due(batches + 1, 6100 + AFTER_FAILURE_US - 1));
+        assert!(schedule.is_due(batches + 1, 6100 + AFTER_FAILURE_US));
     }
 }

@@ -147,9 +147,35 @@ impl Store {
     pub fn write(&self, batch: Batch<'_>) -> Result<(), StoreError> {
         let (batch, puts) = batch.into_parts();
         self.write_raw(batch)?;
+        self.count(puts);
+        Ok(())
+    }
+
+    /// [`Store::write`], again and again while the disk is full and `patience`
+    /// (which waits a little) says to go on.
+    pub fn write_patiently(
+        &self,
+        batch: Batch<'_>,
+        patience: &dyn Fn() -> bool,
+    ) -> Result<(), StoreError> {
+        let (mut batch, puts) = batch.into_parts();
+        // A write consumes its batch.
+        let bytes = batch.data().to_vec();
+        loop {
+            match self.write_raw(batch) {
+                Err(error) if error.is_disk_full() && patience() => {
+                    batch = WriteBatch::from_data(&bytes);
+                }
+                written => break written?,
+            }
+        }
+        self.count(puts);
+        Ok(())
+    }
+
+    fn count(&self, puts: u64) {
         self.puts.fetch_add(puts, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Release);
-        Ok(())
     }
 
     fn write_raw(&self, batch: WriteBatch) -> Result<(), StoreError> {
@@ -184,8 +210,9 @@ impl Store {
     pub fn flush_if_due(&self, now_us: u64) -> Result<bool, StoreError> {
         let mut schedule = self.schedule.lock();
         let due = schedule.is_due(self.batches.load(Ordering::Acquire), now_us);
-        if due {
-            self.flush_locked(&mut schedule)?;
+        if due && let Err(error) = self.flush_locked(&mut schedule) {
+            schedule.failed(now_us);
+            return Err(error);
         }
         Ok(due)
     }

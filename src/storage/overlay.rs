@@ -24,6 +24,15 @@ pub enum StoreError {
     Row { table: &'static str, why: String },
 }
 
+impl StoreError {
+    /// Whether the disk had no room. RocksDB writes again by itself some seconds
+    /// after there is room; what failed was not written and may be tried again.
+    pub fn is_disk_full(&self) -> bool {
+        // The bindings hand over the text alone.
+        matches!(self, StoreError::RocksDb(error) if error.as_ref().contains("No space left on device"))
+    }
+}
+
 /// Point and range reads of the store below.
 pub trait Read: Send + Sync {
     /// The value of a key. `key` is without the table's tag.

@@ -67,7 +67,11 @@ impl Submitter {
     /// Queues a batch under its partition key. The order of calls is the order
     /// in the log, so a caller that holds a room's sequencer decides the order.
     pub fn enqueue(&self, key: &str, batch: Vec<NewRecord>) -> Result<PendingSubmit, SubmitError> {
-        let ticket = self.input.enqueue(self.input.partition_of(key), batch)?;
+        let partition = self.input.partition_of(key);
+        if self.outcomes.is_stalled(partition) {
+            return Err(AppendError::DiskFull.into());
+        }
+        let ticket = self.input.enqueue(partition, batch)?;
         Ok(PendingSubmit {
             ticket,
             outcomes: self.outcomes.clone(),

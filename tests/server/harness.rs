@@ -81,13 +81,51 @@ impl Server {
 
     /// Starts the process and waits for `run/addresses.json` of this process.
     pub async fn start(&mut self) {
+        let command = self.command(&["serve"]);
+        self.start_by(command).await;
+    }
+
+    /// Starts it with its data on a disk of its own of so many bytes, which
+    /// goes away with the process. None where the system does not allow that.
+    pub async fn start_on_small_disk(&mut self, bytes: u64) -> Option<()> {
+        let allowed = Command::new("unshare").args(["-rm", "true"]).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        std::fs::create_dir_all(&self.data_dir).unwrap();
+        let mut command = Command::new("unshare");
+        command
+            .args(["-rm", "sh", "-c"])
+            .arg("mount -t tmpfs -o size=$0 tmpfs \"$1\" && shift && exec \"$@\"")
+            .arg(bytes.to_string())
+            .arg(&self.data_dir)
+            .args([env!("CARGO_BIN_EXE_engram"), "serve"]);
+        self.equip(&mut command);
+        self.start_by(command).await;
+        Some(())
+    }
+
+    /// The data folder as a process of ours sees it.
+    fn seen_by(&self, pid: u32) -> PathBuf {
+        let mut path = PathBuf::from(format!("/proc/{pid}/root"));
+        path.extend(self.data_dir.components().skip(1));
+        path
+    }
+
+    /// The data folder as the running server sees it.
+    pub fn live_data_dir(&self) -> PathBuf {
+        self.seen_by(self.pid())
+    }
+
+    async fn start_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "the server runs already");
-        let child = self.command(&["serve"]).spawn().unwrap();
+        let child = command.spawn().unwrap();
         let pid = child.id();
         self.child = Some(child);
         let begun = Instant::now();
         loop {
-            if let Some(addresses) = read_addresses(&self.data_dir, pid) {
+            // As the process sees it: its data may be on a disk of its own.
+            if let Some(addresses) = read_addresses(&self.seen_by(pid), pid) {
                 self.addresses = Some(addresses);
                 return;
             }
@@ -112,20 +150,25 @@ impl Server {
 
     /// A command of the same binary with the same settings; its output goes to [`Server::output`].
     pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
+        command.args(arguments);
+        self.equip(&mut command);
+        command
+    }
+
+    /// Gives a command the server's settings and the file for its output.
+    fn equip(&self, command: &mut Command) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.log_file())
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
         command
-            .args(arguments)
             .envs(&self.environment)
             .current_dir(self.folder())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        command
     }
 
     /// Changes a setting for the next start.

@@ -4,6 +4,7 @@
 
 mod commands;
 mod crash;
+mod full_disk;
 mod harness;
 mod listeners;
 mod memory_log;

@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use engram::logs::log::{Append, Log};
+use engram::logs::log::{Append, Appended, Log};
 use engram::projectors::aliasserver::AliasProjector;
 use engram::projectors::applied::Applied;
 use engram::projectors::digest::{self, Digest};
 use engram::projectors::engine::RunError;
+use engram::projectors::fold::{FoldError, FoldInput, Folded, Projector};
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::OutputLog;
 use engram::projectors::rebuild::{self, FirstDifference, ReplayError};
@@ -17,10 +18,10 @@ use engram::projectors::run::{Parts, Projection, SnapshotSchedule};
 use engram::projectors::snapshots::Snapshots;
 use engram::projectors::start::{self, Folders, Report};
 use engram::projectors::userserver::{Sessions, UserProjector};
-use engram::query::outcome::Outcomes;
+use engram::query::outcome::{OutcomeError, Outcomes};
 use engram::storage::columns::{EARLY_REDACTIONS, PROFILES, STATE_BRANCHES};
 use engram::storage::open::{Store, StoreOptions};
-use engram::storage::overlay::Read;
+use engram::storage::overlay::{Overlay, Read};
 use log_format::codec;
 use log_format::record::output::{Decision, OutputRoomEvent, Reason};
 use log_format::record::{Kind, NewEnvelope};
@@ -156,6 +157,51 @@ fn project(
         lanes,
     })
     .unwrap()
+}
+
+/// A fold with a bug.
+struct Panics;
+
+impl Projector for Panics {
+    fn fold(&mut self, _: &FoldInput<'_>, _: &mut Overlay<'_>) -> Result<Folded, FoldError> {
+        panic!("a bug in a fold");
+    }
+
+    fn publish(&mut self) {}
+}
+
+#[tokio::test]
+async fn a_panic_in_a_fold_is_a_failure_that_writers_hear_of() {
+    let input = input_of(1, random_records(5, 3));
+    let (home, output) = (Home::new(), new_output(1));
+    let (store, _) = home.open(&input, &output);
+    let lane = || Lane {
+        rooms: Box::new(Panics),
+        users: Box::new(Panics),
+        aliases: Box::new(Panics),
+    };
+    let projection = Projection::start(Parts {
+        store,
+        input: input.clone(),
+        output,
+        snapshots: home.snapshots(1),
+        schedule: SnapshotSchedule {
+            seconds: 0,
+            records: 0,
+        },
+        lanes: vec![vec![lane()]],
+    });
+    let projection = projection.unwrap();
+    let patience = std::time::Duration::from_secs(20);
+    let failed = tokio::time::timeout(patience, projection.failed()).await;
+    assert!(failed.is_ok(), "nobody heard of the panic");
+    let batch = Appended {
+        partition: 0,
+        first: 0,
+        count: 1,
+    };
+    let outcome = projection.outcomes().outcome(batch).await;
+    assert_eq!(outcome, Err(OutcomeError::Stopped));
 }
 
 #[test]
