@@ -24,7 +24,6 @@ use ruma::{OwnedServerName, RoomVersionId};
 use tokio::sync::Semaphore;
 
 use crate::crypto::ServerKey;
-use crate::query::marks::ReadMarks;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
@@ -89,7 +88,6 @@ impl Settings {
 pub struct Ports {
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
-    pub marks: Arc<ReadMarks>,
     pub submitter: Submitter,
     /// Signs the events of our users.
     pub signing_key: Arc<ServerKey>,
@@ -106,7 +104,6 @@ pub struct Api {
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
     /// Reads of a user wait until their own writes are visible; see [`ReadMarks`].
-    pub marks: Arc<ReadMarks>,
     pub accounts: Accounts,
     pub user_data: UserData,
     pub room_writer: RoomWriter,
@@ -148,7 +145,6 @@ impl Api {
             in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),
             rooms: ports.rooms,
             users: ports.users,
-            marks: ports.marks,
             settings,
         })
     }

@@ -26,7 +26,6 @@ use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
 use crate::projectors::start::{Report, fit, open_store, witnesses};
 use crate::projectors::userserver::UserAnswers;
-use crate::query::marks::ReadMarks;
 use crate::query::tokens::Epoch;
 use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
 use crate::readers::run::{Reader, ReaderError, spawn};
@@ -120,13 +119,11 @@ impl House {
             rooms.clone(),
             input.partitions(),
         ));
-        let marks = Arc::new(ReadMarks::new(input.partitions()));
         let sync = ClientSync::open(
             SyncPorts {
                 store: store.clone(),
                 rooms: rooms.clone(),
                 users: users.clone(),
-                marks: marks.clone(),
                 output: output.clone(),
             },
             config.identity.server_name.clone(),
@@ -134,11 +131,10 @@ impl House {
             u32::from_le_bytes(random::bytes()),
         );
         let sync = Arc::new(sync.map_err(|error| Exit::failed(format!("store: {error}")))?);
-        let submitter = Submitter::new(input.clone(), projection.outcomes(), marks.clone());
+        let submitter = Submitter::new(input.clone(), projection.outcomes());
         let ports = ApiPorts {
             rooms,
             users,
-            marks,
             submitter,
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),

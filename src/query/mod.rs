@@ -5,7 +5,6 @@
 
 pub mod authority;
 pub mod ids;
-pub mod marks;
 pub mod outcome;
 pub mod rooms;
 pub mod tokens;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use log_format::record::output::{Decision, Reason};
-use ruma::{OwnedEventId, UserId};
+use ruma::OwnedEventId;
 
 /// Doors map it to an answer without knowing the log.
 pub use crate::logs::log::AppendError;
 use crate::logs::log::{Append, AppendTicket, NewRecord};
-use crate::query::marks::ReadMarks;
 use crate::query::outcome::{Outcome, OutcomeError, Outcomes};
 
 /// Why a write did not happen, or is not known to have happened.
@@ -41,27 +40,17 @@ impl Submitted {
 pub struct Submitter {
     input: Arc<dyn Append>,
     outcomes: Arc<dyn Outcomes>,
-    marks: Arc<ReadMarks>,
 }
 
 /// A queued batch.
 pub struct PendingSubmit {
     ticket: AppendTicket,
     outcomes: Arc<dyn Outcomes>,
-    marks: Arc<ReadMarks>,
 }
 
 impl Submitter {
-    pub fn new(
-        input: Arc<dyn Append>,
-        outcomes: Arc<dyn Outcomes>,
-        marks: Arc<ReadMarks>,
-    ) -> Submitter {
-        Submitter {
-            input,
-            outcomes,
-            marks,
-        }
+    pub fn new(input: Arc<dyn Append>, outcomes: Arc<dyn Outcomes>) -> Submitter {
+        Submitter { input, outcomes }
     }
 
     /// Queues a batch under its partition key. The order of calls is the order
@@ -75,31 +64,23 @@ impl Submitter {
         Ok(PendingSubmit {
             ticket,
             outcomes: self.outcomes.clone(),
-            marks: self.marks.clone(),
         })
     }
 
     /// [`Submitter::enqueue`] and [`PendingSubmit::finish`] in one.
-    pub async fn submit(
-        &self,
-        key: &str,
-        batch: Vec<NewRecord>,
-        on_behalf_of: &UserId,
-    ) -> Result<Submitted, SubmitError> {
-        self.enqueue(key, batch)?.finish(on_behalf_of).await
+    pub async fn submit(&self, key: &str, batch: Vec<NewRecord>) -> Result<Submitted, SubmitError> {
+        self.enqueue(key, batch)?.finish().await
     }
 }
 
 impl PendingSubmit {
-    /// Waits until the batch is durable and folded, and notes for `on_behalf_of`
-    /// that their next read must show it.
+    /// Waits until the batch is durable and folded. It is in *output* then, and
+    /// whoever reads waits for the *output* that there is when they ask.
     ///
     /// Errors: a batch that the fold refused is [`SubmitError::Refused`].
-    pub async fn finish(self, on_behalf_of: &UserId) -> Result<Submitted, SubmitError> {
+    pub async fn finish(self) -> Result<Submitted, SubmitError> {
         let appended = self.ticket.await?;
         let outcome = self.outcomes.outcome(appended).await?;
-        self.marks
-            .note(on_behalf_of, appended.partition, outcome.visible_at);
         match outcome.decision {
             Decision::Rejected | Decision::SoftFailed => Err(SubmitError::Refused(outcome.reason)),
             Decision::Accepted | Decision::Duplicate | Decision::Outlier => {

@@ -65,8 +65,8 @@ pub async fn messages(
             (position.start(direction), given)
         }
         None => match direction {
-            Direction::Backward => (Place::END, token(&api, &view, view.head.last_place, true)),
-            Direction::Forward => (Place::START, token(&api, &view, Place::START, false)),
+            Direction::Backward => (Place::END, token(view.head.last_place, true)),
+            Direction::Forward => (Place::START, token(Place::START, false)),
         },
     };
     let to = match &query.to {
@@ -79,7 +79,7 @@ pub async fn messages(
         (true, None) => Some(start.clone()),
         (true, Some(last)) => {
             let behind = direction == Direction::Forward;
-            Some(token(&api, &view, last, behind))
+            Some(token(last, behind))
         }
     };
     let renderer = Renderer::new(&view, &auth);
@@ -146,8 +146,8 @@ pub async fn context(
         renderer.render_all(&events)?
     };
     Ok(Json(Context {
-        start: token(&api, &view, first, false),
-        end: token(&api, &view, last, true),
+        start: token(first, false),
+        end: token(last, true),
         event: renderer.render(&event)?,
         events_before: renderer.render_all(&before.events)?,
         events_after: renderer.render_all(&after.events)?,

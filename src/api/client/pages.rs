@@ -12,7 +12,7 @@ use super::visible::RoomView;
 use crate::api::ApiState;
 use crate::api::errors::ApiError;
 use crate::limits::{PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX};
-use crate::query::ids::{OutputOffset, Place, StateId};
+use crate::query::ids::{Place, StateId};
 use crate::query::rooms::{Direction, StoredEvent};
 use crate::query::tokens::{PositionError, SyncToken, TimelineToken};
 
@@ -48,13 +48,11 @@ pub fn read_token(
     })
 }
 
-/// The token just before or behind a place, as of what the user has been told.
-pub fn token(api: &ApiState, view: &RoomView<'_>, place: Place, behind: bool) -> String {
-    let mark = api.marks.mark(view.user());
-    let vector: &[OutputOffset] = mark.as_deref().unwrap_or(&[]);
+/// The token just before or behind a place.
+pub fn token(place: Place, behind: bool) -> String {
     match behind {
-        true => TimelineToken::after(place, vector).encode(),
-        false => TimelineToken::before(place, vector).encode(),
+        true => TimelineToken::after(place, &[]).encode(),
+        false => TimelineToken::before(place, &[]).encode(),
     }
 }
 

@@ -19,7 +19,6 @@ use tower::ServiceExt;
 
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
-use crate::query::marks::ReadMarks;
 use crate::readers::client_sync::ClientSync;
 use crate::writers::submit::Submitter;
 use crate::writers::testing::World;
@@ -68,12 +67,10 @@ impl Doors {
         settings.registration = Registration::default();
         change(&mut settings);
         let world = Arc::new(World::default());
-        let marks = Arc::new(ReadMarks::new(1));
-        let submitter = Submitter::new(world.clone(), world.clone(), marks.clone());
+        let submitter = Submitter::new(world.clone(), world.clone());
         let ports = Ports {
             rooms: world.clone(),
             users: world.clone(),
-            marks,
             submitter,
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),

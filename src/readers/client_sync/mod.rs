@@ -43,7 +43,6 @@ use crate::logs::log::{Log, LogRecord, PartitionId};
 use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, RoomSn};
-use crate::query::marks::ReadMarks;
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::tokens::{Epoch, TokenError};
 use crate::query::users::Users;
@@ -109,7 +108,6 @@ pub struct Ports {
     pub store: Arc<dyn Write>,
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
-    pub marks: Arc<ReadMarks>,
     pub output: Arc<dyn Log>,
 }
 
@@ -118,7 +116,6 @@ pub struct ClientSync {
     store: Arc<dyn Write>,
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
-    marks: Arc<ReadMarks>,
     output: Arc<dyn Log>,
     server_name: OwnedServerName,
     epoch: Epoch,
@@ -170,7 +167,6 @@ impl ClientSync {
             store: ports.store,
             rooms: ports.rooms,
             users: ports.users,
-            marks: ports.marks,
             output: ports.output,
             server_name,
             epoch,
@@ -195,7 +191,6 @@ impl ClientSync {
             store: Arc::new(crate::readers::store::memory::MemoryStore::default()),
             rooms,
             users,
-            marks: Arc::new(ReadMarks::new(output.partitions())),
             output,
         };
         let server = ruma::server_name!("hs").to_owned();

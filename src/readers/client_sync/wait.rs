@@ -47,7 +47,7 @@ impl ClientSync {
     pub async fn sync(self: &Arc<Self>, request: SyncRequest) -> Result<String, SyncError> {
         let deadline = Instant::now() + request.timeout.min(TIMEOUT_MAX);
         let since = self.since(&request)?;
-        self.catch_up(&request, since.as_ref()).await;
+        self.catch_up().await;
         let Some(mut since) = since else {
             // The dear answer, made where it holds nobody up.
             let sync = self.clone();
@@ -95,12 +95,11 @@ impl ClientSync {
             .all(|(partition, wanted)| wanted.0 <= reached(partition))
     }
 
-    /// Waits, bounded, until the reader has passed all that the user was told, by
-    /// earlier answers of sync or of writers, and all that was decided before the
-    /// request: who is told of another's message elsewhere finds it here too.
-    async fn catch_up(&self, request: &SyncRequest, since: Option<&SyncToken>) {
+    /// Waits, bounded, until the reader has passed all that was decided before
+    /// the request: with it what the user was told, by an answer of sync, of a
+    /// writer, or by another user elsewhere.
+    async fn catch_up(&self) {
         let deadline = Instant::now() + CATCH_UP_MAX;
-        let marks = self.marks.mark(&request.user);
         let decided: Vec<OutputOffset> = (0..self.output.partitions())
             .map(|partition| OutputOffset(self.output.end(partition)))
             .collect();
@@ -112,8 +111,6 @@ impl ClientSync {
                 let reached =
                     |partition: u32| memory.cursors.get(partition as usize).copied().unwrap_or(0);
                 self.cursors_cover(&decided, reached)
-                    && marks.iter().all(|marks| self.cursors_cover(marks, reached))
-                    && since.is_none_or(|since| self.cursors_cover(&since.vector, reached))
             };
             if passed
                 || self.stopped.load(Ordering::Acquire)

@@ -231,7 +231,7 @@ impl Accounts {
         user: &UserId,
         batch: Vec<NewRecord>,
     ) -> Result<(), SubmitError> {
-        self.submitter.submit(user.as_str(), batch, user).await?;
+        self.submitter.submit(user.as_str(), batch).await?;
         Ok(())
     }
 }

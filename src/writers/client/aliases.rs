@@ -62,10 +62,7 @@ impl RoomWriter {
             ..NewEnvelope::default()
         };
         let record = NewRecord::new(Kind::InputAliasCreated, Source::Client, &envelope);
-        let submitted = self
-            .submitter()
-            .submit(alias.as_str(), vec![record], user)
-            .await;
+        let submitted = self.submitter().submit(alias.as_str(), vec![record]).await;
         match submitted {
             Ok(_) => Ok(()),
             Err(SubmitError::Refused(Reason::Taken)) => {
@@ -106,10 +103,7 @@ impl RoomWriter {
             ..NewEnvelope::default()
         };
         let record = NewRecord::new(Kind::InputAliasRemoved, Source::Client, &envelope);
-        let submitted = self
-            .submitter()
-            .submit(alias.as_str(), vec![record], user)
-            .await;
+        let submitted = self.submitter().submit(alias.as_str(), vec![record]).await;
         match submitted {
             Ok(_) => Ok(()),
             Err(SubmitError::Refused(Reason::NotFound)) => {
@@ -137,7 +131,7 @@ impl RoomWriter {
         }
         let record = publish_record(user, room_id, published);
         self.submitter()
-            .submit(room_id.as_str(), vec![record], user)
+            .submit(room_id.as_str(), vec![record])
             .await?;
         Ok(())
     }

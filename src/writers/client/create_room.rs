@@ -77,10 +77,7 @@ impl RoomWriter {
         if public {
             batch.push(publish_record(creator, &room_id, true));
         }
-        let submitted = self
-            .submitter()
-            .submit(room_id.as_str(), batch, creator)
-            .await;
+        let submitted = self.submitter().submit(room_id.as_str(), batch).await;
         match (submitted, &alias) {
             (Ok(_), _) => Ok(room_id),
             (Err(error), None) => Err(error.into()),

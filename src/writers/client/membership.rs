@@ -114,9 +114,7 @@ impl RoomWriter {
             ..NewEnvelope::default()
         };
         let record = NewRecord::new(Kind::InputRoomForgotten, Source::Client, &envelope);
-        self.submitter()
-            .submit(user.as_str(), vec![record], user)
-            .await?;
+        self.submitter().submit(user.as_str(), vec![record]).await?;
         Ok(())
     }
 

@@ -40,7 +40,7 @@ impl UserData {
 
     pub(super) async fn submit(&self, user: &UserId, record: NewRecord) -> Result<(), SubmitError> {
         let batch = vec![record];
-        self.submitter.submit(user.as_str(), batch, user).await?;
+        self.submitter.submit(user.as_str(), batch).await?;
         Ok(())
     }
 }

@@ -444,7 +444,6 @@ async fn a_write_is_seen_by_the_next_read() {
     let stop = follow(&world);
     for _ in 0..20 {
         let said = world.say(&room, &ann, "mine");
-        world.marks.note(&ann, 0, OutputOffset(world.log.end(0)));
         let answer = world
             .ask(request(&ann, first["next_batch"].as_str(), json!({})))
             .await;

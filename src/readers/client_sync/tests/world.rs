@@ -23,7 +23,6 @@ use tokio::sync::watch;
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partition_of};
 use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, OutputOffset, Place, RoomSn, StateId};
-use crate::query::marks::ReadMarks;
 use crate::query::rooms::{
     Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
 };
@@ -263,7 +262,6 @@ pub struct World {
     pub log: Arc<FakeLog>,
     pub rooms: Arc<FakeRooms>,
     pub users: Arc<FakeUsers>,
-    pub marks: Arc<ReadMarks>,
     pub sync: Arc<ClientSync>,
     store: Arc<dyn Write>,
     next_sn: u64,
@@ -278,14 +276,13 @@ fn open(world: &Parts, store: &Arc<dyn Write>) -> Arc<ClientSync> {
         store: store.clone(),
         rooms: world.1.clone(),
         users: world.2.clone(),
-        marks: world.3.clone(),
         output: world.0.clone(),
     };
     let server = ruma::server_name!("here").to_owned();
     Arc::new(ClientSync::open(ports, server, Epoch(1), 7).expect("tables open"))
 }
 
-type Parts = (Arc<FakeLog>, Arc<FakeRooms>, Arc<FakeUsers>, Arc<ReadMarks>);
+type Parts = (Arc<FakeLog>, Arc<FakeRooms>, Arc<FakeUsers>);
 
 impl World {
     pub fn new(partitions: u32) -> World {
@@ -298,14 +295,12 @@ impl World {
             Arc::new(FakeLog::new(partitions)),
             Arc::default(),
             Arc::default(),
-            Arc::new(ReadMarks::new(partitions)),
         );
         World {
             sync: open(&parts, &store),
             log: parts.0,
             rooms: parts.1,
             users: parts.2,
-            marks: parts.3,
             store,
             next_sn: 0,
         }
@@ -313,12 +308,7 @@ impl World {
 
     /// Ends the reader and begins anew: with the rows it left, or from nothing.
     pub fn restart(&mut self, rebuild: bool) {
-        let parts = (
-            self.log.clone(),
-            self.rooms.clone(),
-            self.users.clone(),
-            self.marks.clone(),
-        );
+        let parts = (self.log.clone(), self.rooms.clone(), self.users.clone());
         if rebuild {
             self.store = Arc::new(MemoryStore::default());
         }

@@ -28,7 +28,7 @@ use super::event_builder::{Draft, EventBuilder, Parents, RecordFields};
 use super::room_error::RoomWriteError;
 use crate::query::ids::StateId;
 use crate::query::rooms::{RoomHead, Rooms};
-use crate::writers::submit::{PendingSubmit, SubmitError, Submitted, Submitter};
+use crate::writers::submit::{SubmitError, Submitted, Submitter};
 
 /// How often an event is built anew because the fold saw another head.
 const REBUILDS_MAX: usize = 16;
@@ -427,7 +427,7 @@ impl Shared {
             line: line.clone(),
             generation,
             event_id,
-            outcome: Some(finish(pending, draft.sender.clone())),
+            outcome: Some(Box::pin(pending.finish())),
         })
     }
 
@@ -460,7 +460,7 @@ impl Shared {
             let pending = self
                 .submitter
                 .enqueue(room_id.as_str(), vec![built.record])?;
-            match pending.finish(&draft.sender).await {
+            match pending.finish().await {
                 Ok(done) => {
                     let first = done.duplicate_of().cloned();
                     return Ok(Some(first.unwrap_or(built.event_id)));
@@ -484,11 +484,4 @@ fn parents_of(head: &RoomHead) -> Parents {
         prev_events: tips.map(|tip| tip.event_id.clone()).collect(),
         depth: newest.unwrap_or(0).saturating_add(1),
     }
-}
-
-fn finish(
-    pending: PendingSubmit,
-    on_behalf_of: OwnedUserId,
-) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-    Box::pin(async move { pending.finish(&on_behalf_of).await })
 }

@@ -13,7 +13,6 @@ use ruma::{OwnedEventId, RoomId, room_id, user_id};
 use self::slow_room::SlowRoom;
 use super::*;
 use crate::crypto::ServerKey;
-use crate::query::marks::ReadMarks;
 use crate::writers::client::room_presets::text;
 
 fn the_room() -> &'static RoomId {
@@ -23,8 +22,7 @@ fn the_room() -> &'static RoomId {
 fn sequencer(room: &Arc<SlowRoom>) -> Sequencer {
     let key = Arc::new(ServerKey::from_seed([3; 32], "a_1"));
     let builder = EventBuilder::new(ruma::owned_server_name!("hs"), key);
-    let marks = Arc::new(ReadMarks::new(1));
-    let submitter = Submitter::new(room.clone(), room.clone(), marks);
+    let submitter = Submitter::new(room.clone(), room.clone());
     Sequencer::new(submitter, room.clone(), Arc::new(builder))
 }
 
