@@ -30,6 +30,7 @@ fn main() {
     let window = Duration::from_secs(seconds.unwrap_or(3));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .enable_time()
         .build()
         .expect("runtime");
     println!(
