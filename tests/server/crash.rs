@@ -20,7 +20,7 @@ use log_format::segment::{self, HEADER_PAGE_BYTES, SegmentHeader};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Server, escape};
+use crate::harness::{Api, Builder, Server, escape};
 
 const ROUNDS: usize = 200;
 const SENDERS: usize = 4;
@@ -378,7 +378,7 @@ impl Hits {
     }
 }
 
-fn settings() -> crate::harness::Builder {
+fn settings() -> Builder {
     Server::builder()
         .set("LOG__SEGMENT_BYTES", 256 << 10)
         .set("LOG__SYNCED_MARKER", true)
@@ -463,13 +463,24 @@ async fn senders(server: &Server) -> Vec<Sender> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_or_doubled() {
+    survive(settings(), 1).await;
+}
+
+/// Fewer rounds: what differs is that a client's records lie in several logs.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_in_four_partitions() {
+    survive(settings().set("LOG__PARTITIONS", 4), 4).await;
+}
+
+/// Lets a server live and die; a fraction of the rounds asked for.
+async fn survive(settings: Builder, fraction: usize) {
     let rounds = std::env::var("ENGRAM_CRASH_ROUNDS")
         .ok()
         .and_then(|rounds| rounds.parse().ok());
-    let rounds = rounds.unwrap_or(ROUNDS);
+    let rounds = rounds.unwrap_or(ROUNDS) / fraction;
     let mut dice = Dice::seeded();
     let begun = Instant::now();
-    let mut server = settings().start().await;
+    let mut server = settings.start().await;
     let mut senders = senders(&server).await;
     let hits = run(&mut server, &mut senders, rounds, &mut dice).await;
     let hits = hits.unwrap_or_else(|why| panic!("{why}"));
