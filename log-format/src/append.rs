@@ -64,7 +64,7 @@ impl WriterConfig {
         WriterConfig {
             segment_bytes,
             zero_fill: true,
-            fill_step_bytes: (segment_bytes / 8).clamp(64 << 10, 4 << 20),
+            fill_step_bytes: (segment_bytes / 8).clamp(64 << 10, 1 << 20),
             checkpoint_key: None,
             sync: SyncMode::Real,
         }
