@@ -103,7 +103,6 @@ pub struct Api {
     pub settings: Settings,
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
-    /// Reads of a user wait until their own writes are visible; see [`ReadMarks`].
     pub accounts: Accounts,
     pub user_data: UserData,
     pub room_writer: RoomWriter,
