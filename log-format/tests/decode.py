@@ -177,7 +177,8 @@ def parse_schema(text):
     for line in block.strip().splitlines():
         if not line.strip(): continue
         name, rest = line.split(None, 1)
-        if re.match(r"\d", rest): types[name] = len(rest.split(","))
+        if re.match(r"\d", rest):  # an enum: the fields of each variant
+            types[name] = tuple(re.findall(r"\w+: ([^,}]+)", fields) for fields in re.findall(r"\d+ \w+ ?(\{[^}]*\})?", rest))
         else: types[name] = [t.strip() for t in re.findall(r"\w+: (\[[^\]]*\]\??|[\w]+\??)", rest.split("   ")[0])]
         if name in names: kinds[names[name]] = name
     assert sorted(kinds) == sorted(names.values()), "each kind has a body"
@@ -192,9 +193,13 @@ def value(r, kind, schema):
     elif kind == "text": r.text(8)
     elif kind == "bool": r.flag()
     elif kind in ("u16", "u32", "u64"): r.take(int(kind[1:]) // 8)
-    elif isinstance(schema["types"][kind], int): need(r.number(4) < schema["types"][kind])
     else:
-        for field in schema["types"][kind]: value(r, field, schema)
+        fields = schema["types"][kind]
+        if isinstance(fields, tuple):
+            variant = r.number(4)
+            need(variant < len(fields))
+            fields = fields[variant]
+        for field in fields: value(r, field, schema)
 
 # --- sections 3, 8 and 9: the small files --------------------------------------
 

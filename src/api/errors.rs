@@ -390,7 +390,11 @@ fn submit(error: &SubmitError) -> Answer {
                 Answer::new(S::SERVICE_UNAVAILABLE, "M_UNKNOWN", "Please try again")
                     .retry_after(BUSY_RETRY)
             }
-            Reason::None | Reason::Malformed | Reason::UnsupportedFork => {
+            Reason::None
+            | Reason::Malformed
+            | Reason::TooMuchWork
+            | Reason::MissingAuthEvents
+            | Reason::RejectedAuthEvent => {
                 Answer::new(S::BAD_REQUEST, "M_UNKNOWN", "The request was refused")
             }
         },

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use log_format::codec;
-use log_format::record::output::{OutputAlias, OutputRoomEvent, OutputRoomPublished, OutputUser};
+use log_format::record::output::{
+    OutputAlias, OutputRoomEvent, OutputRoomGap, OutputRoomPublished, OutputRoomState, OutputUser,
+};
 use log_format::record::{Envelope, Kind};
 
 use super::output_log::READ_BYTES;
@@ -190,13 +192,21 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
             let body: OutputRoomEvent = codec::decode(envelope.body).ok()?;
             codec::encode(&(
                 (body.decision, body.reason, body.place, body.state_delta),
-                (body.membership, body.extremities, body.visibility),
-                (body.redacts, body.transaction),
+                (body.memberships, body.extremities, body.visibility),
+                (body.timeline, body.redacts, body.transaction),
             ))
         }
         Kind::OutputRoomPublished => {
             let body: OutputRoomPublished = codec::decode(envelope.body).ok()?;
             codec::encode(&(body.decision, body.reason, body.published))
+        }
+        Kind::OutputRoomState => {
+            let body: OutputRoomState = codec::decode(envelope.body).ok()?;
+            codec::encode(&(body.state_delta, body.memberships))
+        }
+        Kind::OutputRoomGap => {
+            let body: OutputRoomGap = codec::decode(envelope.body).ok()?;
+            codec::encode(&(body.prev_events, body.auth_events))
         }
         Kind::OutputUser => {
             let body: OutputUser = codec::decode(envelope.body).ok()?;

@@ -10,7 +10,7 @@ use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a fold may decide or write something else for the same
 /// record; the store and *output* are then rebuilt beside the old ones.
-pub const PROJECTOR_VERSION: u32 = 1;
+pub const PROJECTOR_VERSION: u32 = 2;
 
 /// A record about to be folded.
 pub struct FoldInput<'a> {
@@ -25,6 +25,7 @@ impl FoldInput<'_> {
     pub fn origin(&self) -> Origin {
         Origin {
             src_offset: self.offset,
+            about: self.offset,
             src_sub: 0,
             src_last: true,
             projector_version: PROJECTOR_VERSION,

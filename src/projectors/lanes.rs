@@ -34,7 +34,13 @@ pub struct Lane {
 impl Lane {
     fn projector(&mut self, kind: Kind) -> Option<&mut dyn Projector> {
         Some(match kind {
-            Kind::InputRoomEvent | Kind::InputRoomPublished => self.rooms.as_mut(),
+            Kind::InputRoomEvent
+            | Kind::InputRoomPublished
+            | Kind::InputStateBegin
+            | Kind::InputStateChunk
+            | Kind::InputStateCommit
+            | Kind::InputStateAbandoned
+            | Kind::InputRoomResumed => self.rooms.as_mut(),
             Kind::InputAccountCreated
             | Kind::InputPasswordSet
             | Kind::InputAccountDeactivated
@@ -48,6 +54,8 @@ impl Lane {
             Kind::InputAliasCreated | Kind::InputAliasRemoved => self.aliases.as_mut(),
             Kind::OutputRoomEvent
             | Kind::OutputRoomPublished
+            | Kind::OutputRoomState
+            | Kind::OutputRoomGap
             | Kind::OutputUser
             | Kind::OutputAlias => return None,
         })

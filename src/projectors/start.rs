@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use log_format::codec::decode;
 use log_format::record::Kind;
-use log_format::record::output::{OutputAlias, OutputRoomEvent, OutputRoomPublished, OutputUser};
+use log_format::record::output::{
+    OutputAlias, OutputRoomEvent, OutputRoomGap, OutputRoomPublished, OutputRoomState, OutputUser,
+};
 
 use super::applied::Applied;
 use super::engine::{Patience, RunError, append_patiently};
@@ -292,6 +294,8 @@ fn source_of(record: &LogRecord) -> Option<u64> {
     let origin = match envelope.kind {
         Kind::OutputRoomEvent => decode::<OutputRoomEvent>(envelope.body).ok()?.origin,
         Kind::OutputRoomPublished => decode::<OutputRoomPublished>(envelope.body).ok()?.origin,
+        Kind::OutputRoomState => decode::<OutputRoomState>(envelope.body).ok()?.origin,
+        Kind::OutputRoomGap => decode::<OutputRoomGap>(envelope.body).ok()?.origin,
         Kind::OutputUser => decode::<OutputUser>(envelope.body).ok()?.origin,
         Kind::OutputAlias => decode::<OutputAlias>(envelope.body).ok()?.origin,
         _ => return None,

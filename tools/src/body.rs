@@ -6,11 +6,12 @@ use log_format::codec::{self, CodecError};
 use log_format::record::input::{
     InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
     InputDevicesRemoved, InputFilter, InputProfileField, InputRoomEvent, InputRoomPublished,
+    InputRoomResumed, InputStateAbandoned, InputStateBegin, InputStateChunk, InputStateCommit,
     InputTokensRefreshed, Tokens, Transaction,
 };
 use log_format::record::output::{
-    MembershipChange, Origin, OutputAlias, OutputRoomEvent, OutputRoomPublished, OutputUser,
-    StateChange,
+    MembershipChange, Origin, OutputAlias, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
+    OutputRoomState, OutputUser, StateChange,
 };
 use log_format::record::{Envelope, Kind};
 use serde_json::{Value, json};
@@ -59,6 +60,26 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             let body: InputRoomPublished = codec::decode(bytes)?;
             json!({ "published": body.published })
         }
+        Kind::InputStateBegin => {
+            let body: InputStateBegin = codec::decode(bytes)?;
+            json!({ "given": hex(&body.given), "event_id": body.event_id })
+        }
+        Kind::InputStateChunk => {
+            let body: InputStateChunk = codec::decode(bytes)?;
+            json!({ "given": hex(&body.given), "event_ids": body.event_ids })
+        }
+        Kind::InputStateCommit => {
+            let body: InputStateCommit = codec::decode(bytes)?;
+            json!({ "given": hex(&body.given) })
+        }
+        Kind::InputStateAbandoned => {
+            let body: InputStateAbandoned = codec::decode(bytes)?;
+            json!({ "given": hex(&body.given) })
+        }
+        Kind::InputRoomResumed => {
+            let body: InputRoomResumed = codec::decode(bytes)?;
+            json!({ "cause": body.cause, "digest": hex(&body.digest) })
+        }
         Kind::InputAccountCreated => {
             let body: InputAccountCreated = codec::decode(bytes)?;
             json!({ "password": hidden(body.password_hash.is_some()), "guest": body.guest, "admin": body.admin })
@@ -102,6 +123,22 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             let body: OutputRoomPublished = codec::decode(bytes)?;
             let mut value = decision(record);
             value["published"] = json!(body.published);
+            value
+        }
+        Kind::OutputRoomState => {
+            let body: OutputRoomState = codec::decode(bytes)?;
+            let mut value = origin(&body.origin);
+            value["room_sn"] = json!(body.room_sn);
+            value["state_delta"] = body.state_delta.iter().map(state_change).collect();
+            value["memberships"] = body.memberships.iter().map(membership).collect();
+            value
+        }
+        Kind::OutputRoomGap => {
+            let body: OutputRoomGap = codec::decode(bytes)?;
+            let mut value = origin(&body.origin);
+            value["room_sn"] = json!(body.room_sn);
+            value["prev_events"] = json!(body.prev_events);
+            value["auth_events"] = json!(body.auth_events);
             value
         }
         Kind::OutputUser => {
@@ -170,44 +207,47 @@ fn room_event(body: &InputRoomEvent) -> Value {
     })
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn origin(origin: &Origin) -> Value {
+    json!({
+        "src_offset": origin.src_offset,
+        "about": origin.about,
+        "src_sub": origin.src_sub,
+        "src_last": origin.src_last,
+        "projector_version": origin.projector_version,
+    })
+}
+
 fn decision(record: &Envelope<'_>) -> Value {
     decided(record).map_or(json!({}), |decided| {
-        json!({
-            "decision": decided.decision.name(),
-            "reason": format!("{:?}", decided.reason),
-            "src_offset": decided.origin.src_offset,
-            "src_sub": decided.origin.src_sub,
-            "src_last": decided.origin.src_last,
-            "projector_version": decided.origin.projector_version,
-        })
+        let mut value = origin(&decided.origin);
+        value["decision"] = json!(decided.decision.name());
+        value["reason"] = json!(format!("{:?}", decided.reason));
+        value
     })
 }
 
 fn output_room_event(body: &OutputRoomEvent) -> Value {
-    let place: String = body
-        .place
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    json!({
-        "decision": body.decision.name(),
-        "reason": format!("{:?}", body.reason),
-        "src_offset": body.origin.src_offset,
-        "src_sub": body.origin.src_sub,
-        "src_last": body.origin.src_last,
-        "projector_version": body.origin.projector_version,
-        "room_sn": body.room_sn,
-        "event_sn": body.event_sn,
-        "place": place,
-        "state_before": body.state_before,
-        "state_after": body.state_after,
-        "state_delta": body.state_delta.iter().map(state_change).collect::<Vec<_>>(),
-        "membership": body.membership.as_ref().map(membership),
-        "extremities": body.extremities,
-        "visibility": body.visibility.as_str(),
-        "redacts": body.redacts,
-        "transaction": transaction(&body.transaction),
-    })
+    let mut value = origin(&body.origin);
+    value["decision"] = json!(body.decision.name());
+    value["reason"] = json!(format!("{:?}", body.reason));
+    value["room_sn"] = json!(body.room_sn);
+    value["event_sn"] = json!(body.event_sn);
+    value["place"] = json!(hex(&body.place));
+    value["state_before"] = json!(body.state_before);
+    value["state_after"] = json!(body.state_after);
+    value["current_state"] = json!(body.current_state);
+    value["state_delta"] = body.state_delta.iter().map(state_change).collect();
+    value["memberships"] = body.memberships.iter().map(membership).collect();
+    value["extremities"] = json!(body.extremities);
+    value["visibility"] = json!(body.visibility.as_str());
+    value["timeline"] = json!(format!("{:?}", body.timeline));
+    value["redacts"] = json!(body.redacts);
+    value["transaction"] = transaction(&body.transaction);
+    value
 }
 
 fn state_change(change: &StateChange) -> Value {

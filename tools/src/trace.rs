@@ -90,7 +90,7 @@ fn print_step(
             "place",
             "state_before",
             "state_after",
-            "membership",
+            "memberships",
             "extremities",
             "visibility",
         ],

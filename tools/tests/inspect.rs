@@ -10,7 +10,7 @@ use log_format::file_system::RealFileSystem;
 use log_format::partition::{LogId, Topic, partition_dir};
 use log_format::record::input::{InputDeviceLoggedIn, InputRoomEvent, Placement, Tokens};
 use log_format::record::output::{
-    Decision, Origin, OutputRoomEvent, Reason, StateChange, StateChangeCause, Visibility,
+    Decision, Origin, OutputRoomEvent, Reason, StateChange, StateChangeCause, Timeline, Visibility,
 };
 use log_format::record::{Envelope, Kind, NewEnvelope, Part, Source};
 use log_format::root::TopicRoot;
@@ -75,6 +75,7 @@ fn decision(number: u64) -> Pending {
     let body = codec::encode(&OutputRoomEvent {
         origin: Origin {
             src_offset: number,
+            about: number,
             src_sub: 0,
             src_last: true,
             projector_version: 1,
@@ -86,6 +87,7 @@ fn decision(number: u64) -> Pending {
         place: [0x80; 16],
         state_before: 3,
         state_after: 4,
+        current_state: 4,
         state_delta: vec![StateChange {
             kind: "m.room.topic".to_owned(),
             state_key: String::new(),
@@ -93,9 +95,10 @@ fn decision(number: u64) -> Pending {
             to: Some(format!("$event{number}")),
             cause: StateChangeCause::Event,
         }],
-        membership: None,
+        memberships: vec![],
         extremities: vec![format!("$event{number}")],
         visibility: Visibility::Shared,
+        timeline: Timeline::Live,
         redacts: None,
         transaction: None,
     });

@@ -27,14 +27,15 @@ pub struct Transaction {
 }
 
 /// How an event relates to the room's graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Placement {
     /// A new event at the end of the room, or a fork of it.
     New,
     /// Known, but without a place in the graph.
     Outlier,
-    /// Older than what is known.
-    Backfill,
+    /// Older than what is known: its place in the room is before this event's.
+    /// It moves neither the forward extremities nor current state.
+    Backfill { before: String },
 }
 
 /// Body of [`super::Kind::InputRoomEvent`]. Room id, event id, sender, type,
@@ -71,6 +72,51 @@ pub struct Relation {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InputRoomPublished {
     pub published: bool,
+}
+
+/// Names one state that a writer gives, chosen by the writer at random.
+pub type GivenState = [u8; 16];
+
+/// Body of [`super::Kind::InputStateBegin`]: another server told us the state
+/// before an event whose history we lack (`/state_ids`, `/send_join`). The
+/// state's events come before it as outliers, their auth events first.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputStateBegin {
+    pub given: GivenState,
+    /// The event before which the room had this state.
+    pub event_id: String,
+}
+
+/// Body of [`super::Kind::InputStateChunk`]: some of a given state's events.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputStateChunk {
+    pub given: GivenState,
+    pub event_ids: Vec<String>,
+}
+
+/// Body of [`super::Kind::InputStateCommit`]: the given state is complete, and
+/// is the state before its event from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputStateCommit {
+    pub given: GivenState,
+}
+
+/// Body of [`super::Kind::InputStateAbandoned`]: the given state will never be
+/// complete; what was kept of it is dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputStateAbandoned {
+    pub given: GivenState,
+}
+
+/// Body of [`super::Kind::InputRoomResumed`]: the work for which a room waited
+/// was done aside. The fold of this record takes or repeats its result and goes
+/// on with the records that wait.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputRoomResumed {
+    /// *Input* offset of the record at which the room began to wait.
+    pub cause: u64,
+    /// BLAKE3 of the result: a fold that comes to another one stops.
+    pub digest: [u8; 32],
 }
 
 /// Body of [`super::Kind::InputAccountCreated`].

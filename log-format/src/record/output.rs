@@ -54,15 +54,23 @@ pub enum Reason {
     Taken,
     /// What the record acts on does not exist (any more).
     NotFound,
-    /// Forked state cannot be resolved by this projector version.
-    UnsupportedFork,
+    /// Deciding about the event takes more work than any event may cost.
+    TooMuchWork,
+    /// An auth event is not known.
+    MissingAuthEvents,
+    /// An auth event was itself rejected.
+    RejectedAuthEvent,
 }
 
 /// Where an output record comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Origin {
-    /// Offset in *input*, of the partition with the same number.
+    /// Offset in *input*, of the partition with the same number, at whose fold
+    /// this was emitted.
     pub src_offset: u64,
+    /// Offset of the record that it is about: an earlier one if that had to
+    /// wait, for work done aside or for an event that was missing.
+    pub about: u64,
     /// Which of the records emitted at that offset, from 0.
     pub src_sub: u32,
     /// Whether it is the last of them.
@@ -127,7 +135,7 @@ impl Membership {
     }
 }
 
-/// A user's membership changed with this event.
+/// A user's membership changed in current state.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MembershipChange {
     pub user_id: String,
@@ -167,6 +175,17 @@ impl Visibility {
     }
 }
 
+/// Where an event shows in the room's timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum Timeline {
+    /// Nowhere: it was not accepted.
+    Outside,
+    /// At its end, as news.
+    Live,
+    /// In its past: found later, it is no news to anybody.
+    History,
+}
+
 /// Body of [`super::Kind::OutputRoomEvent`]. The routing fields are those of the
 /// source record, the skeleton, auth extract and body part are copied from it
 /// with the same salt (absent when the decision is `Rejected` or `Duplicate`).
@@ -181,16 +200,21 @@ pub struct OutputRoomEvent {
     pub event_sn: u64,
     /// The event's place in its room; big-endian order is room order.
     pub place: [u8; 16],
-    /// State ids; equal ids are equal states.
+    /// State ids; equal ids are equal states. 0 where the state is not known.
     pub state_before: u64,
     pub state_after: u64,
-    /// How current state changed.
+    /// The room's current state after this record.
+    pub current_state: u64,
+    /// How current state changed; the last part of it, if
+    /// [`super::Kind::OutputRoomState`] records of the same fold come before.
     pub state_delta: Vec<StateChange>,
-    pub membership: Option<MembershipChange>,
+    /// Of the users whose member event is in `state_delta`, the event's own first.
+    pub memberships: Vec<MembershipChange>,
     /// Forward extremities after this event.
     pub extremities: Vec<String>,
     /// Visibility in force at the event.
     pub visibility: Visibility,
+    pub timeline: Timeline,
     pub redacts: Option<String>,
     pub transaction: Option<Transaction>,
 }
@@ -202,6 +226,29 @@ pub struct OutputRoomPublished {
     pub decision: Decision,
     pub reason: Reason,
     pub published: bool,
+}
+
+/// Body of [`super::Kind::OutputRoomState`]: a part of a change of current state
+/// that is too large for one record. Readers apply it at the decision's last
+/// record, an [`super::Kind::OutputRoomEvent`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputRoomState {
+    pub origin: Origin,
+    pub room_sn: u64,
+    pub state_delta: Vec<StateChange>,
+    pub memberships: Vec<MembershipChange>,
+}
+
+/// Body of [`super::Kind::OutputRoomGap`]: the room server met an event and does
+/// not know what it builds on. A writer may fetch that and append it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputRoomGap {
+    pub origin: Origin,
+    pub room_sn: u64,
+    /// The `prev_events` that are not known, or whose state is not.
+    pub prev_events: Vec<String>,
+    /// The `auth_events` that are not known.
+    pub auth_events: Vec<String>,
 }
 
 /// Body of [`super::Kind::OutputUser`]. Routing fields and body part are those of the source record.

@@ -16,6 +16,16 @@ pub enum Kind {
     InputRoomEvent = 0x0001,
     /// A room entered or left the published directory.
     InputRoomPublished = 0x0002,
+    /// A state that another server told us begins.
+    InputStateBegin = 0x0003,
+    /// Some of a given state's events.
+    InputStateChunk = 0x0004,
+    /// A given state is complete.
+    InputStateCommit = 0x0005,
+    /// A given state will not be completed.
+    InputStateAbandoned = 0x0006,
+    /// The work for which a room waited was done aside.
+    InputRoomResumed = 0x0007,
 
     // Keyed by user id.
     /// An account came to be.
@@ -49,6 +59,10 @@ pub enum Kind {
     OutputRoomEvent = 0x8001,
     /// A room entered or left the published directory.
     OutputRoomPublished = 0x8002,
+    /// A part of a change of current state.
+    OutputRoomState = 0x8003,
+    /// The room server met an event whose past it lacks.
+    OutputRoomGap = 0x8004,
     /// The user server's decision about any of the user kinds.
     OutputUser = 0x8101,
     /// The alias server's decision about any of the alias kinds.
@@ -57,9 +71,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 25] = [
         Kind::InputRoomEvent,
         Kind::InputRoomPublished,
+        Kind::InputStateBegin,
+        Kind::InputStateChunk,
+        Kind::InputStateCommit,
+        Kind::InputStateAbandoned,
+        Kind::InputRoomResumed,
         Kind::InputAccountCreated,
         Kind::InputPasswordSet,
         Kind::InputAccountDeactivated,
@@ -74,6 +93,8 @@ impl Kind {
         Kind::InputAliasRemoved,
         Kind::OutputRoomEvent,
         Kind::OutputRoomPublished,
+        Kind::OutputRoomState,
+        Kind::OutputRoomGap,
         Kind::OutputUser,
         Kind::OutputAlias,
     ];
@@ -93,6 +114,11 @@ impl Kind {
         match self {
             Kind::InputRoomEvent => "room_event",
             Kind::InputRoomPublished => "room_published",
+            Kind::InputStateBegin => "state_begin",
+            Kind::InputStateChunk => "state_chunk",
+            Kind::InputStateCommit => "state_commit",
+            Kind::InputStateAbandoned => "state_abandoned",
+            Kind::InputRoomResumed => "room_resumed",
             Kind::InputAccountCreated => "account_created",
             Kind::InputPasswordSet => "password_set",
             Kind::InputAccountDeactivated => "account_deactivated",
@@ -107,6 +133,8 @@ impl Kind {
             Kind::InputAliasRemoved => "alias_removed",
             Kind::OutputRoomEvent => "output_room_event",
             Kind::OutputRoomPublished => "output_room_published",
+            Kind::OutputRoomState => "output_room_state",
+            Kind::OutputRoomGap => "output_room_gap",
             Kind::OutputUser => "output_user",
             Kind::OutputAlias => "output_alias",
         }

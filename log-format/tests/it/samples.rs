@@ -13,6 +13,7 @@ fn text(text: &str) -> Option<String> {
 fn origin(src_offset: u64) -> Origin {
     Origin {
         src_offset,
+        about: src_offset / 2,
         src_sub: 2,
         src_last: true,
         projector_version: 7,
@@ -34,10 +35,30 @@ fn transaction() -> Transaction {
     }
 }
 
+fn state_change() -> StateChange {
+    StateChange {
+        kind: "m.room.member".to_owned(),
+        state_key: "@user:example.org".to_owned(),
+        from: None,
+        to: text("$join"),
+        cause: StateChangeCause::Resolution,
+    }
+}
+
+fn membership_change() -> MembershipChange {
+    MembershipChange {
+        user_id: "@user:example.org".to_owned(),
+        from: Some(Membership::Invite),
+        to: Membership::Join,
+    }
+}
+
 fn body(kind: Kind) -> Vec<u8> {
     match kind {
         Kind::InputRoomEvent => encode(&InputRoomEvent {
-            placement: Placement::Outlier,
+            placement: Placement::Backfill {
+                before: "$later".to_owned(),
+            },
             depth: 12,
             prev_events: vec!["$a".to_owned(), "$b".to_owned()],
             auth_events: vec!["$create".to_owned()],
@@ -57,6 +78,20 @@ fn body(kind: Kind) -> Vec<u8> {
             batch_count: 3,
         }),
         Kind::InputRoomPublished => encode(&InputRoomPublished { published: true }),
+        Kind::InputStateBegin => encode(&InputStateBegin {
+            given: [4; 16],
+            event_id: "$join".to_owned(),
+        }),
+        Kind::InputStateChunk => encode(&InputStateChunk {
+            given: [4; 16],
+            event_ids: vec!["$create".to_owned(), "$join".to_owned()],
+        }),
+        Kind::InputStateCommit => encode(&InputStateCommit { given: [4; 16] }),
+        Kind::InputStateAbandoned => encode(&InputStateAbandoned { given: [5; 16] }),
+        Kind::InputRoomResumed => encode(&InputRoomResumed {
+            cause: 17,
+            digest: [6; 32],
+        }),
         Kind::InputAccountCreated => encode(&InputAccountCreated {
             password_hash: text("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"),
             guest: false,
@@ -104,20 +139,12 @@ fn body(kind: Kind) -> Vec<u8> {
             place: [9; 16],
             state_before: 10,
             state_after: 11,
-            state_delta: vec![StateChange {
-                kind: "m.room.member".to_owned(),
-                state_key: "@user:example.org".to_owned(),
-                from: None,
-                to: text("$join"),
-                cause: StateChangeCause::Resolution,
-            }],
-            membership: Some(MembershipChange {
-                user_id: "@user:example.org".to_owned(),
-                from: Some(Membership::Invite),
-                to: Membership::Join,
-            }),
+            current_state: 12,
+            state_delta: vec![state_change()],
+            memberships: vec![membership_change()],
             extremities: vec!["$join".to_owned()],
             visibility: Visibility::Invited,
+            timeline: Timeline::History,
             redacts: None,
             transaction: Some(transaction()),
         }),
@@ -126,6 +153,18 @@ fn body(kind: Kind) -> Vec<u8> {
             decision: Decision::Accepted,
             reason: Reason::None,
             published: true,
+        }),
+        Kind::OutputRoomState => encode(&OutputRoomState {
+            origin: origin(2),
+            room_sn: 4,
+            state_delta: vec![state_change()],
+            memberships: vec![membership_change()],
+        }),
+        Kind::OutputRoomGap => encode(&OutputRoomGap {
+            origin: origin(3),
+            room_sn: 4,
+            prev_events: vec!["$before".to_owned()],
+            auth_events: vec!["$levels".to_owned()],
         }),
         Kind::OutputUser => encode(&OutputUser {
             origin: origin(5),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use log_format::record::input::Placement;
 use log_format::record::output::{
-    Decision, Membership, MembershipChange, Reason, StateChange, StateChangeCause, Visibility,
+    Decision, Membership, MembershipChange, Reason, StateChange, StateChangeCause, Timeline,
+    Visibility,
 };
 
 use super::accepted_event::AcceptedEvent;
@@ -186,10 +187,12 @@ impl Event<'_> {
             place,
             state_before,
             state_after: row.state_after,
+            current_state: head.node.id,
             state_delta,
-            membership,
+            memberships: membership.into_iter().collect(),
             extremities: event_ids(&head.shown.extremities),
             visibility: row.visibility,
+            timeline: Timeline::Live,
         };
         let transaction = self.body.transaction.as_ref();
         let fresh = events::stored_event(&row, self.sn, self.envelope, transaction);

@@ -5,7 +5,7 @@ use log_format::codec;
 use log_format::record::input::InputRoomEvent;
 use log_format::record::output::{
     Decision, MembershipChange, Origin, OutputRoomEvent, OutputRoomPublished, Reason, StateChange,
-    Visibility,
+    Timeline, Visibility,
 };
 use log_format::record::{Envelope, Kind, Part};
 
@@ -22,10 +22,12 @@ pub struct Annotation {
     pub place: Place,
     pub state_before: StateId,
     pub state_after: StateId,
+    pub current_state: StateId,
     pub state_delta: Vec<StateChange>,
-    pub membership: Option<MembershipChange>,
+    pub memberships: Vec<MembershipChange>,
     pub extremities: Vec<String>,
     pub visibility: Visibility,
+    pub timeline: Timeline,
 }
 
 impl Annotation {
@@ -44,10 +46,12 @@ impl Annotation {
             place: Place::START,
             state_before: StateId::EMPTY,
             state_after: StateId::EMPTY,
+            current_state: StateId::EMPTY,
             state_delta: vec![],
-            membership: None,
+            memberships: vec![],
             extremities: vec![],
             visibility: Visibility::Shared,
+            timeline: Timeline::Outside,
         }
     }
 
@@ -64,10 +68,12 @@ impl Annotation {
             place: self.place.to_bytes(),
             state_before: self.state_before.0,
             state_after: self.state_after.0,
+            current_state: self.current_state.0,
             state_delta: self.state_delta,
-            membership: self.membership,
+            memberships: self.memberships,
             extremities: self.extremities,
             visibility: self.visibility,
+            timeline: self.timeline,
             redacts: body.redacts,
             transaction: body.transaction,
         });

@@ -4,7 +4,7 @@
 //! Everything is checked before anything is written, so a refused event leaves
 //! no trace. Today a room's extremities all have the same state after them: an
 //! event whose acceptance would end that needs state resolution and is refused
-//! with `UnsupportedFork`. So the state before an accepted event is the current
+//! with `TooMuchWork`. So the state before an accepted event is the current
 //! one, and *allowed by the state before but not by current state* (soft
 //! failure) cannot happen yet.
 
@@ -275,7 +275,7 @@ impl<'a> Event<'a> {
             Placement::New => {}
             Placement::Outlier => return Ok(None),
             // No writer of this version makes one.
-            Placement::Backfill => return Err(Stop::Refuse(Reason::Malformed)),
+            Placement::Backfill { .. } => return Err(Stop::Refuse(Reason::Malformed)),
         }
         let left = self.check_previous(head, known, tables)?;
         self.check_auth(shared, head, version, known, tables)?;
@@ -305,7 +305,7 @@ impl<'a> Event<'a> {
             };
             let row = EventRow::load(tables, self.partition, sn)?;
             if row.map(|row| row.state_after) != Some(head.node.id) {
-                return Err(Stop::Refuse(Reason::UnsupportedFork));
+                return Err(Stop::Refuse(Reason::TooMuchWork));
             }
         }
         let left: Vec<Extremity> = extremities
@@ -314,7 +314,7 @@ impl<'a> Event<'a> {
             .cloned()
             .collect();
         if !left.is_empty() && self.state_key.is_some() {
-            return Err(Stop::Refuse(Reason::UnsupportedFork));
+            return Err(Stop::Refuse(Reason::TooMuchWork));
         }
         Ok(left)
     }

@@ -132,7 +132,14 @@ impl UserProjector {
             | Kind::InputRoomPublished
             | Kind::InputAliasCreated
             | Kind::InputAliasRemoved
+            | Kind::InputStateBegin
+            | Kind::InputStateChunk
+            | Kind::InputStateCommit
+            | Kind::InputStateAbandoned
+            | Kind::InputRoomResumed
             | Kind::OutputRoomEvent
+            | Kind::OutputRoomState
+            | Kind::OutputRoomGap
             | Kind::OutputRoomPublished
             | Kind::OutputUser
             | Kind::OutputAlias => Ok(Verdict::rejected(Reason::Malformed)),

@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 
 use log_format::codec;
-use log_format::record::output::{Decision, Membership, OutputRoomEvent, OutputUser, StateChange};
-use log_format::record::{Envelope, Kind, Source};
+use log_format::record::output::{
+    Decision, Membership, OutputRoomEvent, OutputUser, StateChange, Timeline,
+};
+use log_format::record::{Envelope, Kind};
 use ruma::{OwnedUserId, RoomId, UserId};
 use serde::Deserialize;
 
@@ -98,10 +100,9 @@ impl<'a, 's> Group<'a, 's> {
         body: OutputRoomEvent,
     ) -> Result<(), ReaderError> {
         let missing = |what| ReaderError::Field { offset, what };
-        let accepted = body.decision == Decision::Accepted;
         // History that is found later is for `/messages`: it is older than what
         // clients have, and sync gives what is new.
-        let in_timeline = accepted && envelope.source != Source::Backfill;
+        let in_timeline = body.timeline == Timeline::Live;
         if !in_timeline && body.state_delta.is_empty() {
             return Ok(());
         }
@@ -178,7 +179,8 @@ impl<'a, 's> Group<'a, 's> {
         if user.server_name() != self.server_name {
             return Ok(());
         }
-        let (membership, event) = match (&change.to, &body.membership) {
+        let own = body.memberships.first();
+        let (membership, event) = match (&change.to, own) {
             // The record itself says what its own event made of the user.
             (Some(to), Some(own)) if to == event_id && own.user_id == user.as_str() => {
                 (own.to, Some(EventSn(body.event_sn)))

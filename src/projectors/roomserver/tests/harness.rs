@@ -164,7 +164,7 @@ impl Draft {
         let skeleton = serde_json::to_vec(&skeleton).unwrap();
         let membership = event["content"]["membership"].as_str().map(str::to_owned);
         let encoded = codec::encode(&InputRoomEvent {
-            placement: self.placement,
+            placement: self.placement.clone(),
             depth: self.depth,
             prev_events: self.prev_events.clone(),
             auth_events: self.auth_events.clone(),

@@ -31,7 +31,7 @@ fn a_room_is_created_and_talked_in() {
         let mut house = House::new();
         let room = house.room(version);
         let joined = house.member(&room, BOB, BOB, "join").accepted();
-        let change = joined.last().membership.clone().unwrap();
+        let change = joined.last().memberships[0].clone();
         assert_eq!(
             (change.user_id.as_str(), change.from, change.to),
             (BOB, None, Membership::Join)
@@ -100,7 +100,7 @@ fn members_move_as_the_rules_allow() {
             .rejected(Reason::Forbidden);
         house.member(&room, ALICE, BOB, "invite").accepted();
         let joined = house.member(&room, BOB, BOB, "join").accepted();
-        let change = joined.last().membership.clone().unwrap();
+        let change = joined.last().memberships[0].clone();
         assert_eq!(change.from, Some(Membership::Invite));
         let delta = &joined.last().state_delta;
         assert_eq!(delta.len(), 1);
@@ -241,14 +241,14 @@ fn forks_of_one_state_are_one_room_and_others_are_refused() {
     house.fold(&left).accepted();
     house.fold(&right).accepted();
     assert_eq!(house.head(&room).extremities.len(), 2);
-    house.fold(&topic).rejected(Reason::UnsupportedFork);
+    house.fold(&topic).rejected(Reason::TooMuchWork);
     // A state event on both ends joins them.
     house
         .state(&room, ALICE, "m.room.topic", "", json!({ "topic": "y" }))
         .accepted();
     assert_eq!(house.head(&room).extremities.len(), 1);
     left.id = house.id();
-    house.fold(&left).rejected(Reason::UnsupportedFork);
+    house.fold(&left).rejected(Reason::TooMuchWork);
 }
 
 #[test]
@@ -269,7 +269,11 @@ fn malformed_records_are_decided_and_never_an_error() {
     change(&|draft| draft.auth_events = vec!["$x".to_owned(); 11]);
     change(&|draft| draft.kind = "x".repeat(256));
     change(&|draft| draft.version = "11".try_into().unwrap());
-    change(&|draft| draft.placement = Placement::Backfill);
+    change(&|draft| {
+        draft.placement = Placement::Backfill {
+            before: "$x".to_owned(),
+        }
+    });
     change(&|draft| draft.batch = (7, 3));
     change(&|draft| {
         draft.kind = "m.room.member".to_owned();

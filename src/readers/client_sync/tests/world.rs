@@ -9,7 +9,7 @@ use log_format::codec;
 use log_format::record::input::Transaction;
 use log_format::record::output::{
     Decision, Membership, MembershipChange, Origin, OutputRoomEvent, OutputUser, Reason,
-    StateChange, StateChangeCause, Visibility,
+    StateChange, StateChangeCause, Timeline, Visibility,
 };
 use log_format::record::{Kind, NewEnvelope, Source};
 use parking_lot::RwLock;
@@ -487,10 +487,15 @@ impl World {
             place: place.to_bytes(),
             state_before: state_before.0,
             state_after: state_after.0,
+            current_state: state_after.0,
             state_delta: delta,
-            membership,
+            memberships: membership.into_iter().collect(),
             extremities: room.extremities.iter().map(ToString::to_string).collect(),
             visibility,
+            timeline: match how.source {
+                Some(Source::Backfill) => Timeline::History,
+                _ => Timeline::Live,
+            },
             redacts: None,
             transaction: how.transaction.map(|(device, txn_id)| Transaction {
                 device_id: device.to_string(),
@@ -580,6 +585,7 @@ pub fn request(user: &UserId, since: Option<&str>, filter: Value) -> SyncRequest
 fn origin(src_offset: u64) -> Origin {
     Origin {
         src_offset,
+        about: src_offset,
         src_sub: 0,
         src_last: true,
         projector_version: 1,
