@@ -51,6 +51,21 @@ pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
     })
 }
 
+/// Where an output record comes from; `None` for input records.
+pub fn origin_of(record: &Envelope<'_>) -> Option<Origin> {
+    match record.kind {
+        Kind::OutputRoomState => {
+            let body: OutputRoomState = codec::decode(record.body).ok()?;
+            Some(body.origin)
+        }
+        Kind::OutputRoomGap => {
+            let body: OutputRoomGap = codec::decode(record.body).ok()?;
+            Some(body.origin)
+        }
+        _ => decided(record).map(|decided| decided.origin),
+    }
+}
+
 /// The body of a record.
 pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
     let bytes = record.body;

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Status, ToolError};
 use crate::filter::Filter;
-use crate::{cat, info, show, stats, tail, trace, verify};
+use crate::moment::Moment;
+use crate::{cat, diff, info, show, state, stats, tail, trace, verify};
 
 /// Looks into Engram's logs, offline or beside a running server. Never writes.
 ///
@@ -71,6 +72,44 @@ enum Verb {
     },
     /// What became of an event: input record, decision, output record, state delta.
     Trace { path: PathBuf, event_id: String },
+    /// A room's current state as of any moment, folded from *output*.
+    ///
+    /// Tells version, creator, extremities, members, power levels and the like,
+    /// then every entry. Content that was redacted, even after the moment, or
+    /// erased is not shown.
+    #[command(after_help = STATE_EXAMPLES)]
+    State {
+        /// For example '!abc:example.org'; in quotes, as shells take `!` for themselves.
+        room_id: String,
+        /// The data folder, its log/, or log/output.
+        #[arg(default_value = "data")]
+        path: PathBuf,
+        /// The moment: an *output* offset (120), an *input* offset (in:90), a time
+        /// (2026-11-23T10:00:00Z, 2026-11-23) or an age (15m, 2h, 3d).
+        ///
+        /// What it names is still part of the state; without it, the last record.
+        #[arg(long, value_name = "OFFSET|TIME", default_value = "end")]
+        at: Moment,
+        /// Only entries of this event type, all of them.
+        #[arg(long = "type", value_name = "TYPE")]
+        event_type: Option<String>,
+    },
+    /// What changed in a room's current state between two moments.
+    ///
+    /// For each entry that is not as it was: the events, memberships, why (an
+    /// event, or a resolution of forks), by whom and when it last changed.
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff {
+        /// For example '!abc:example.org'; in quotes, as shells take `!` for themselves.
+        room_id: String,
+        /// The first moment: OFFSET, in:OFFSET, or a time, as of `state --at`.
+        from: Moment,
+        /// The second moment, written likewise, or `end`.
+        to: Moment,
+        /// The data folder, its log/, or log/output.
+        #[arg(default_value = "data")]
+        path: PathBuf,
+    },
     /// Check the log. Without a flag: everything that the files allow.
     Verify {
         path: PathBuf,
@@ -87,7 +126,10 @@ enum Verb {
         #[arg(long, value_name = "HEX")]
         key: Vec<String>,
     },
-    /// Records by kind, room and day; bytes per event.
+    /// Records by kind, room and day; bytes per event and per state change.
+    ///
+    /// How large the store is comes from `space.json` in the data folder, which the
+    /// server writes when it flushes; PATH must lie in that folder then.
     Stats {
         path: PathBuf,
         /// How many rooms to list.
@@ -95,6 +137,20 @@ enum Verb {
         rooms: usize,
     },
 }
+
+const STATE_EXAMPLES: &str = "\
+Examples:
+  engram-log state '!abc:example.org'                      now, of the log in ./data
+  engram-log state '!abc:example.org' --at 2h              two hours ago
+  engram-log state '!abc:example.org' --at in:90           after input record 90
+  engram-log state '!abc:example.org' --type m.room.member every member
+  engram-log state '!abc:example.org' /srv/engram --json   for scripts: one object";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  engram-log diff '!abc:example.org' 1d end                since yesterday
+  engram-log diff '!abc:example.org' 118 120               between two output offsets
+  engram-log diff '!abc:example.org' 2026-11-22 2026-11-23 /srv/engram --json";
 
 /// Which records, by place or by time.
 #[derive(Args, Default)]
@@ -151,6 +207,18 @@ pub fn run(cli: Cli) -> Result<Status, ToolError> {
             hex,
         } => show::run(&path, offset, partition, hex, json),
         Verb::Trace { path, event_id } => trace::run(&path, &event_id, json),
+        Verb::State {
+            room_id,
+            path,
+            at,
+            event_type,
+        } => state::run(&path, &room_id, &at, event_type.as_deref(), json),
+        Verb::Diff {
+            room_id,
+            from,
+            to,
+            path,
+        } => diff::run(&path, &room_id, &from, &to, json),
         Verb::Verify {
             path,
             crc,

@@ -48,6 +48,12 @@ pub enum ToolError {
     },
     #[error("no record of {0} found")]
     NoEvent(String),
+    #[error("no record of the room {0} found up to that moment")]
+    NoRoom(String),
+    #[error("{0} holds no output topic, which is where states are read")]
+    NoOutput(PathBuf),
+    #[error("the first moment is later than the second")]
+    Moments,
     #[error("{0:?} is no public key: give 64 hex digits")]
     Key(String),
 }
@@ -59,10 +65,14 @@ impl ToolError {
             ToolError::NotALog(_) | ToolError::Refused(_) => Status::Refused,
             ToolError::Read(ReadError::Damaged { .. }) => Status::Corrupt,
             ToolError::Read(_) | ToolError::Io { .. } | ToolError::Print(_) => Status::Unreadable,
-            ToolError::NoOffset { .. } | ToolError::NoEvent(_) => Status::Unreadable,
-            ToolError::WhichPartition(_) | ToolError::NoPartition { .. } | ToolError::Key(_) => {
-                Status::Usage
+            ToolError::NoOffset { .. } | ToolError::NoEvent(_) | ToolError::NoRoom(_) => {
+                Status::Unreadable
             }
+            ToolError::WhichPartition(_)
+            | ToolError::NoPartition { .. }
+            | ToolError::NoOutput(_)
+            | ToolError::Moments
+            | ToolError::Key(_) => Status::Usage,
         }
     }
 

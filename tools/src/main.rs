@@ -5,12 +5,17 @@
 mod body;
 mod cat;
 mod cli;
+mod diff;
 mod error;
 mod filter;
 mod info;
+mod moment;
 mod open;
 mod record;
+mod room;
 mod show;
+mod space;
+mod state;
 mod stats;
 mod tail;
 mod terminal;

@@ -79,6 +79,9 @@ fn line(
             _ => terminal::warn(name),
         };
         write!(out, " {shown} src={}", decided.origin.src_offset)?;
+        if decided.origin.about != decided.origin.src_offset {
+            write!(out, " about={}", decided.origin.about)?;
+        }
     }
     let fields = [
         ("", envelope.event_type),

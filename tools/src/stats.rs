@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Status, ToolError};
 use crate::open::{for_each, partitions};
+use crate::space::Space;
 use crate::{record, terminal, time};
 
 /// Rooms that are counted one by one; records of further rooms are counted together.
@@ -46,20 +47,28 @@ struct Stats {
 /// Prints the counts of everything that PATH names.
 pub fn run(path: &Path, rooms: usize, json: bool) -> Result<Status, ToolError> {
     let mut stats = Stats::default();
-    for partition in partitions(path)? {
+    let partitions = partitions(path)?;
+    let mut space = Space::beside(&partitions)?;
+    for partition in &partitions {
         let (reader, end) = partition.open()?;
         let (from, below) = partition.offsets(&reader, end, &crate::cli::Range::default())?;
         let topic = partition.topic.map_or("?", |topic| topic.name());
         for_each(&reader, from, below, |found| {
             stats.add(topic, &found);
+            if let Ok(envelope) = found.envelope() {
+                space.add(partition.number, &found, &envelope);
+            }
             Ok(true)
         })?;
     }
     let mut out = io::stdout().lock();
     if json {
-        writeln!(out, "{}", stats.to_json(rooms))?;
+        let mut value = stats.to_json(rooms);
+        value["space"] = space.to_json();
+        writeln!(out, "{value}")?;
     } else {
         stats.print(&mut out, rooms)?;
+        space.print(&mut out)?;
     }
     Ok(Status::Clean)
 }

@@ -3,30 +3,36 @@
 //! The log has no index by event id, so this reads all of it once, in bounded
 //! memory; the routing fields are found without decoding a body.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use log_format::StoredRecord;
 use log_format::codec;
 use log_format::partition::Topic;
-use log_format::record::Kind;
-use log_format::record::output::OutputRoomEvent;
+use log_format::record::input::{InputStateBegin, InputStateChunk};
+use log_format::record::output::OutputRoomGap;
+use log_format::record::{Envelope, Kind};
+use log_format::{PartitionReader, StoredRecord};
 use serde_json::{Value, json};
 
 use crate::error::{Status, ToolError};
 use crate::open::{Partition, for_each, partitions};
-use crate::{record, terminal, time};
+use crate::{body, record, terminal, time};
 
 /// Prints the event's input records, the decisions about them, and their effects.
 pub fn run(path: &Path, event_id: &str, json: bool) -> Result<Status, ToolError> {
     let mut found: Vec<(usize, StoredRecord)> = Vec::new();
+    let mut folded = Folded::default();
     let all = partitions(path)?;
     for (number, partition) in all.iter().enumerate() {
         let (reader, end) = partition.open()?;
+        if partition.topic == Some(Topic::Output) {
+            folded.note_end(partition.number, &reader, end)?;
+        }
         for_each(&reader, reader.begin(), end, |record| {
             if record
                 .envelope()
-                .is_ok_and(|envelope| envelope.event_id == Some(event_id))
+                .is_ok_and(|envelope| concerns(&envelope, event_id))
             {
                 found.push((number, record));
             }
@@ -51,21 +57,128 @@ pub fn run(path: &Path, event_id: &str, json: bool) -> Result<Status, ToolError>
             print_step(&mut out, partition, stored, &value)?;
         }
     }
-    let decided = found
-        .iter()
-        .any(|(_, record)| record.kind() == Some(Kind::OutputRoomEvent));
-    if !decided && !json {
-        let looked = all
-            .iter()
-            .any(|partition| partition.topic == Some(Topic::Output));
-        let why = if looked {
-            "not decided yet"
-        } else {
-            "PATH holds no output topic: decision not looked for"
-        };
-        writeln!(out, "{}", terminal::warn(why))?;
+    if !json {
+        print_undecided(&mut out, &all, &found, &folded)?;
     }
     Ok(Status::Clean)
+}
+
+/// Whether a record is the event's, a decision about it, or names it as part of
+/// a state that was given, or as missing.
+fn concerns(envelope: &Envelope<'_>, event_id: &str) -> bool {
+    if envelope.event_id == Some(event_id) {
+        return true;
+    }
+    let names = |ids: &[String]| ids.iter().any(|id| id == event_id);
+    match envelope.kind {
+        Kind::InputStateBegin => codec::decode::<InputStateBegin>(envelope.body)
+            .is_ok_and(|body| body.event_id == event_id),
+        Kind::InputStateChunk => {
+            codec::decode::<InputStateChunk>(envelope.body).is_ok_and(|body| names(&body.event_ids))
+        }
+        Kind::OutputRoomGap => codec::decode::<OutputRoomGap>(envelope.body)
+            .is_ok_and(|body| names(&body.prev_events) || names(&body.auth_events)),
+        _ => false,
+    }
+}
+
+/// Up to where *output* shows that *input* was folded.
+#[derive(Default)]
+struct Folded {
+    /// Source of the last *output* record by partition.
+    sources: BTreeMap<u32, u64>,
+    looked: bool,
+}
+
+impl Folded {
+    fn note_end(
+        &mut self,
+        partition: u32,
+        reader: &PartitionReader,
+        end: u64,
+    ) -> Result<(), ToolError> {
+        self.looked = true;
+        if end > reader.begin() {
+            let last = reader.read_one(end - 1)?;
+            let origin = last
+                .envelope()
+                .ok()
+                .and_then(|envelope| body::origin_of(&envelope));
+            let source = origin.map(|origin| origin.src_offset);
+            self.sources
+                .extend(source.map(|source| (partition, source)));
+        }
+        Ok(())
+    }
+}
+
+/// Says of each *input* record of the event that nothing decided about, why.
+fn print_undecided(
+    out: &mut dyn Write,
+    all: &[Partition],
+    found: &[(usize, StoredRecord)],
+    folded: &Folded,
+) -> io::Result<()> {
+    let number_of = |index: usize| all.get(index).map(|partition| partition.number);
+    let decided: Vec<(Option<u32>, u64)> = found
+        .iter()
+        .filter_map(|(index, stored)| {
+            let decided = body::decided(&stored.envelope().ok()?)?;
+            Some((number_of(*index), decided.origin.about))
+        })
+        .collect();
+    for (index, stored) in found {
+        let number = number_of(*index);
+        if stored.kind() != Some(Kind::InputRoomEvent) || decided.contains(&(number, stored.offset))
+        {
+            continue;
+        }
+        let source = number.and_then(|number| folded.sources.get(&number));
+        let why = if !folded.looked {
+            "PATH holds no output topic: decision not looked for"
+        } else if source.is_some_and(|source| *source > stored.offset) {
+            "not decided: it waits for events that are missing, or its room for work done aside"
+        } else {
+            "not decided yet"
+        };
+        let text = format!("input offset {}: {why}", stored.offset);
+        writeln!(out, "{}", terminal::warn(&text))?;
+    }
+    Ok(())
+}
+
+/// The fields of a body that tell the story, by kind.
+fn fields(kind: Option<Kind>) -> &'static [&'static str] {
+    match kind {
+        Some(Kind::OutputRoomEvent) => &[
+            "decision",
+            "reason",
+            "src_offset",
+            "place",
+            "timeline",
+            "state_before",
+            "state_after",
+            "current_state",
+            "memberships",
+            "extremities",
+            "visibility",
+            "redacts",
+        ],
+        Some(Kind::OutputRoomGap) => &["src_offset", "prev_events", "auth_events"],
+        Some(Kind::OutputRoomState) => &["src_offset", "memberships"],
+        Some(Kind::InputStateBegin) => &["given", "event_id"],
+        // The chunk may name thousands; that it names this one is the point.
+        Some(Kind::InputStateChunk) => &["given"],
+        _ => &[
+            "placement",
+            "depth",
+            "prev_events",
+            "auth_events",
+            "redacts",
+            "relation",
+            "transaction",
+        ],
+    }
 }
 
 fn print_step(
@@ -82,52 +195,32 @@ fn print_step(
         value["kind"].as_str().unwrap_or_default(),
         time::show(stored.time_us)
     )?;
-    let fields: &[&str] = match stored.kind() {
-        Some(Kind::OutputRoomEvent) => &[
-            "decision",
-            "reason",
-            "src_offset",
-            "place",
-            "state_before",
-            "state_after",
-            "memberships",
-            "extremities",
-            "visibility",
-        ],
-        _ => &[
-            "placement",
-            "depth",
-            "prev_events",
-            "auth_events",
-            "redacts",
-            "relation",
-            "transaction",
-        ],
-    };
-    if stored.kind() != Some(Kind::OutputRoomEvent) {
+    let body = &value["body"];
+    if body["about"].is_null() {
         for name in ["room_id", "type", "state_key", "sender", "source", "event"] {
             print_field(out, name, &value[name])?;
         }
+    } else if body["about"] != body["src_offset"] {
+        // It waited: what ended that is the source, what it is about came before.
+        print_field(out, "about", &body["about"])?;
     }
-    for name in fields {
-        print_field(out, name, &value["body"][name])?;
+    if matches!(stored.kind(), Some(Kind::OutputRoomGap)) {
+        print_field(out, "event_id", &value["event_id"])?;
     }
-    if let Ok(envelope) = stored.envelope()
-        && let Ok(body) = codec::decode::<OutputRoomEvent>(envelope.body)
-        && stored.kind() == Some(Kind::OutputRoomEvent)
-    {
-        for change in &body.state_delta {
-            let key = json!([change.kind, change.state_key]);
-            let from = change.from.as_deref().unwrap_or("nothing");
-            let to = change.to.as_deref().unwrap_or("nothing");
-            writeln!(
-                out,
-                "  {} {key}: {} -> {}",
-                terminal::name("state"),
-                record::printable(from),
-                record::printable(to)
-            )?;
-        }
+    for name in fields(stored.kind()) {
+        print_field(out, name, &body[*name])?;
+    }
+    for change in body["state_delta"].as_array().into_iter().flatten() {
+        let key = json!([change["type"], change["state_key"]]);
+        let event = |field: &str| record::printable(change[field].as_str().unwrap_or("nothing"));
+        writeln!(
+            out,
+            "  {} {key}: {} -> {} ({})",
+            terminal::name("state"),
+            event("from"),
+            event("to"),
+            event("cause").to_lowercase()
+        )?;
     }
     writeln!(out)
 }

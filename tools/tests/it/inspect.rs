@@ -1,36 +1,19 @@
 //! `engram-log` as a user runs it, on logs that `log-format` wrote.
 
-use std::path::Path;
-use std::process::{Command, Output};
-use std::sync::Arc;
+use std::process::Command;
 
 use ed25519_dalek::SigningKey;
 use log_format::codec;
-use log_format::file_system::RealFileSystem;
-use log_format::partition::{LogId, Topic, partition_dir};
+use log_format::partition::Topic;
 use log_format::record::input::{InputDeviceLoggedIn, InputRoomEvent, Placement, Tokens};
 use log_format::record::output::{
     Decision, Origin, OutputRoomEvent, Reason, StateChange, StateChangeCause, Timeline, Visibility,
 };
-use log_format::record::{Envelope, Kind, NewEnvelope, Part, Source};
-use log_format::root::TopicRoot;
-use log_format::{PartitionWriter, Pending, WriterConfig};
+use log_format::record::{Kind, NewEnvelope, Part};
+use log_format::{Pending, WriterConfig};
 use serde_json::Value;
 
-const SEGMENT_BYTES: u64 = 256 << 10;
-const FIRST_TIME_US: u64 = 1_795_428_000_000_000;
-const ROOM: &str = "!room";
-
-fn pending(kind: Kind, time_us: u64, envelope: &NewEnvelope<'_>) -> Pending {
-    let payload = envelope.encode(kind, Source::Client);
-    let digest = Envelope::parse(&payload).unwrap().digest();
-    Pending {
-        kind,
-        time_us,
-        payload,
-        digest,
-    }
-}
+use crate::support::{FIRST_TIME_US, ROOM, SEGMENT_BYTES, lines, pending, run, writer};
 
 fn event(number: u64) -> Pending {
     let body = codec::encode(&InputRoomEvent {
@@ -117,21 +100,6 @@ fn decision(number: u64) -> Pending {
     )
 }
 
-fn writer(log: &Path, topic: Topic, config: WriterConfig) -> PartitionWriter {
-    let dir = log.join(topic.name());
-    let partition = partition_dir(&dir, 0);
-    std::fs::create_dir_all(&partition).unwrap();
-    let id = LogId([9; 16]);
-    if !dir.join("ROOT").exists() {
-        TopicRoot::new(topic, id, 1)
-            .write(&RealFileSystem, &dir)
-            .unwrap();
-    }
-    PartitionWriter::open(Arc::new(RealFileSystem), &partition, config, id, 0, None)
-        .unwrap()
-        .0
-}
-
 /// A log of so many events in several segments, closed.
 fn log(events: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -192,27 +160,6 @@ fn log(events: u64) -> tempfile::TempDir {
     input.idle_commit().unwrap();
     output.sync().unwrap();
     folder
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_engram-log"))
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
-}
-
-fn lines(folder: &Path, arguments: &[&str]) -> Vec<Value> {
-    let output = run(folder, arguments);
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 #[test]

@@ -1,0 +1,217 @@
+//! Folds the changes of one room's current state out of *output*.
+
+use std::collections::{BTreeMap, HashMap};
+
+use log_format::codec;
+use log_format::record::output::{
+    Membership, MembershipChange, OutputRoomEvent, OutputRoomState, StateChange, StateChangeCause,
+};
+use log_format::record::{Envelope, Kind};
+use log_format::{PartitionReader, StoredRecord};
+
+use super::RoomLog;
+use crate::error::ToolError;
+use crate::open::for_each;
+
+/// Type of the events that hold who is in a room.
+pub const MEMBER: &str = "m.room.member";
+
+/// Type and state key.
+pub type Key = (Box<str>, Box<str>);
+
+/// What holds a key of current state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub event_id: Box<str>,
+    /// *Output* offset of the decision that put it there.
+    pub since: u64,
+    pub cause: StateChangeCause,
+    /// Of member events.
+    pub membership: Option<Membership>,
+}
+
+/// How a key of current state changed between two moments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// What held the key at the first moment.
+    pub before: Option<Entry>,
+    /// The last decision that changed it, and why.
+    pub last: u64,
+    pub cause: StateChangeCause,
+    /// How often it changed in between.
+    pub times: u64,
+}
+
+/// The last decision about the room that was folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    pub output_offset: u64,
+    pub input_offset: u64,
+    pub time_us: u64,
+}
+
+/// A room's current state as of some moment.
+#[derive(Default)]
+pub struct RoomFold {
+    pub state: BTreeMap<Key, Entry>,
+    /// Forward extremities.
+    pub extremities: Vec<String>,
+    /// *Output* offset of the room's first record.
+    pub first: Option<u64>,
+    pub last: Option<Last>,
+    /// How many records of the room did not fit what came before them.
+    pub misfits: u64,
+    /// Offset from which on the next records are folded.
+    next: u64,
+    /// Parts of a change whose last record has not come yet, and their origin.
+    parts: Vec<OutputRoomState>,
+    /// Set while changes are noted: see [`RoomFold::note_changes`].
+    noted: Option<BTreeMap<Key, KeyChange>>,
+}
+
+impl RoomFold {
+    /// Folds the room's records below an *output* offset. May be called again
+    /// with a later one.
+    pub fn fold_below(&mut self, log: &RoomLog, below: u64) -> Result<(), ToolError> {
+        let from = self.next.max(log.reader.begin());
+        each_of_room(&log.reader, &log.room_id, from, below, |found, envelope| {
+            self.fold(found, envelope, log.reader.begin())
+        })?;
+        self.next = self.next.max(below);
+        Ok(())
+    }
+
+    /// From here on remembers which keys change; [`RoomFold::changes`] gives them.
+    pub fn note_changes(&mut self) {
+        self.noted = Some(BTreeMap::new());
+    }
+
+    /// The keys that changed since [`RoomFold::note_changes`] and did not change back.
+    pub fn changes(&mut self) -> BTreeMap<Key, KeyChange> {
+        let mut changes = self.noted.take().unwrap_or_default();
+        changes.retain(|key, change| {
+            let id = |entry: Option<&Entry>| entry.map(|entry| entry.event_id.clone());
+            id(change.before.as_ref()) != id(self.state.get(key))
+        });
+        changes
+    }
+
+    fn fold(&mut self, found: &StoredRecord, envelope: &Envelope<'_>, begin: u64) {
+        self.first.get_or_insert(found.offset);
+        match envelope.kind {
+            Kind::OutputRoomState => match codec::decode::<OutputRoomState>(envelope.body) {
+                Ok(part) => self.parts.push(part),
+                Err(_) => self.misfits += 1,
+            },
+            Kind::OutputRoomEvent => match codec::decode::<OutputRoomEvent>(envelope.body) {
+                Ok(decision) => self.apply(found, decision, begin),
+                Err(_) => self.misfits += 1,
+            },
+            _ => {}
+        }
+    }
+
+    fn apply(&mut self, found: &StoredRecord, decision: OutputRoomEvent, begin: u64) {
+        let mut fits = true;
+        for part in std::mem::take(&mut self.parts) {
+            // Parts belong to the next decision about the same record.
+            if (part.origin.src_offset, part.origin.about)
+                == (decision.origin.src_offset, decision.origin.about)
+            {
+                fits &= self.change(found.offset, part.state_delta, &part.memberships, begin);
+            } else {
+                fits = false;
+            }
+        }
+        fits &= self.change(
+            found.offset,
+            decision.state_delta,
+            &decision.memberships,
+            begin,
+        );
+        self.misfits += u64::from(!fits);
+        // A room is never without one: a decision that names none left them as they are.
+        if !decision.extremities.is_empty() {
+            self.extremities = decision.extremities;
+        }
+        self.last = Some(Last {
+            output_offset: found.offset,
+            input_offset: decision.origin.src_offset,
+            time_us: found.time_us,
+        });
+    }
+
+    /// Whether the changes fit the state they change.
+    fn change(
+        &mut self,
+        offset: u64,
+        delta: Vec<StateChange>,
+        memberships: &[MembershipChange],
+        begin: u64,
+    ) -> bool {
+        let mut fits = true;
+        let words: HashMap<&str, Membership> = memberships
+            .iter()
+            .map(|member| (&*member.user_id, member.to))
+            .collect();
+        for change in delta {
+            let key: Key = (change.kind.into(), change.state_key.into());
+            // A new profile in a member event changes no membership.
+            let membership = (&*key.0 == MEMBER)
+                .then(|| words.get(&*key.1).copied())
+                .flatten()
+                .or_else(|| self.state.get(&key).and_then(|entry| entry.membership));
+            let before = match change.to {
+                Some(event_id) => {
+                    let entry = Entry {
+                        event_id: event_id.into(),
+                        since: offset,
+                        cause: change.cause,
+                        membership,
+                    };
+                    self.state.insert(key.clone(), entry)
+                }
+                None => self.state.remove(&key),
+            };
+            // What was before the log's first record cannot be known.
+            let known = before.as_ref().map(|entry| &*entry.event_id);
+            fits &= known == change.from.as_deref() || (known.is_none() && begin > 0);
+            if let Some(noted) = &mut self.noted {
+                let change_of_key = noted.entry(key).or_insert(KeyChange {
+                    before,
+                    last: offset,
+                    cause: change.cause,
+                    times: 0,
+                });
+                change_of_key.last = offset;
+                change_of_key.cause = change.cause;
+                change_of_key.times += 1;
+            }
+        }
+        fits
+    }
+}
+
+/// Calls `each` for the records of a room's events and state in a range of *output*.
+pub fn each_of_room(
+    reader: &PartitionReader,
+    room_id: &str,
+    from: u64,
+    below: u64,
+    mut each: impl FnMut(&StoredRecord, &Envelope<'_>),
+) -> Result<(), ToolError> {
+    for_each(reader, from, below, |found| {
+        if !matches!(
+            found.kind(),
+            Some(Kind::OutputRoomEvent | Kind::OutputRoomState)
+        ) {
+            return Ok(true);
+        }
+        if let Ok(envelope) = found.envelope()
+            && envelope.room_id == Some(room_id)
+        {
+            each(&found, &envelope);
+        }
+        Ok(true)
+    })
+}
