@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::uia::Challenge;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
+use crate::query::shown::ShowError;
 use crate::readers::client_sync::SyncError;
 use crate::writers::client::accounts::AccountError;
 use crate::writers::client::room_error::RoomWriteError;
@@ -85,6 +86,15 @@ pub enum ApiError {
     /// An event of ours cannot be read, which only a damaged store explains.
     #[error("stored event cannot be read: {0}")]
     Stored(String),
+}
+
+impl From<ShowError> for ApiError {
+    fn from(error: ShowError) -> ApiError {
+        match error {
+            ShowError::Query(error) => ApiError::Query(error),
+            ShowError::Format(error) => ApiError::Stored(error.to_string()),
+        }
+    }
 }
 
 /// An error as it leaves the house.
@@ -315,13 +325,16 @@ fn sync(error: &SyncError) -> Answer {
             "Unknown since token",
         ),
         SyncError::Query(error) => query(error),
-        SyncError::Store(_) | SyncError::Event(_) | SyncError::Answer(_) | SyncError::Stopped => {
-            Answer::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "M_UNKNOWN",
-                "Internal server error",
-            )
-        }
+        SyncError::Show(ShowError::Query(error)) => query(error),
+        SyncError::Store(_)
+        | SyncError::Event(_)
+        | SyncError::Show(ShowError::Format(_))
+        | SyncError::Answer(_)
+        | SyncError::Stopped => Answer::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "M_UNKNOWN",
+            "Internal server error",
+        ),
     }
 }
 

@@ -1,89 +1,112 @@
 //! Whether a user or a server may see an event (client-server API, *Room
 //! history visibility*, *Server behaviour*).
 //!
-//! Pure: the caller brings the state at the event. State that is not known is
-//! no input of this: such events are not visible at all.
+//! Pure: the caller brings what holds at the event, see
+//! [`crate::query::visibility`]. State that is not known is no input of this:
+//! such events are not visible at all.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
 
 use super::{Membership, Visibility};
 
-/// What decides whether one user sees one event.
+/// Type of the state event that sets the visibility.
+pub const HISTORY_VISIBILITY_TYPE: &str = "m.room.history_visibility";
+
+/// What a viewer is in one state of a room: a user, or a server by its users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The user, or a user of the server, is joined.
+    pub joined: bool,
+    /// The user, or a user of the server, is invited.
+    pub invited: bool,
+}
+
+impl Standing {
+    /// The standing of one user.
+    pub fn of(membership: Option<Membership>) -> Standing {
+        Standing {
+            joined: membership == Some(Membership::Join),
+            invited: membership == Some(Membership::Invite),
+        }
+    }
+
+    /// Of either: of two states, or of two users.
+    pub fn or(self, other: Standing) -> Standing {
+        Standing {
+            joined: self.joined || other.joined,
+            invited: self.invited || other.invited,
+        }
+    }
+}
+
+/// What decides whether a viewer sees an event.
 ///
 /// *Before* and *after* differ only where the event itself changes the value:
-/// visibility on `m.room.history_visibility`, membership on the user's own
-/// `m.room.member`.
+/// visibility on `m.room.history_visibility`, standing on the viewer's own
+/// `m.room.member`. Either of the two suffices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
-    pub visibility_before: Visibility,
-    pub visibility_after: Visibility,
-    pub membership_before: Option<Membership>,
-    pub membership_after: Option<Membership>,
-    /// Whether the user joined at any point after the event was sent.
+    /// Before the event and after it.
+    pub visibility: (Visibility, Visibility),
+    /// Before the event or after it.
+    pub standing: Standing,
+    /// Whether the viewer joined at any point after the event was sent.
     pub joined_later: bool,
 }
 
 impl Sight {
-    /// The sight of an event that changes neither visibility nor the user's membership.
-    pub fn unchanged(
-        visibility: Visibility,
-        membership: Option<Membership>,
-        joined_later: bool,
-    ) -> Sight {
-        Sight {
-            visibility_before: visibility,
-            visibility_after: visibility,
-            membership_before: membership,
-            membership_after: membership,
-            joined_later,
-        }
-    }
-
-    /// Whether the user may see the event: seen from before it or from after it.
+    /// Whether the viewer may see the event.
     pub fn may_see(self) -> bool {
-        let visibilities = [self.visibility_before, self.visibility_after];
-        let memberships = [self.membership_before, self.membership_after];
-        visibilities.into_iter().any(|visibility| {
-            memberships
-                .into_iter()
-                .any(|membership| allows(visibility, membership, self.joined_later))
-        })
+        let (before, after) = self.visibility;
+        self.allows(before) || self.allows(after)
     }
-}
 
-/// The five rules, in their order.
-fn allows(visibility: Visibility, membership: Option<Membership>, joined_later: bool) -> bool {
-    match (visibility, membership) {
-        (Visibility::WorldReadable, _) => true,
-        (_, Some(Membership::Join)) => true,
-        (Visibility::Shared, _) => joined_later,
-        (Visibility::Invited, Some(Membership::Invite)) => true,
-        (Visibility::Invited | Visibility::Joined, _) => false,
-    }
-}
-
-/// Whether a server may be given an event: if one of its users may see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerSight {
-    pub visibility: Visibility,
-    /// A user of the server was joined at the event or is by it.
-    pub joined_at_event: bool,
-    /// A user of the server was invited at the event or is by it.
-    pub invited_at_event: bool,
-    /// A user of the server joined after the event, or is joined now.
-    pub joined_later: bool,
-}
-
-impl ServerSight {
-    pub fn may_see(self) -> bool {
-        if self.joined_at_event {
-            return true;
-        }
-        match self.visibility {
+    /// The five rules, in their order.
+    fn allows(self, visibility: Visibility) -> bool {
+        match visibility {
             Visibility::WorldReadable => true,
+            _ if self.standing.joined => true,
             Visibility::Shared => self.joined_later,
-            Visibility::Invited => self.invited_at_event,
+            Visibility::Invited => self.standing.invited,
             Visibility::Joined => false,
         }
     }
+}
+
+/// `content.history_visibility` of a PDU; `shared` for what is not understood.
+pub fn visibility_of(pdu: &[u8]) -> Visibility {
+    #[derive(Deserialize)]
+    struct Pdu<'a> {
+        #[serde(borrow)]
+        content: Content<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        #[serde(borrow)]
+        history_visibility: Cow<'a, str>,
+    }
+    let pdu: Result<Pdu<'_>, _> = serde_json::from_slice(pdu);
+    pdu.map_or(Visibility::Shared, |pdu| {
+        Visibility::parse(&pdu.content.history_visibility)
+    })
+}
+
+/// `content.membership` of a PDU; none for what is no membership.
+pub fn membership_of(pdu: &[u8]) -> Option<Membership> {
+    #[derive(Deserialize)]
+    struct Pdu<'a> {
+        #[serde(borrow)]
+        content: Content<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        #[serde(borrow)]
+        membership: Cow<'a, str>,
+    }
+    let pdu: Pdu<'_> = serde_json::from_slice(pdu).ok()?;
+    Membership::parse(&pdu.content.membership)
 }
 
 #[cfg(test)]
@@ -96,54 +119,62 @@ mod tests {
         Visibility::Invited,
         Visibility::Joined,
     ];
+    const MEMBERSHIPS: [Option<Membership>; 6] = [
+        None,
+        Some(Membership::Join),
+        Some(Membership::Invite),
+        Some(Membership::Knock),
+        Some(Membership::Leave),
+        Some(Membership::Ban),
+    ];
+
+    fn unchanged(
+        visibility: Visibility,
+        membership: Option<Membership>,
+        joined_later: bool,
+    ) -> Sight {
+        Sight {
+            visibility: (visibility, visibility),
+            standing: Standing::of(membership),
+            joined_later,
+        }
+    }
 
     #[test]
     fn the_table_of_the_specification() {
-        let sees = |visibility, membership, later| {
-            Sight::unchanged(visibility, membership, later).may_see()
-        };
         for later in [false, true] {
             for visibility in VISIBILITIES {
-                assert!(sees(visibility, Some(Membership::Join), later));
-                for outside in [
-                    None,
-                    Some(Membership::Leave),
-                    Some(Membership::Ban),
-                    Some(Membership::Knock),
-                ] {
-                    let expected = match visibility {
-                        Visibility::WorldReadable => true,
-                        Visibility::Shared => later,
-                        Visibility::Invited | Visibility::Joined => false,
+                for membership in MEMBERSHIPS {
+                    let expected = match (visibility, membership) {
+                        (Visibility::WorldReadable, _) => true,
+                        (_, Some(Membership::Join)) => true,
+                        (Visibility::Shared, _) => later,
+                        (Visibility::Invited, Some(Membership::Invite)) => true,
+                        (Visibility::Invited | Visibility::Joined, _) => false,
                     };
-                    assert_eq!(
-                        sees(visibility, outside, later),
-                        expected,
-                        "{visibility:?} {outside:?}"
-                    );
+                    let seen = unchanged(visibility, membership, later).may_see();
+                    assert_eq!(seen, expected, "{visibility:?} {membership:?} {later}");
                 }
             }
-            assert!(sees(Visibility::Invited, Some(Membership::Invite), later));
-            assert!(!sees(Visibility::Joined, Some(Membership::Invite), later));
-            assert_eq!(
-                sees(Visibility::Shared, Some(Membership::Invite), later),
-                later
-            );
         }
     }
 
     #[test]
     fn a_change_of_visibility_is_seen_from_either_side() {
-        for (before, after) in [
-            (Visibility::WorldReadable, Visibility::Joined),
-            (Visibility::Joined, Visibility::WorldReadable),
-        ] {
-            let sight = Sight {
-                visibility_before: before,
-                visibility_after: after,
-                ..Sight::unchanged(before, None, false)
-            };
-            assert!(sight.may_see());
+        for membership in MEMBERSHIPS {
+            for later in [false, true] {
+                for before in VISIBILITIES {
+                    for after in VISIBILITIES {
+                        let sight = Sight {
+                            visibility: (before, after),
+                            ..unchanged(before, membership, later)
+                        };
+                        let either = unchanged(before, membership, later).may_see()
+                            || unchanged(after, membership, later).may_see();
+                        assert_eq!(sight.may_see(), either);
+                    }
+                }
+            }
         }
     }
 
@@ -155,15 +186,14 @@ mod tests {
             (Some(Membership::Join), Membership::Ban),
         ] {
             let sight = Sight {
-                membership_before: before,
-                membership_after: Some(after),
-                ..Sight::unchanged(Visibility::Joined, None, false)
+                standing: Standing::of(before).or(Standing::of(Some(after))),
+                ..unchanged(Visibility::Joined, None, false)
             };
             assert!(sight.may_see());
         }
         let invite = Sight {
-            membership_after: Some(Membership::Invite),
-            ..Sight::unchanged(Visibility::Joined, None, false)
+            standing: Standing::of(None).or(Standing::of(Some(Membership::Invite))),
+            ..unchanged(Visibility::Joined, None, false)
         };
         assert!(!invite.may_see());
     }
@@ -171,27 +201,43 @@ mod tests {
     #[test]
     fn a_server_sees_what_one_of_its_users_sees() {
         for visibility in VISIBILITIES {
-            for bits in 0..8_u8 {
-                let [joined_at_event, invited_at_event, joined_later] =
-                    [1, 2, 4].map(|bit| bits & bit != 0);
-                let server = ServerSight {
-                    visibility,
-                    joined_at_event,
-                    invited_at_event,
-                    joined_later,
-                };
-                let users = [
-                    joined_at_event.then_some((Some(Membership::Join), false)),
-                    invited_at_event.then_some((Some(Membership::Invite), false)),
-                    joined_later.then_some((None, true)),
-                ];
-                let one_sees = users.into_iter().flatten().any(|(membership, later)| {
-                    Sight::unchanged(visibility, membership, later).may_see()
-                });
-                // World-readable events are for everybody, users or none.
-                let expected = one_sees || visibility == Visibility::WorldReadable;
-                assert_eq!(server.may_see(), expected, "{server:?}");
+            for one in MEMBERSHIPS {
+                for other in MEMBERSHIPS {
+                    let server = Sight {
+                        standing: Standing::of(one).or(Standing::of(other)),
+                        ..unchanged(visibility, None, false)
+                    };
+                    let users = [one, other];
+                    let sees = |membership| unchanged(visibility, membership, false).may_see();
+                    assert_eq!(server.may_see(), users.into_iter().any(sees));
+                }
             }
         }
+    }
+
+    #[test]
+    fn contents_that_say_nothing_have_defaults() {
+        for (content, visibility, membership) in [
+            (
+                r#"{"history_visibility":"joined"}"#,
+                Visibility::Joined,
+                None,
+            ),
+            (r#"{"history_visibility":"else"}"#, Visibility::Shared, None),
+            (r#"{"history_visibility":1}"#, Visibility::Shared, None),
+            (
+                r#"{"membership":"b\u0061n"}"#,
+                Visibility::Shared,
+                Some(Membership::Ban),
+            ),
+            (r#"{"membership":"gone"}"#, Visibility::Shared, None),
+            (r#"[]"#, Visibility::Shared, None),
+        ] {
+            let pdu = format!(r#"{{"content":{content},"type":"x"}}"#);
+            assert_eq!(visibility_of(pdu.as_bytes()), visibility, "{content}");
+            assert_eq!(membership_of(pdu.as_bytes()), membership, "{content}");
+        }
+        assert_eq!(membership_of(b"{}"), None);
+        assert_eq!(visibility_of(b""), Visibility::Shared);
     }
 }

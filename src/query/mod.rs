@@ -1,11 +1,15 @@
 //! The read-only window into what the projectors derived.
 //!
-//! Traits and answer types only: projectors implement them, writers, readers
-//! and doors ask them. Nobody here knows RocksDB or the log.
+//! Traits and answer types: projectors implement them, writers, readers and
+//! doors ask them. Beside them stands what every reader and door would else
+//! decide again: who may see an event, and how it is shown to whom. Nobody here
+//! knows RocksDB or the log.
 
 pub mod authority;
 pub mod ids;
 pub mod outcome;
 pub mod rooms;
+pub mod shown;
 pub mod tokens;
 pub mod users;
+pub mod visibility;

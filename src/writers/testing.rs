@@ -374,4 +374,8 @@ impl SyncPositions for World {
     fn place_of(&self, _: &RoomId, _: &SyncToken) -> Result<Option<Place>, PositionError> {
         Ok(None)
     }
+
+    fn state_of(&self, _: &RoomId, _: &SyncToken) -> Result<Option<StateId>, PositionError> {
+        Ok(None)
+    }
 }

@@ -7,9 +7,8 @@ use ruma::{OwnedEventId, OwnedRoomId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::event_filter::RoomEventFilter;
-use super::pages::{self, read_token, senders, token, walk};
-use super::render::Renderer;
+use super::pages::{self, passes, read_token, senders, token, walk};
+use super::render::show;
 use super::visible::RoomView;
 use crate::api::ApiState;
 use crate::api::auth::Auth;
@@ -56,8 +55,8 @@ pub async fn messages(
         Dir::Backward => Direction::Backward,
         Dir::Forward => Direction::Forward,
     };
-    let filter = RoomEventFilter::parse(query.filter.as_deref())?;
-    let limit = pages::limit(query.limit.or(filter.limit))?;
+    let filter = pages::filter(query.filter.as_deref())?;
+    let limit = pages::limit(query.limit, &filter)?;
     let view = RoomView::open(&api, auth.user_id(), &room_id)?;
     let (from, start) = match query.from {
         Some(given) => {
@@ -82,17 +81,17 @@ pub async fn messages(
             Some(token(last, behind))
         }
     };
-    let renderer = Renderer::new(&view, &auth);
+    let show = show(&view, &auth);
     let state = match page.events.first() {
         Some(event) if filter.lazy_load_members => {
-            senders(&view, &renderer, event.state_after, &page.events)?
+            senders(&view, &show, event.state_after, &page.events)?
         }
         _ => Vec::new(),
     };
     Ok(Json(Messages {
         start,
         end,
-        chunk: renderer.render_all(&page.events)?,
+        chunk: show.timeline(&page.events)?,
         state,
     }))
 }
@@ -120,8 +119,8 @@ pub async fn context(
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
     Query(query): Query<ContextQuery>,
 ) -> Result<Json<Context>, ApiError> {
-    let filter = RoomEventFilter::parse(query.filter.as_deref())?;
-    let limit = pages::limit(query.limit.or(filter.limit))?;
+    let filter = pages::filter(query.filter.as_deref())?;
+    let limit = pages::limit(query.limit, &filter)?;
     let view = RoomView::open(&api, auth.user_id(), &room_id)?;
     let event = view
         .event(&event_id)?
@@ -133,24 +132,24 @@ pub async fn context(
     let first = before.last.unwrap_or(place);
     let last = after.last.unwrap_or(place);
 
-    let renderer = Renderer::new(&view, &auth);
+    let show = show(&view, &auth);
     let state_id = after.events.last().unwrap_or(&event).state_after;
     let state = if filter.lazy_load_members {
         let mut shown = vec![event.clone()];
         shown.extend(before.events.iter().chain(&after.events).cloned());
-        senders(&view, &renderer, state_id, &shown)?
+        senders(&view, &show, state_id, &shown)?
     } else {
         let entries: Vec<EventSn> = view.state_at(state_id)?.values().copied().collect();
         let mut events = view.events(&entries)?;
-        events.retain(|event| filter.matches(event));
-        renderer.render_all(&events)?
+        events.retain(|event| passes(&filter, event));
+        show.state(&events)?
     };
     Ok(Json(Context {
         start: token(first, false),
         end: token(last, true),
-        event: renderer.render(&event)?,
-        events_before: renderer.render_all(&before.events)?,
-        events_after: renderer.render_all(&after.events)?,
+        event: show.event(&event)?,
+        events_before: show.timeline(&before.events)?,
+        events_after: show.timeline(&after.events)?,
         state,
     }))
 }

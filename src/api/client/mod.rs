@@ -7,7 +7,6 @@ pub mod create_room;
 pub mod devices;
 pub mod directory;
 pub mod discovery;
-pub mod event_filter;
 pub mod filters;
 pub mod login;
 pub mod membership;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::event_filter::RoomEventFilter;
-use super::render::Renderer;
 use super::visible::RoomView;
 use crate::api::ApiState;
 use crate::api::errors::ApiError;
 use crate::limits::{PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX};
+use crate::matrix::client_event::content_has_url;
+use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::{Place, StateId};
 use crate::query::rooms::{Direction, StoredEvent};
+use crate::query::shown::Show;
 use crate::query::tokens::{PositionError, SyncToken, TimelineToken};
 
 /// Events that one request walks past. A page that finds nothing to show in so
@@ -56,10 +57,25 @@ pub fn token(place: Place, behind: bool) -> String {
     }
 }
 
-/// How many events a request asks for, within what is given at once.
-pub fn limit(asked: Option<i64>) -> Result<usize, ApiError> {
+/// Reads the `filter` parameter of `/messages` and `/context`.
+pub fn filter(parameter: Option<&str>) -> Result<RoomEventFilter, ApiError> {
+    let wrong = |_| ApiError::InvalidParam("filter is no RoomEventFilter".into());
+    match parameter {
+        None => Ok(RoomEventFilter::default()),
+        Some(json) => RoomEventFilter::parse(json.as_bytes()).map_err(wrong),
+    }
+}
+
+/// Whether a filter lets an event through.
+pub fn passes(filter: &RoomEventFilter, event: &StoredEvent) -> bool {
+    filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
+}
+
+/// How many events a request asks for, by its own parameter before that of its
+/// filter, within what is given at once.
+pub fn limit(asked: Option<i64>, filter: &RoomEventFilter) -> Result<usize, ApiError> {
     match asked {
-        None => Ok(PAGE_EVENTS_DEFAULT),
+        None => Ok(filter.limit(PAGE_EVENTS_DEFAULT)),
         Some(asked) if asked < 0 => Err(ApiError::InvalidParam("limit is negative".into())),
         Some(asked) => Ok(usize::try_from(asked)
             .unwrap_or(usize::MAX)
@@ -92,7 +108,7 @@ pub fn walk(
         last: None,
         more: true,
     };
-    if !filter.allows_room(view.room_id()) || limit == 0 {
+    if !filter.matches_room(view.room_id()) || limit == 0 {
         page.more = limit == 0;
         return Ok(page);
     }
@@ -120,7 +136,7 @@ pub fn walk(
             walked += 1;
             cursor = event.place;
             page.last = Some(cursor);
-            if view.may_see(&event)? && filter.matches(&event) {
+            if passes(filter, &event) && view.may_see(&event)? {
                 page.events.push(event);
             }
         }
@@ -156,7 +172,7 @@ fn is_beyond(place: Place, to: Option<Place>, direction: Direction) -> bool {
 /// that loads members lazily needs to show them.
 pub fn senders(
     view: &RoomView<'_>,
-    renderer: &Renderer<'_>,
+    show: &Show<'_>,
     state: StateId,
     events: &[Arc<StoredEvent>],
 ) -> Result<Vec<Box<RawValue>>, ApiError> {
@@ -165,5 +181,5 @@ pub fn senders(
     for sender in senders {
         members.extend(view.state_event_at(state, "m.room.member", sender.as_str())?);
     }
-    renderer.render_all(&members)
+    Ok(show.state(&members)?)
 }

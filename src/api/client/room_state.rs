@@ -4,12 +4,13 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
 use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::content::EventContent;
-use super::render::Renderer;
+use super::render::show;
 use super::send::Sent;
 use super::visible::RoomView;
 use crate::api::ApiState;
@@ -17,7 +18,9 @@ use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Path, Query};
 use crate::api::rate_limit::Limit;
+use crate::matrix::client_event::content_of;
 use crate::query::ids::EventSn;
+use crate::query::shown::ShowError;
 
 /// `?format=` of a state look-up.
 #[derive(Default, Deserialize)]
@@ -41,7 +44,7 @@ pub async fn all(
     let view = RoomView::open(&api, auth.user_id(), &room_id)?;
     let entries: Vec<EventSn> = view.state()?.values().copied().collect();
     let events = view.events(&entries)?;
-    Ok(Json(Renderer::new(&view, &auth).render_all(&events)?))
+    Ok(Json(show(&view, &auth).state(&events)?))
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}`, with the slash or without
@@ -76,17 +79,11 @@ fn get(
     let event = view.state_event(kind, state_key)?;
     let event = event.ok_or(ApiError::NotFound("Event not found"))?;
     if format.format == Some(FormatName::Event) {
-        let rendered = Renderer::new(&view, auth).render(&event)?;
-        return Ok(Json(rendered).into_response());
+        let shown = show(&view, auth).event(&event)?;
+        return Ok(Json(shown).into_response());
     }
-    #[derive(Deserialize)]
-    struct Event<'a> {
-        #[serde(borrow)]
-        content: &'a RawValue,
-    }
-    let event: Event<'_> =
-        serde_json::from_slice(&event.json).map_err(|error| ApiError::Stored(error.to_string()))?;
-    Ok(Json(event.content).into_response())
+    let content = content_of(&event.json).map_err(ShowError::Format)?;
+    Ok(([(CONTENT_TYPE, "application/json")], content.to_owned()).into_response())
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}`, with the slash or without

@@ -7,20 +7,22 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use log_format::record::output::Membership;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::pages::read_token;
-use super::render::Renderer;
+use super::render::show;
 use super::visible::{NOT_A_MEMBER, RoomView};
 use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Path, Query};
-use crate::query::ids::EventSn;
+use crate::matrix::history_visibility::membership_of;
+use crate::query::ids::{EventSn, StateId};
 use crate::query::rooms::{Direction, StateKey, StateMap};
+use crate::query::tokens::{PositionError, SyncToken};
 
 const MEMBER: &str = "m.room.member";
 
@@ -46,12 +48,12 @@ pub async fn event(
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
 ) -> Result<Json<Box<RawValue>>, ApiError> {
     let not_found = || ApiError::NotFound("Event not found");
-    let view = match RoomView::open(&api, auth.user_id(), &room_id) {
+    let view = match RoomView::of_single_events(&api, auth.user_id(), &room_id) {
         Err(ApiError::Forbidden(_)) => return Err(not_found()),
         opened => opened?,
     };
     let event = view.event(&event_id)?.ok_or_else(not_found)?;
-    Ok(Json(Renderer::new(&view, &auth).render(&event)?))
+    Ok(Json(show(&view, &auth).event(&event)?))
 }
 
 /// Which members are asked for.
@@ -107,13 +109,15 @@ pub async fn members(
     let events = view.events(&member_entries(&state))?;
     let wanted: Vec<_> = events
         .into_iter()
-        .filter(|event| query.wants(super::visible::membership_of(event)))
+        .filter(|event| query.wants(membership_of(&event.json)))
         .collect();
-    let chunk = Renderer::new(&view, &auth).render_all(&wanted)?;
+    let chunk = show(&view, &auth).state(&wanted)?;
     Ok(Json(Members { chunk }))
 }
 
-/// The state behind the last event before a token, as far as the user may read.
+/// The room's state where a token stands, as far as the user may read: that
+/// behind the newest event before it, or what was current when sync gave it.
+/// Empty where they may not see that event.
 fn state_at(api: &ApiState, view: &RoomView<'_>, token: &str) -> Result<StateMap, ApiError> {
     let position = read_token(api, view, token, "at")?;
     let from = position.start(Direction::Backward);
@@ -124,13 +128,31 @@ fn state_at(api: &ApiState, view: &RoomView<'_>, token: &str) -> Result<StateMap
     let newest = view
         .rooms()
         .timeline(view.room_id(), from, Direction::Backward, 1)?;
-    let Some((_, event)) = newest.first() else {
+    let newest: Vec<EventSn> = newest.into_iter().map(|(_, event)| event).collect();
+    let newest = view.events(&newest)?.pop();
+    let Some(newest) = newest.filter(|newest| newest.state_after != StateId::EMPTY) else {
         return Ok(StateMap::new());
     };
-    match view.events(&[*event])?.pop() {
-        Some(event) if event.state_after == view.state_id() => view.state(),
-        Some(event) => Ok(view.rooms().state(view.room_id(), event.state_after)?),
-        None => Ok(StateMap::new()),
+    if !view.viewpoint.may_read_at(&newest)? {
+        return Ok(StateMap::new());
+    }
+    match sync_state(api, view.room_id(), token)? {
+        Some(state) => view.state_at(state),
+        None => view.state_at(newest.state_after),
+    }
+}
+
+/// What was current when sync gave the token: of a forked room, that is no one
+/// event's state. None for a token of another kind.
+fn sync_state(api: &ApiState, room: &RoomId, token: &str) -> Result<Option<StateId>, ApiError> {
+    let Ok(token) = SyncToken::decode(token) else {
+        return Ok(None);
+    };
+    match api.sync_positions.state_of(room, &token) {
+        Ok(state) => Ok(state),
+        Err(PositionError::Query(error)) => Err(error.into()),
+        // Its place was found, so it is one of ours.
+        Err(PositionError::Token(_)) => Ok(None),
     }
 }
 

@@ -52,11 +52,7 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<(), Exit> {
         let socket = admin::listen(&house.data_dir.admin_socket())
             .map_err(|error| Exit::failed(format!("control socket: {error}")))?;
         let mut running = tasks::start(&house, recorder);
-        let desk = admin::Desk {
-            accounts: house.accounts().clone(),
-            rooms: house.rooms.clone(),
-        };
-        running.push(tokio::spawn(admin::serve(socket, desk)));
+        running.push(tokio::spawn(admin::serve(socket, house.accounts().clone())));
         write_addresses(&house.data_dir, &addresses)?;
         greet(config, file, &addresses);
         until_the_end(house, doors, signals, running).await

@@ -20,6 +20,14 @@ pub trait SyncPositions: Send + Sync {
         room: &ruma::RoomId,
         token: &SyncToken,
     ) -> Result<Option<super::ids::Place>, PositionError>;
+
+    /// The room's current state as it was delivered by the token; none if the
+    /// room was not known then. Errors as [`SyncPositions::place_of`].
+    fn state_of(
+        &self,
+        room: &ruma::RoomId,
+        token: &SyncToken,
+    ) -> Result<Option<super::ids::StateId>, PositionError>;
 }
 
 /// Why a position cannot be told.

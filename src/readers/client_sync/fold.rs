@@ -3,28 +3,33 @@
 //! A plain message costs one row of 24 bytes and one number in memory, however
 //! many members its room has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log_format::codec;
 use log_format::record::output::{
-    Decision, Membership, OutputRoomEvent, OutputUser, StateChange, Timeline,
+    Decision, MembershipChange, OutputRoomEvent, OutputRoomState, OutputUser, StateChange, Timeline,
 };
 use log_format::record::{Envelope, Kind};
-use ruma::{OwnedUserId, RoomId, UserId};
-use serde::Deserialize;
+use ruma::{EventId, OwnedUserId, RoomId, UserId};
 
 use super::memory::{Memory, RoomIx};
 use super::rows::{
     self, AccountDataRow, Delta, Key, MembershipRow, RoomRow, StateRow, TimelineRow,
 };
 use crate::logs::log::{LogRecord, PartitionId};
+use crate::matrix::ids::domain_of;
 use crate::query::ids::{EventSn, Place, RoomSn};
 use crate::query::rooms::Rooms;
 use crate::readers::run::ReaderError;
 use crate::storage::columns::{
     SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE,
 };
-use crate::storage::overlay::Overlay;
+use crate::storage::overlay::{Overlay, Read};
+
+const MEMBER: &str = "m.room.member";
+
+/// What became of users of this server, by user id.
+type Memberships = Vec<(String, MembershipRow)>;
 
 /// One group of records on its way into rows and memory.
 pub struct Group<'a, 's> {
@@ -67,14 +72,18 @@ impl<'a, 's> Group<'a, 's> {
                     .map_err(|source| ReaderError::Body { offset, source })?;
                 self.room_event(offset, &envelope, body)
             }
+            Kind::OutputRoomState => {
+                let body = codec::decode(envelope.body)
+                    .map_err(|source| ReaderError::Body { offset, source })?;
+                self.state_part(offset, &envelope, &body)
+            }
             Kind::OutputUser => {
                 let body = codec::decode(envelope.body)
                     .map_err(|source| ReaderError::Body { offset, source })?;
                 self.user(offset, &envelope, &body)
             }
-            // The directory and aliases are no part of sync.
-            Kind::OutputRoomPublished | Kind::OutputAlias => Ok(()),
-            // Kinds of another topic never appear here.
+            // The directory, aliases and gaps are no part of sync; kinds of
+            // another topic never appear here.
             _ => Ok(()),
         }
     }
@@ -103,30 +112,29 @@ impl<'a, 's> Group<'a, 's> {
         // History that is found later is for `/messages`: it is older than what
         // clients have, and sync gives what is new.
         let in_timeline = body.timeline == Timeline::Live;
-        if !in_timeline && body.state_delta.is_empty() {
+        let room_id = envelope.room_id.map(<&RoomId>::try_from);
+        let room_id = room_id.transpose().ok().flatten();
+        let known = room_id.and_then(|room_id| self.memory.room_ix(room_id));
+        let parts_from = known.and_then(|ix| self.memory.room_mut(ix).parts_from.take());
+        let changes_state = parts_from.is_some() || !body.state_delta.is_empty();
+        if !in_timeline && !changes_state {
             return Ok(());
         }
-        let room_id = envelope.room_id.ok_or(missing("room id"))?;
-        let room_id = <&RoomId>::try_from(room_id).map_err(|_| missing("room id"))?;
-        let event_id = envelope.event_id.ok_or(missing("event id"))?;
+        let room_id = room_id.ok_or(missing("room id"))?;
         let room = RoomSn(body.room_sn);
         let ix = self.memory.intern_room(room_id, self.partition, room);
-        let event = EventSn(body.event_sn);
-
         if in_timeline {
             let row = TimelineRow {
                 offset,
-                event,
+                event: EventSn(body.event_sn),
                 place: Place::from_bytes(body.place),
             };
             let key = Key::new(self.partition).room(room).number(offset);
             self.rows.put(SYNC_TIMELINE, key.bytes(), row.encode());
         }
-        self.state(ix, offset, event_id, &body);
-        for change in &body.state_delta {
-            if change.kind == "m.room.member" {
-                self.membership(ix, offset, event_id, &body, change)?;
-            }
+        if changes_state {
+            let event_id = envelope.event_id.ok_or(missing("event id"))?;
+            self.change_state(ix, offset, event_id, parts_from, &body)?;
         }
         self.memory.room_mut(ix).last_change = offset;
         self.changed.insert(ix);
@@ -134,95 +142,156 @@ impl<'a, 's> Group<'a, 's> {
         Ok(())
     }
 
-    /// Keeps how current state follows from states by id, so that it can be
-    /// told for any offset; see [`StateRow`].
-    fn state(&mut self, ix: RoomIx, offset: u64, event_id: &str, body: &OutputRoomEvent) {
-        let slot = self.memory.room_mut(ix);
-        let only_extremity = matches!(body.extremities.as_slice(), [only] if only == event_id);
-        let exact = body.decision == Decision::Accepted && only_extremity;
-        if body.state_delta.is_empty() && (slot.state.exact || !exact) {
-            return;
-        }
-        slot.state.exact = exact;
-        if exact {
-            slot.state.base = Some(offset);
-        }
-        let row = StateRow {
-            exact,
-            state_after: body.state_after,
-            base: slot.state.base,
-            deltas: body
-                .state_delta
-                .iter()
-                .map(|change| Delta {
-                    kind: change.kind.clone(),
-                    state_key: change.state_key.clone(),
-                    to: change.to.clone(),
-                })
-                .collect(),
+    /// Keeps a part of a large change until its end: in the rows, so that the
+    /// memory does not grow with it and a restart in between finds it again.
+    fn state_part(
+        &mut self,
+        offset: u64,
+        envelope: &Envelope<'_>,
+        body: &OutputRoomState,
+    ) -> Result<(), ReaderError> {
+        let missing = |what| ReaderError::Field { offset, what };
+        let room_id = envelope.room_id.ok_or(missing("room id"))?;
+        let room_id = <&RoomId>::try_from(room_id).map_err(|_| missing("room id"))?;
+        let room = RoomSn(body.room_sn);
+        let ix = self.memory.intern_room(room_id, self.partition, room);
+        let memberships = self.local_memberships(room_id, &body.memberships, &body.state_delta)?;
+        let row = StateRow::Part {
+            first: *self.memory.room_mut(ix).parts_from.get_or_insert(offset),
+            deltas: deltas(&body.state_delta),
+            memberships,
         };
-        let key = Key::new(self.partition).room(slot.room).number(offset);
+        let key = Key::new(self.partition).room(room).number(offset);
         rows::put(&mut self.rows, SYNC_STATE, &key, &row);
+        self.changed.insert(ix);
+        Ok(())
     }
 
-    fn membership(
+    /// Current state changed, and with it memberships: by the parts that came
+    /// before, then by what the record itself says.
+    fn change_state(
         &mut self,
         ix: RoomIx,
         offset: u64,
         event_id: &str,
+        parts_from: Option<u64>,
         body: &OutputRoomEvent,
-        change: &StateChange,
     ) -> Result<(), ReaderError> {
-        let Ok(user) = <&UserId>::try_from(change.state_key.as_str()) else {
-            return Ok(());
+        let slot = self.memory.room(ix);
+        let (room, room_id) = (slot.room, slot.room_id.clone());
+        if let Some(first) = parts_from {
+            let mut next = first;
+            while let Some((at, part)) = self.part_from(room, next, offset)? {
+                for (user, row) in part {
+                    self.set_membership(ix, offset, &user, row);
+                }
+                next = at + 1;
+            }
+        }
+        let row = StateRow::Change {
+            state: body.current_state,
+            first: parts_from,
+            deltas: deltas(&body.state_delta),
+        };
+        let key = Key::new(self.partition).room(room).number(offset);
+        rows::put(&mut self.rows, SYNC_STATE, &key, &row);
+        // The record says itself which event it is about.
+        let own = body.memberships.first().and_then(|own| {
+            let changed = body.state_delta.iter();
+            let mut of_user =
+                changed.filter(|change| change.kind == MEMBER && change.state_key == own.user_id);
+            let is_own = of_user.any(|change| change.to.as_deref() == Some(event_id));
+            is_own.then(|| (own.user_id.clone(), own.to))
+        });
+        let others = body.memberships.get(usize::from(own.is_some())..);
+        let others = others.unwrap_or_default();
+        for (user, row) in self.local_memberships(&room_id, others, &body.state_delta)? {
+            self.set_membership(ix, offset, &user, row);
+        }
+        if let Some((user, membership)) = own {
+            let row = MembershipRow {
+                membership,
+                event: Some(body.event_sn),
+            };
+            self.set_membership(ix, offset, &user, row);
+        }
+        Ok(())
+    }
+
+    /// The memberships of the first part of a change in `[from, to)`, and where it stands.
+    fn part_from(
+        &self,
+        room: RoomSn,
+        from: u64,
+        to: u64,
+    ) -> Result<Option<(u64, Memberships)>, ReaderError> {
+        let prefix = Key::new(self.partition).room(room);
+        let start = Key::new(self.partition).room(room).number(from);
+        let (prefix, start) = (prefix.bytes(), Some(start.bytes()));
+        let found = Read::range(&self.rows, SYNC_STATE, prefix, start, false, 1)?;
+        let Some((key, value)) = found.first() else {
+            return Ok(None);
+        };
+        let at = rows::last_number(SYNC_STATE, key)?;
+        match rows::decode(SYNC_STATE, value)? {
+            StateRow::Part { memberships, .. } if at < to => Ok(Some((at, memberships))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The changes that concern users of this server, each with its event.
+    fn local_memberships(
+        &self,
+        room_id: &RoomId,
+        changes: &[MembershipChange],
+        state_delta: &[StateChange],
+    ) -> Result<Memberships, ReaderError> {
+        let is_local = |change: &&MembershipChange| {
+            domain_of(&change.user_id) == Some(self.server_name.as_str())
+        };
+        let local: Vec<&MembershipChange> = changes.iter().filter(is_local).collect();
+        if local.is_empty() {
+            return Ok(Vec::new());
+        }
+        let members = state_delta.iter();
+        let members = members.filter(|change| change.kind == MEMBER);
+        let events: BTreeMap<&str, Option<&str>> = members
+            .map(|change| (&*change.state_key, change.to.as_deref()))
+            .collect();
+        let mut found = Vec::with_capacity(local.len());
+        for change in local {
+            let event = events.get(&*change.user_id).copied().flatten();
+            let event = event.and_then(|event| <&EventId>::try_from(event).ok());
+            let event = match event {
+                Some(event) => self.rooms.event(room_id, event)?,
+                None => None,
+            };
+            let row = MembershipRow {
+                membership: change.to,
+                event: event.map(|event| event.event.0),
+            };
+            found.push((change.user_id.clone(), row));
+        }
+        Ok(found)
+    }
+
+    fn set_membership(&mut self, ix: RoomIx, offset: u64, user: &str, row: MembershipRow) {
+        let Ok(user) = <&UserId>::try_from(user) else {
+            return;
         };
         if user.server_name() != self.server_name {
-            return Ok(());
+            return;
         }
-        let own = body.memberships.first();
-        let (membership, event) = match (&change.to, own) {
-            // The record itself says what its own event made of the user.
-            (Some(to), Some(own)) if to == event_id && own.user_id == user.as_str() => {
-                (own.to, Some(EventSn(body.event_sn)))
-            }
-            (Some(to), _) => self.membership_of_event(ix, to)?,
-            (None, _) => (Membership::Leave, None),
-        };
         let user_ix = self.memory.intern_user(user);
+        let event = row.event.map(EventSn);
         self.memory
-            .set_membership(user_ix, ix, membership, event, offset);
+            .set_membership(user_ix, ix, row.membership, event, offset);
         let room = self.memory.room(ix).room;
         let key = Key::new(self.partition)
             .text(user.as_str())
             .room(room)
             .number(offset);
-        let row = MembershipRow {
-            membership,
-            event: event.map(|event| event.0),
-        };
         rows::put(&mut self.rows, SYNC_MEMBERS, &key, &row);
-        Ok(())
-    }
-
-    /// What an event that state resolution chose says; an event never changes
-    /// its membership, a redaction does not either.
-    fn membership_of_event(
-        &self,
-        ix: RoomIx,
-        event_id: &str,
-    ) -> Result<(Membership, Option<EventSn>), ReaderError> {
-        let found = match <&ruma::EventId>::try_from(event_id) {
-            Ok(event_id) => self.rooms.event(&self.memory.room(ix).room_id, event_id)?,
-            Err(_) => None,
-        };
-        let Some(event) = found else {
-            return Ok((Membership::Leave, None));
-        };
-        let membership = serde_json::from_slice::<MemberEvent<'_>>(&event.json)
-            .ok()
-            .and_then(|member| Membership::parse(member.content.membership))
-            .unwrap_or(Membership::Leave);
-        Ok((membership, Some(event.event)))
     }
 
     fn user(
@@ -264,13 +333,12 @@ impl<'a, 's> Group<'a, 's> {
     }
 }
 
-#[derive(Deserialize)]
-struct MemberEvent<'a> {
-    #[serde(borrow)]
-    content: MemberContent<'a>,
-}
-
-#[derive(Deserialize)]
-struct MemberContent<'a> {
-    membership: &'a str,
+/// What a change of state leaves to tell.
+fn deltas(changes: &[StateChange]) -> Vec<Delta> {
+    let deltas = changes.iter().map(|change| Delta {
+        kind: change.kind.clone(),
+        state_key: change.state_key.clone(),
+        to: change.to.clone(),
+    });
+    deltas.collect()
 }

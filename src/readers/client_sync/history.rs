@@ -1,20 +1,21 @@
 //! The rows of one room, read as of an offset: timeline, state, memberships.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ruma::{OwnedRoomId, UserId};
 
 use super::SyncError;
-use super::rows::{self, Key, MembershipRow, StateRow, TimelineRow};
+use super::rows::{self, Delta, Key, MembershipRow, StateRow, TimelineRow};
 use crate::logs::log::PartitionId;
-use crate::query::ids::{EventSn, RoomSn, StateId};
+use crate::query::ids::{RoomSn, StateId};
 use crate::query::rooms::{Rooms, StateKey, StateMap};
 use crate::storage::columns::{SYNC_MEMBERS, SYNC_STATE, SYNC_TIMELINE, Table};
 use crate::storage::overlay::{Read, StoreError};
 
 /// Rows that one range read takes.
 const PAGE_ROWS: usize = 512;
+/// State rows that one range read takes: each may have a mebibyte.
+const STATE_PAGE_ROWS: usize = 32;
 
 /// Which event holds a key after a stretch of the log; none where it was removed.
 pub type Changes = BTreeMap<StateKey, Option<String>>;
@@ -67,87 +68,85 @@ impl RoomHistory<'_> {
         Ok(())
     }
 
-    /// State rows in `[from, to)` in the order of the log.
-    fn state_rows(&self, from: u64, to: u64) -> Result<Vec<(u64, StateRow)>, SyncError> {
+    /// Hands out state rows in `[from, to)` in the order of the log.
+    fn each_state_row(
+        &self,
+        from: u64,
+        to: u64,
+        mut each: impl FnMut(u64, StateRow) -> Result<(), SyncError>,
+    ) -> Result<(), SyncError> {
         let prefix = Key::new(self.partition).room(self.room);
-        let mut found = Vec::new();
         let mut next = from;
         while next < to {
             let start = Key::new(self.partition).room(self.room).number(next);
             let start = Some(start.bytes());
-            let page = self
-                .store
-                .range(SYNC_STATE, prefix.bytes(), start, false, PAGE_ROWS)?;
+            let page =
+                self.store
+                    .range(SYNC_STATE, prefix.bytes(), start, false, STATE_PAGE_ROWS)?;
             for (key, value) in &page {
                 let offset = rows::last_number(SYNC_STATE, key)?;
                 if offset >= to {
-                    return Ok(found);
+                    return Ok(());
                 }
-                found.push((offset, rows::decode(SYNC_STATE, value)?));
+                each(offset, rows::decode(SYNC_STATE, value)?)?;
                 next = offset + 1;
             }
-            if page.len() < PAGE_ROWS {
+            if page.len() < STATE_PAGE_ROWS {
                 break;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// How current state changed in `[from, to)`.
+    /// How current state changed in `[from, to)`. A change in parts stands where
+    /// it ends.
     pub fn changes(&self, from: u64, to: u64) -> Result<Changes, SyncError> {
         let mut changes = Changes::new();
-        for (_, row) in self.state_rows(from, to)? {
-            for delta in row.deltas {
-                let key = StateKey::new(&delta.kind, &delta.state_key);
-                changes.insert(key, delta.to);
+        self.each_state_row(from, to, |offset, row| {
+            let StateRow::Change { first, deltas, .. } = row else {
+                return Ok(());
+            };
+            if let Some(first) = first {
+                self.each_state_row(first, offset, |_, part| {
+                    if let StateRow::Part { deltas, .. } = part {
+                        add(&mut changes, deltas);
+                    }
+                    Ok(())
+                })?;
             }
-        }
+            add(&mut changes, deltas);
+            Ok(())
+        })?;
         Ok(changes)
+    }
+
+    /// Id of current state as it was when the cursor stood at `to`.
+    pub fn state_id_at(&self, to: u64) -> Result<StateId, SyncError> {
+        let newest = |to| -> Result<Option<StateRow>, SyncError> {
+            let mut newest = None;
+            self.newest_first(SYNC_STATE, 0, to, 1, |_, value| {
+                newest = Some(rows::decode(SYNC_STATE, value)?);
+                Ok(())
+            })?;
+            Ok(newest)
+        };
+        let mut found = newest(to)?;
+        if let Some(StateRow::Part { first, .. }) = found {
+            // The change has not ended: what was before it is current.
+            found = newest(first)?;
+        }
+        Ok(match found {
+            Some(StateRow::Change { state, .. }) => StateId(state),
+            Some(StateRow::Part { .. }) | None => StateId::EMPTY,
+        })
     }
 
     /// Current state as it was when the cursor stood at `to`.
     pub fn state_at(&self, to: u64) -> Result<StateMap, SyncError> {
-        let mut newest = None;
-        self.newest_first(SYNC_STATE, 0, to, 1, |_, value| {
-            newest = Some(rows::decode::<StateRow>(SYNC_STATE, value)?);
-            Ok(())
-        })?;
-        let Some(newest) = newest else {
-            return Ok(StateMap::new());
-        };
-        if newest.exact {
-            let state = StateId(newest.state_after);
-            return Ok(self.rooms.state(&self.room_id, state)?);
+        match self.state_id_at(to)? {
+            StateId::EMPTY => Ok(StateMap::new()),
+            state => Ok(self.rooms.state(&self.room_id, state)?),
         }
-        // The room is forked: the last state that was current by itself, and
-        // what changed since.
-        let behind = newest.base.map_or(0, |base| base + 1);
-        let mut state = match newest.base {
-            None => StateMap::new(),
-            Some(base) => match self.state_rows(base, base + 1)?.pop() {
-                Some((_, row)) => {
-                    let state = StateId(row.state_after);
-                    self.rooms.state(&self.room_id, state)?
-                }
-                None => StateMap::new(),
-            },
-        };
-        for (key, to) in self.changes(behind, to)? {
-            match to.and_then(|id| self.event_sn(&id).transpose()) {
-                Some(event) => state.insert(Arc::new(key), event?),
-                None => state.remove(&key),
-            };
-        }
-        Ok(state)
-    }
-
-    /// Interned id of an event.
-    pub fn event_sn(&self, event_id: &str) -> Result<Option<EventSn>, SyncError> {
-        let Ok(event_id) = <&ruma::EventId>::try_from(event_id) else {
-            return Ok(None);
-        };
-        let event = self.rooms.event(&self.room_id, event_id)?;
-        Ok(event.map(|event| event.event))
     }
 
     /// A local user's memberships in `[from, to)`, in the order of the log.
@@ -179,5 +178,11 @@ impl RoomHistory<'_> {
             }
         }
         Ok(found)
+    }
+}
+
+fn add(changes: &mut Changes, deltas: Vec<Delta>) {
+    for delta in deltas {
+        changes.insert(StateKey::new(&delta.kind, &delta.state_key), delta.to);
     }
 }

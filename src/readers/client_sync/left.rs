@@ -50,7 +50,7 @@ impl Building<'_> {
             gap: false,
         };
         let filter = self.request.filter.clone();
-        let mut judge = Judge::new(&history, &user, candidate.standing)?;
+        let judge = Judge::new(&history, &user, candidate.standing)?;
         if !was_joined && !new_stay {
             return self.never_joined(&history, judge, candidate);
         }
@@ -58,7 +58,7 @@ impl Building<'_> {
         // state is told as it was when they left.
         let mut timeline = Timeline::load(
             &history,
-            &mut judge,
+            &judge,
             &filter.room.timeline,
             stretch.from,
             left_at + 1,
@@ -78,8 +78,8 @@ impl Building<'_> {
         }
         .events(&mut self.known_members)?;
         Ok(LeftRoom {
-            state: self.state_events(&state)?,
-            timeline: self.timeline_batch(&history, &mut judge, &timeline, stretch)?,
+            state: self.state_events(&judge, &state)?,
+            timeline: self.timeline_batch(&judge, &timeline, stretch)?,
             account_data: self.room_account_data(
                 &candidate.room_id,
                 None,
@@ -93,7 +93,7 @@ impl Building<'_> {
     fn never_joined(
         &self,
         history: &super::history::RoomHistory<'_>,
-        mut judge: Judge<'_>,
+        judge: Judge<'_>,
         candidate: &Candidate,
     ) -> Result<LeftRoom, SyncError> {
         let left_at = candidate.standing.changed_at;
@@ -106,14 +106,14 @@ impl Building<'_> {
         let filter = self.request.filter.clone();
         let timeline = Timeline::load(
             history,
-            &mut judge,
+            &judge,
             &filter.room.timeline,
             stretch.from,
             stretch.to,
         )?;
         Ok(LeftRoom {
             state: State::new(self.request.use_state_after, Vec::new()),
-            timeline: self.timeline_batch(history, &mut judge, &timeline, stretch)?,
+            timeline: self.timeline_batch(&judge, &timeline, stretch)?,
             account_data: Events::default(),
         })
     }

@@ -22,15 +22,6 @@ pub struct RoomIx(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserIx(u32);
 
-/// How a room's current state follows from its state rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StateHead {
-    /// See [`super::rows::StateRow::exact`].
-    pub exact: bool,
-    /// See [`super::rows::StateRow::base`].
-    pub base: Option<u64>,
-}
-
 /// A room that has appeared in *output*.
 #[derive(Debug)]
 pub struct RoomSlot {
@@ -39,7 +30,9 @@ pub struct RoomSlot {
     pub room: RoomSn,
     /// Offset of the last record that changed what members see.
     pub last_change: u64,
-    pub state: StateHead,
+    /// Offset of the first part of a change of state whose end is not here yet;
+    /// see [`super::rows::StateRow::Part`].
+    pub parts_from: Option<u64>,
     /// Local users who are joined: those whom a change concerns.
     pub joined: HashSet<UserIx>,
 }
@@ -110,11 +103,7 @@ impl Memory {
             partition,
             room,
             last_change: 0,
-            // Before its first event a room has no state, and that is exact.
-            state: StateHead {
-                exact: true,
-                base: None,
-            },
+            parts_from: None,
             joined: HashSet::new(),
         });
         self.by_room.insert(room_id.to_owned(), ix);

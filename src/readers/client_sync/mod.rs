@@ -13,7 +13,6 @@ mod left;
 mod memory;
 mod positions;
 mod push;
-mod render;
 mod room;
 mod rows;
 mod state;
@@ -36,7 +35,7 @@ use tokio::sync::Notify;
 
 use self::fold::Group;
 use self::lazy::SentMembers;
-use self::memory::{Memory, StateHead};
+use self::memory::Memory;
 use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
 use self::unread::UnreadCounts;
 use crate::logs::log::{Log, LogRecord, PartitionId};
@@ -44,6 +43,7 @@ use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, RoomSn};
 use crate::query::rooms::{QueryError, Rooms};
+use crate::query::shown::ShowError;
 use crate::query::tokens::{Epoch, TokenError};
 use crate::query::users::Users;
 use crate::readers::run::{Reader, ReaderError};
@@ -82,6 +82,8 @@ pub enum SyncError {
     /// An event of ours cannot be shown.
     #[error(transparent)]
     Event(#[from] FormatError),
+    #[error(transparent)]
+    Show(#[from] ShowError),
     #[error("answer could not be written: {0}")]
     Answer(#[from] serde_json::Error),
     /// The reader stopped, see the log for why.
@@ -277,12 +279,10 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
     for (room, ix) in &by_sn {
         let prefix = Key::new(partition).room(*room);
         let newest = store.range(SYNC_STATE, prefix.bytes(), None, true, 1)?;
-        if let Some((_, value)) = newest.first() {
-            let row: StateRow = rows::decode(SYNC_STATE, value)?;
-            memory.room_mut(*ix).state = StateHead {
-                exact: row.exact,
-                base: row.base,
-            };
+        if let Some((_, value)) = newest.first()
+            && let StateRow::Part { first, .. } = rows::decode(SYNC_STATE, value)?
+        {
+            memory.room_mut(*ix).parts_from = Some(first);
         }
     }
     // Rows of a user and room come in the order of their offsets, so that the

@@ -1,17 +1,14 @@
 //! What the push rules make of an event, as far as counts need it.
 
-use bytes::Bytes;
-use futures_util::FutureExt;
 use ruma::UserId;
-use ruma::push::{PushConditionRoomCtx, Ruleset};
-use ruma::serde::Raw;
 use serde_json::value::RawValue;
 
 use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
 use crate::matrix::client_event::content_of;
-use crate::matrix::push_rules::{Verdict, default_ruleset};
+use crate::matrix::push_rules::{PushEvent, PushRoom, Ruleset, Verdict, default_ruleset};
+use crate::query::rooms::StoredEvent;
 
 /// The content of `m.push_rules` where the user has set none.
 pub fn default_content(user: &UserId) -> Result<String, SyncError> {
@@ -25,51 +22,54 @@ pub fn default_content(user: &UserId) -> Result<String, SyncError> {
 }
 
 /// The rules of one user in one room.
-pub struct Evaluator {
+pub struct Evaluator<'a> {
+    user: &'a UserId,
+    display_name: String,
     rules: Ruleset,
-    context: PushConditionRoomCtx,
+    /// None where the room server no longer has the room.
+    room: Option<PushRoom>,
 }
 
-impl Evaluator {
-    /// The default rules, with the user's name in the room and its size.
+impl<'a> Evaluator<'a> {
+    /// The default rules, with the user's name in the room, the room's size and
+    /// its power levels as they are now.
     pub fn new(
         history: &RoomHistory<'_>,
-        user: &UserId,
+        user: &'a UserId,
         standing: &Standing,
-    ) -> Result<Evaluator, SyncError> {
-        let head = history.rooms.head(&history.room_id)?;
-        let members = head.map_or(0, |head| head.joined_members);
+    ) -> Result<Evaluator<'a>, SyncError> {
+        let room = history.rooms.head(&history.room_id)?.map(|head| {
+            let authority = &head.authority;
+            let levels = authority.power.as_deref();
+            PushRoom::new(
+                &head.room_id,
+                head.joined_members,
+                &authority.create_info,
+                levels,
+            )
+        });
         let own: Vec<_> = standing.event.into_iter().collect();
         let own = history.rooms.events(&history.room_id, &own)?.pop();
         let name = match own {
             Some(own) => display_name(content_of(&own.json)?),
             None => None,
         };
-        let context = PushConditionRoomCtx::new(
-            history.room_id.clone(),
-            ruma::UInt::new_saturating(members),
-            user.to_owned(),
-            name.unwrap_or_else(|| user.localpart().to_owned()),
-        );
         Ok(Evaluator {
+            user,
+            display_name: name.unwrap_or_else(|| user.localpart().to_owned()),
             rules: default_ruleset(user),
-            context,
+            room,
         })
     }
 
-    /// Judges a PDU. One that is no JSON object notifies nobody.
-    pub fn evaluate(&self, json: &Bytes) -> Verdict {
-        let Ok(event) = serde_json::from_slice::<Box<RawValue>>(json) else {
+    /// Judges an event. One that is no JSON object notifies nobody.
+    pub fn evaluate(&mut self, event: &StoredEvent) -> Verdict {
+        let parsed = serde_json::from_slice::<Box<RawValue>>(&event.json);
+        let (Ok(json), Some(room)) = (parsed, &mut self.room) else {
             return Verdict::default();
         };
-        let event: Raw<ruma::events::AnySyncTimelineEvent> = Raw::from_json(event);
-        // Nothing in these rules waits: the future is ready at once.
-        let actions = self.rules.get_actions(&event, &self.context).now_or_never();
-        let actions = actions.unwrap_or_default();
-        Verdict {
-            notify: actions.iter().any(|action| action.should_notify()),
-            highlight: actions.iter().any(|action| action.is_highlight()),
-        }
+        let event = PushEvent::new(json, &event.sender);
+        room.verdict(&event, self.user, &self.display_name, &self.rules)
     }
 }
 

@@ -13,17 +13,16 @@ use super::SyncError;
 use super::answer::Building;
 use super::history::RoomHistory;
 use super::memory::Standing;
-use super::render;
 use super::state::StateQuery;
 use super::summary::Summary;
-use super::timeline::{Shown, Timeline};
+use super::timeline::Timeline;
 use super::unread::Counts;
 use super::visible::Judge;
 use crate::logs::log::PartitionId;
-use crate::matrix::client_event::{Unsigned, content_of};
 use crate::matrix::filter::EventFormat;
 use crate::query::ids::RoomSn;
 use crate::query::rooms::StoredEvent;
+use crate::query::shown::{Show, ShowError};
 
 /// A room that an answer may have to tell of, copied from memory as of the
 /// answer's position.
@@ -116,11 +115,11 @@ impl<'a> Building<'a> {
         let history = self.history(candidate);
         let stretch = self.stretch(&history, candidate)?;
         let fresh = stretch.known_at.is_none();
-        let mut judge = Judge::new(&history, &self.request.user, candidate.standing)?;
+        let judge = Judge::new(&history, &self.request.user, candidate.standing)?;
         let filter = self.request.filter.clone();
         let mut timeline = Timeline::load(
             &history,
-            &mut judge,
+            &judge,
             &filter.room.timeline,
             stretch.from,
             stretch.to,
@@ -154,7 +153,7 @@ impl<'a> Building<'a> {
             heroes: summary.heroes.as_deref().unwrap_or_default(),
         }
         .events(&mut self.known_members)?;
-        let state = self.state_events(&state)?;
+        let state = self.state_events(&judge, &state)?;
         let account_data = self.room_account_data(&candidate.room_id, changed_data, fresh)?;
         let nothing = timeline.shown.is_empty()
             && !timeline.limited
@@ -168,15 +167,13 @@ impl<'a> Building<'a> {
             &history,
             &self.request.user,
             &candidate.standing,
+            &judge,
             stretch.to,
         )?;
-        if !self.request.use_state_after {
-            timeline.settle(&history, stretch.to)?;
-        }
         Ok(Some(JoinedRoom {
             summary,
             state,
-            timeline: self.timeline_batch(&history, &mut judge, &timeline, stretch)?,
+            timeline: self.timeline_batch(&judge, &timeline, stretch)?,
             ephemeral: Events::default(),
             account_data,
             unread_notifications,
@@ -244,101 +241,56 @@ impl<'a> Building<'a> {
     /// A timeline as it is sent.
     pub fn timeline_batch(
         &self,
-        history: &RoomHistory<'_>,
-        judge: &mut Judge<'_>,
+        judge: &Judge<'_>,
         timeline: &Timeline,
         stretch: Stretch,
     ) -> Result<TimelineBatch, SyncError> {
-        let mut events = Vec::with_capacity(timeline.shown.len());
-        for shown in &timeline.shown {
-            events.push(self.timeline_event(history, judge, shown)?);
-        }
+        let events: Vec<_> = timeline.events().cloned().collect();
         Ok(TimelineBatch {
-            events,
+            events: self.shown(judge, &events, |show, events| show.timeline(events))?,
             limited: timeline.limited || stretch.gap,
             prev_batch: timeline.prev_batch(&self.token.vector),
         })
     }
 
-    fn timeline_event(
-        &self,
-        history: &RoomHistory<'_>,
-        judge: &mut Judge<'_>,
-        shown: &Shown,
-    ) -> Result<Box<RawValue>, SyncError> {
-        let event = &shown.event;
-        if self.request.filter.event_format == EventFormat::Federation {
-            return render::federation_event(event);
-        }
-        let beside: Vec<_> = event
-            .replaces
-            .into_iter()
-            .chain(event.redacted_by)
-            .collect();
-        let beside = match beside.is_empty() {
-            true => Vec::new(),
-            false => history.rooms.events(&history.room_id, &beside)?,
-        };
-        let find = |wanted| beside.iter().find(|found| Some(found.event) == wanted);
-        let replaced = find(event.replaces);
-        let may_see = match replaced {
-            Some(replaced) => judge.may_see_replaced(replaced)?,
-            None => false,
-        };
-        let redaction = match find(event.redacted_by) {
-            Some(redaction) => Some(render::client_event(redaction, self.aged(redaction))?),
-            None => None,
-        };
-        // What was replaced is named even where its content may not be shown.
-        let prev_content = match replaced.filter(|_| may_see) {
-            Some(replaced) => Some(content_of(&replaced.json)?),
-            None => None,
-        };
-        let unsigned = Unsigned {
-            membership: Some(shown.membership),
-            transaction_id: self.transaction_id(event),
-            prev_content,
-            replaces_state: replaced.map(|replaced| &*replaced.event_id),
-            redacted_because: redaction.as_deref().map(RawValue::get),
-            ..self.aged(event)
-        };
-        self.fields(render::client_event(event, unsigned)?)
-    }
-
-    /// How old the event is, and nothing else.
-    fn aged(&self, event: &StoredEvent) -> Unsigned<'static> {
-        Unsigned {
-            age: Some(self.now_ms as i64 - event.origin_server_ts as i64),
-            ..Unsigned::default()
-        }
-    }
-
-    /// The fields that the client asked for.
-    fn fields(&self, event: Box<RawValue>) -> Result<Box<RawValue>, SyncError> {
-        match &self.request.filter.event_fields {
-            Some(fields) => Ok(fields.project(&event)?),
-            None => Ok(event),
-        }
-    }
-
-    /// The transaction id, for the device that sent the event.
-    fn transaction_id<'e>(&self, event: &'e StoredEvent) -> Option<&'e str> {
-        let (device, transaction) = event.transaction.as_ref()?;
-        let own = event.sender == self.request.user && *device == self.request.device;
-        own.then_some(&**transaction)
-    }
-
     /// State events as they are sent.
-    pub fn state_events(&self, state: &[Arc<StoredEvent>]) -> Result<State, SyncError> {
-        let federation = self.request.filter.event_format == EventFormat::Federation;
-        let events = state
-            .iter()
-            .map(|event| match federation {
-                true => render::federation_event(event),
-                false => self.fields(render::client_event(event, self.aged(event))?),
-            })
-            .collect::<Result<_, _>>()?;
+    pub fn state_events(
+        &self,
+        judge: &Judge<'_>,
+        state: &[Arc<StoredEvent>],
+    ) -> Result<State, SyncError> {
+        let events = self.shown(judge, state, |show, events| show.state(events))?;
         Ok(State::new(self.request.use_state_after, events))
+    }
+
+    /// Events in the format and with the fields that the client asked for.
+    fn shown(
+        &self,
+        judge: &Judge<'_>,
+        events: &[Arc<StoredEvent>],
+        show_all: impl FnOnce(Show<'_>, &[Arc<StoredEvent>]) -> Result<Vec<Box<RawValue>>, ShowError>,
+    ) -> Result<Vec<Box<RawValue>>, SyncError> {
+        if self.request.filter.event_format == EventFormat::Federation {
+            let events = events.iter();
+            return events
+                .map(|event| Ok(serde_json::from_slice(&event.json)?))
+                .collect();
+        }
+        let show = Show {
+            viewpoint: &judge.viewpoint,
+            user: &self.request.user,
+            device: &self.request.device,
+            now_ms: self.now_ms,
+            names_room: false,
+        };
+        let shown = show_all(show, events)?;
+        match &self.request.filter.event_fields {
+            None => Ok(shown),
+            Some(fields) => {
+                let shown = shown.iter();
+                shown.map(|event| Ok(fields.project(event)?)).collect()
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::storage::columns::Table;
 use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a row's meaning changes; the tables are then rebuilt.
-pub const TABLES_VERSION: u32 = 1;
+pub const TABLES_VERSION: u32 = 2;
 
 /// Builds a key: integers big-endian, texts with their length before them, so
 /// that no text is another's prefix.
@@ -95,15 +95,23 @@ pub struct Delta {
 
 /// How current state changed at an offset.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct StateRow {
-    /// Whether the state behind this record's event *is* current state: so
-    /// when the event is the only extremity.
-    pub exact: bool,
-    pub state_after: u64,
-    /// Offset of the newest exact row up to this one: current state is its
-    /// state, and the deltas of the rows behind it.
-    pub base: Option<u64>,
-    pub deltas: Vec<Delta>,
+pub enum StateRow {
+    /// A part of a change that is too large for one record. It counts from the
+    /// offset of the [`StateRow::Change`] that follows it, not from its own.
+    Part {
+        /// Offset of the change's first part.
+        first: u64,
+        deltas: Vec<Delta>,
+        /// Memberships of local users that change with it.
+        memberships: Vec<(String, MembershipRow)>,
+    },
+    Change {
+        /// Id of current state from here on.
+        state: u64,
+        /// Offset of the change's first part, if it has parts before this row.
+        first: Option<u64>,
+        deltas: Vec<Delta>,
+    },
 }
 
 /// A membership of a local user, from an offset on.

@@ -26,21 +26,23 @@ pub fn stripped_state(
     history: &RoomHistory<'_>,
     standing: &Standing,
 ) -> Result<Vec<Box<RawValue>>, SyncError> {
-    let state = history.state_at(standing.changed_at + 1)?;
-    let described = DESCRIBING
-        .iter()
-        .filter_map(|kind| state.get(&StateKey::new(kind, "")).copied());
-    let mut wanted: Vec<EventSn> = described.collect();
-    wanted.extend(standing.event);
-    let mut events = history.rooms.events(&history.room_id, &wanted)?;
-    // Who invites is told beside the invite, as clients show their name.
-    if let Some(own) = events.last() {
-        let inviter = StateKey::new("m.room.member", own.sender.as_str());
-        let inviter = state.get(&inviter).copied();
-        if let Some(inviter) = inviter.filter(|inviter| Some(*inviter) != standing.event) {
-            events.extend(history.rooms.events(&history.room_id, &[inviter])?);
+    let (rooms, room_id) = (history.rooms, &history.room_id);
+    let state = history.state_id_at(standing.changed_at + 1)?;
+    let entry =
+        |kind: &str, key: &str| rooms.state_entry(room_id, state, &StateKey::new(kind, key));
+    let mut wanted: Vec<EventSn> = Vec::with_capacity(DESCRIBING.len() + 2);
+    for kind in DESCRIBING {
+        wanted.extend(entry(kind, "")?);
+    }
+    if let Some(own) = standing.event {
+        wanted.push(own);
+        // Who invites is told beside the invite, as clients show their name.
+        if let Some(own) = rooms.events(room_id, &[own])?.pop() {
+            let inviter = entry("m.room.member", own.sender.as_str())?;
+            wanted.extend(inviter.filter(|inviter| *inviter != own.event));
         }
     }
+    let events = rooms.events(room_id, &wanted)?;
     let stripped = events.iter().map(|event| stripped_event(&event.json));
     Ok(stripped.collect::<Result<_, _>>()?)
 }

@@ -7,8 +7,8 @@ use log_format::record::output::Membership;
 
 use super::SyncError;
 use super::history::RoomHistory;
-use super::visible::membership_of;
 use crate::matrix::client_event::content_of;
+use crate::matrix::history_visibility::membership_of;
 use crate::query::ids::EventSn;
 use crate::query::rooms::{StateKey, StateMap};
 
@@ -101,8 +101,8 @@ fn heroes(
             let Some(member) = event.state_key.as_deref() else {
                 continue;
             };
-            match membership_of(&event)? {
-                Membership::Join | Membership::Invite => present.push(member.to_owned()),
+            match membership_of(&event.json) {
+                Some(Membership::Join | Membership::Invite) => present.push(member.to_owned()),
                 _ if gone.len() < HEROES => gone.push(member.to_owned()),
                 _ => {}
             }

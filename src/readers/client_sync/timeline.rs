@@ -1,9 +1,8 @@
 //! The timeline section: the newest events of a room that the user may see and
 //! wants, from where they were last told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use log_format::record::output::Membership;
 
 use super::SyncError;
 use super::history::RoomHistory;
@@ -11,7 +10,7 @@ use super::rows::TimelineRow;
 use super::visible::Judge;
 use crate::matrix::client_event::content_has_url;
 use crate::matrix::filter::RoomEventFilter;
-use crate::query::ids::Place;
+use crate::query::ids::{EventSn, Place};
 use crate::query::rooms::{StateKey, StoredEvent};
 use crate::query::tokens::TimelineToken;
 
@@ -27,8 +26,6 @@ const SCAN_ROWS_MAX: usize = 1_000;
 pub struct Shown {
     pub offset: u64,
     pub event: Arc<StoredEvent>,
-    /// Of the user, at the event.
-    pub membership: Membership,
 }
 
 /// What is shown of a room's timeline.
@@ -45,7 +42,7 @@ impl Timeline {
     /// Loads what the user may see in `[from, to)`.
     pub fn load(
         history: &RoomHistory<'_>,
-        judge: &mut Judge<'_>,
+        judge: &Judge<'_>,
         filter: &RoomEventFilter,
         from: u64,
         to: u64,
@@ -66,9 +63,8 @@ impl Timeline {
             scanned += rows.len();
             let whole = rows.len() <= limit;
             for (row, event) in events_of(history, rows)? {
-                let (visible, membership) = judge.judge(&event, row.offset)?;
-                if !visible
-                    || !filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
+                if !filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
+                    || !judge.tells(&event, row.offset)?
                 {
                     continue;
                 }
@@ -79,7 +75,6 @@ impl Timeline {
                 shown.push(Shown {
                     offset: row.offset,
                     event,
-                    membership,
                 });
             }
             if whole {
@@ -105,28 +100,41 @@ impl Timeline {
         })
     }
 
-    /// Gives up what would leave a client with wrong state: a state event that
-    /// is shown although the last one for its key is not (state resolution chose
-    /// another, or the user may not see it) would be applied after the state
-    /// section, and win. The timeline then begins behind such an event.
+    /// Gives up what would leave a client with wrong state, where it applies the
+    /// timeline to the state section: a state event that is shown last for its
+    /// key, and does not hold the key in current state. State resolution chose
+    /// another (or none), or the user may not see the one that holds it now.
+    ///
+    /// The timeline then begins behind such an event, and is limited: the client
+    /// finds the event with `/messages`, where nothing is applied. To show it and
+    /// repeat the right one in `state` would not do, as clients apply that first;
+    /// to leave it out of a timeline that claims to have no gap would hide it for
+    /// good. With `use_state_after` nothing is given up.
     pub fn settle(&mut self, history: &RoomHistory<'_>, to: u64) -> Result<(), SyncError> {
-        let is_shown = |id: &str| self.shown.iter().any(|shown| shown.event.event_id == id);
-        let mut changes = history.changes(self.start(to), to)?;
-        changes.retain(|_, last| last.as_deref().is_none_or(|last| !is_shown(last)));
-        let misleads = |shown: &Shown| {
-            let (kind, state_key) = (&shown.event.kind, shown.event.state_key.as_ref());
-            state_key.is_some_and(|state_key| {
-                changes.contains_key(&StateKey {
-                    kind: kind.clone(),
-                    state_key: state_key.clone(),
-                })
-            })
-        };
-        if changes.is_empty() {
+        let mut last: BTreeMap<StateKey, (usize, EventSn)> = BTreeMap::new();
+        for (index, shown) in self.shown.iter().enumerate() {
+            let Some(state_key) = &shown.event.state_key else {
+                continue;
+            };
+            // The timeline of a room left goes on behind what its state tells.
+            if shown.offset < to {
+                let key = StateKey::new(&shown.event.kind, state_key);
+                last.insert(key, (index, shown.event.event));
+            }
+        }
+        if last.is_empty() {
             return Ok(());
         }
-        if let Some(last) = self.shown.iter().rposition(misleads) {
-            let behind = self.shown.split_off(last + 1);
+        let state = history.state_id_at(to)?;
+        let mut misleads = None;
+        for (key, (index, event)) in last {
+            let holder = history.rooms.state_entry(&history.room_id, state, &key)?;
+            if holder != Some(event) {
+                misleads = misleads.max(Some(index));
+            }
+        }
+        if let Some(index) = misleads {
+            let behind = self.shown.split_off(index + 1);
             let newest = self.shown.last().map(|shown| shown.event.place);
             self.shown = behind;
             self.limited = true;
@@ -143,6 +151,11 @@ impl Timeline {
         self.shown.first().map_or(to, |first| first.offset)
     }
 
+    /// The events shown.
+    pub fn events(&self) -> impl Iterator<Item = &Arc<StoredEvent>> {
+        self.shown.iter().map(|shown| &shown.event)
+    }
+
     /// Where `/messages` continues into the past.
     pub fn prev_batch(&self, vector: &[crate::query::ids::OutputOffset]) -> Option<String> {
         let (place, behind) = self.prev?;
@@ -156,7 +169,7 @@ impl Timeline {
 
 /// The events of rows, in the same order. One that the room server no longer
 /// has (its room was purged) is left out.
-fn events_of(
+pub fn events_of(
     history: &RoomHistory<'_>,
     rows: Vec<TimelineRow>,
 ) -> Result<Vec<(TimelineRow, Arc<StoredEvent>)>, SyncError> {

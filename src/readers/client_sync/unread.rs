@@ -13,6 +13,8 @@ use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
 use super::push::Evaluator;
+use super::timeline::events_of;
+use super::visible::Judge;
 use crate::logs::log::PartitionId;
 use crate::query::ids::RoomSn;
 
@@ -59,6 +61,7 @@ impl UnreadCounts {
         history: &RoomHistory<'_>,
         user: &UserId,
         standing: &Standing,
+        judge: &Judge<'_>,
         to: u64,
     ) -> Result<Counts, SyncError> {
         let joined_at = standing.joined_at.unwrap_or(to);
@@ -74,19 +77,20 @@ impl UnreadCounts {
         if rows.len() == SCAN_ROWS_MAX {
             counts = Counts::default();
         }
-        let ids: Vec<_> = rows.iter().map(|row| row.event).collect();
-        let events = history.rooms.events(&history.room_id, &ids)?;
-        let own = events.iter().position(|event| event.sender == user);
-        let unread = &events[..own.unwrap_or(events.len())];
-        if own.is_some() {
+        let mut events = events_of(history, rows)?;
+        if let Some(own) = events.iter().position(|(_, event)| event.sender == user) {
+            events.truncate(own);
             counts = Counts::default();
         }
-        if !unread.is_empty() {
-            let evaluator = Evaluator::new(history, user, standing)?;
-            for event in unread {
-                let actions = evaluator.evaluate(&event.json);
-                counts.notification_count += u64::from(actions.notify);
-                counts.highlight_count += u64::from(actions.highlight);
+        if !events.is_empty() {
+            let mut evaluator = Evaluator::new(history, user, standing)?;
+            for (row, event) in events {
+                let verdict = evaluator.evaluate(&event);
+                // Few events notify; of the others nobody asks who sees them.
+                if verdict.notify && judge.tells(&event, row.offset)? {
+                    counts.notification_count += 1;
+                    counts.highlight_count += u64::from(verdict.highlight);
+                }
             }
         }
         let counted = Counted {

@@ -3,15 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use log_format::record::output::{Membership, Visibility};
+use log_format::record::output::{Membership, Timeline, Visibility};
 use proptest::prelude::*;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
 
+use super::fake_rooms::{Fate, How};
 use super::world::{World, request, user};
+use crate::query::ids::StateId;
+use crate::query::rooms::StateKey;
 
 const USERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
 const ROOMS: [&str; 3] = ["one", "two", "three"];
+const KINDS: [&str; 3] = ["m.room.topic", "m.room.name", "x.any"];
+const VISIBILITIES: [&str; 4] = ["shared", "joined", "invited", "world_readable"];
 const WORDS: [&str; 5] = ["join", "leave", "invite", "ban", "knock"];
 
 /// What a client knows of a room.
@@ -82,78 +87,76 @@ fn apply(view: &mut View, told: &Value, after: bool) {
     view.gap |= told["timeline"]["limited"] == true;
 }
 
-/// What the model knows of one event.
+/// What the model knows of one record of a room, for one user.
 struct Fact {
     id: String,
-    membership: Option<Membership>,
-    visibility: Visibility,
+    /// It shows at the end of the timeline.
+    live: bool,
+    /// By the state at the event, whether or not they joined later.
+    visible: bool,
+    shared: bool,
     own_member_event: bool,
+    /// The user's in current state behind the record.
+    membership: Option<Membership>,
 }
 
 fn facts(world: &World, room: &RoomId, user: &UserId) -> Vec<Fact> {
     let rooms = world.rooms.rooms.read();
-    let (mut membership, mut visibility) = (None, Visibility::Shared);
-    let mut facts = Vec::new();
-    for event in rooms.get(room).into_iter().flat_map(|room| &room.events) {
-        let pdu: Value = serde_json::from_slice(&event.json).expect("JSON");
-        let content = &pdu["content"];
+    let Some(room) = rooms.get(room) else {
+        return Vec::new();
+    };
+    let mut facts: Vec<Fact> = Vec::new();
+    for (index, event) in room.events.iter().enumerate() {
         let own =
             &*event.kind == "m.room.member" && event.state_key.as_deref() == Some(user.as_str());
-        if own {
-            membership = content["membership"].as_str().and_then(Membership::parse);
-        }
+        let (before, after) = (event.state_before, event.state_after);
+        let visibilities = match &*event.kind {
+            "m.room.history_visibility" => vec![room.visibility(before), room.visibility(after)],
+            _ => vec![room.visibility(before)],
+        };
+        let memberships = [room.membership(before, user), room.membership(after, user)];
+        let is = |membership| memberships.contains(&Some(membership));
+        let current = room.membership(room.currents[index], user);
+        let had = facts.last().and_then(|fact| fact.membership);
         facts.push(Fact {
             id: event.event_id.to_string(),
-            membership,
-            visibility,
+            live: room.timelines[index] == Timeline::Live,
+            visible: visibilities.contains(&Visibility::WorldReadable)
+                || is(Membership::Join)
+                || (visibilities.contains(&Visibility::Invited) && is(Membership::Invite)),
+            shared: visibilities.contains(&Visibility::Shared),
             own_member_event: own,
+            // Whose entry a resolution took away has left.
+            membership: current.or(had.map(|_| Membership::Leave)),
         });
-        if &*event.kind == "m.room.history_visibility" {
-            let word = content["history_visibility"].as_str().unwrap_or_default();
-            let next = Visibility::parse(word);
-            // Seen with the more open of the two.
-            let fact = facts.last_mut().expect("just pushed");
-            fact.visibility = more_open(visibility, next);
-            visibility = next;
-        }
     }
     facts
 }
 
-fn more_open(a: Visibility, b: Visibility) -> Visibility {
-    let openness = |visibility| match visibility {
-        Visibility::WorldReadable => 3,
-        Visibility::Shared => 2,
-        Visibility::Invited => 1,
-        Visibility::Joined => 0,
-    };
-    if openness(a) >= openness(b) { a } else { b }
-}
-
-/// Ids of events that a client which always syncs is told, in their order: all
-/// of each stay with the event that ended it, and what lies before a stay as
-/// far as visibility allows. Own membership events outside of a stay are told
-/// in sections that come and go, and are left out of the comparison.
+/// Ids of events that a client which always syncs is told, in their order: of
+/// each stay what they may see, and likewise what lies before a stay. How a stay
+/// ends, and own membership events outside of one, are told in sections that
+/// come and go: these are left out of the comparison, unless the user leaves by
+/// an event of their own.
 fn expected(facts: &[Fact]) -> (Vec<String>, BTreeSet<String>) {
     let joined = |fact: &Fact| fact.membership == Some(Membership::Join);
     let (mut told, mut unsure) = (Vec::new(), BTreeSet::new());
-    for (index, fact) in facts.iter().enumerate() {
-        let ends_stay = fact.own_member_event && index > 0 && joined(&facts[index - 1]);
-        if joined(fact) || ends_stay {
-            told.push(fact.id.clone());
-            continue;
-        }
-        if fact.own_member_event {
+    for (index, fact) in facts.iter().enumerate().filter(|(_, fact)| fact.live) {
+        let ends_stay = index > 0 && joined(&facts[index - 1]) && !joined(fact);
+        let leaves = matches!(fact.membership, Some(Membership::Leave | Membership::Ban));
+        if ends_stay && !(fact.own_member_event && leaves) {
             unsure.insert(fact.id.clone());
             continue;
         }
+        if fact.own_member_event {
+            match joined(fact) || ends_stay {
+                true => told.push(fact.id.clone()),
+                false => drop(unsure.insert(fact.id.clone())),
+            }
+            continue;
+        }
         let joins_later = facts[index..].iter().any(joined);
-        let visible = match fact.visibility {
-            Visibility::WorldReadable | Visibility::Shared => true,
-            Visibility::Invited => fact.membership == Some(Membership::Invite),
-            Visibility::Joined => false,
-        };
-        if joins_later && visible {
+        if joins_later && (fact.visible || fact.shared) {
             told.push(fact.id.clone());
         }
     }
@@ -197,8 +200,7 @@ fn check(world: &World, client: &Client, lazy: bool) {
                 .current
                 .iter()
                 .map(|(key, sn)| {
-                    let event = held.events.iter().find(|event| event.event == *sn);
-                    let id = event.expect("stored").event_id.to_string();
+                    let id = held.event(*sn).event_id.to_string();
                     ((key.kind.to_string(), key.state_key.to_string()), id)
                 })
                 .collect();
@@ -224,6 +226,71 @@ fn may_become(now: Option<Membership>, word: &str) -> bool {
         "ban" => true,
         _ => matches!(now, None | Some(Leave)),
     }
+}
+
+/// An event on an old state, whatever becomes of it, and a resolution that gives
+/// some keys to other events, or to none.
+fn fork(
+    world: &mut World,
+    room: &RoomId,
+    (far, local): (&UserId, &UserId),
+    (index, what, detail): (usize, u8, u8),
+) {
+    let spread = index * 31 + usize::from(detail);
+    let how = {
+        let rooms = world.rooms.rooms.read();
+        let held = &rooms[room];
+        let state_events: Vec<_> = held.events[1..]
+            .iter()
+            .filter_map(|event| Some((&event.kind, event.state_key.as_ref()?, &event.event_id)))
+            .collect();
+        let resolves = (0..usize::from(what / 12 % 4)).map(|nth| {
+            let (kind, state_key, id) = state_events[(spread * 7 + nth * 13) % state_events.len()];
+            let stays = !(spread + nth).is_multiple_of(5);
+            (StateKey::new(kind, state_key), stays.then(|| id.clone()))
+        });
+        let old = held.states.len() - 1 - spread % held.states.len().min(6);
+        How {
+            // The first state is that before there was a room.
+            on: (detail % 4 != 0).then_some(StateId(old.max(1) as u64)),
+            fate: [Fate::Live, Fate::Loses, Fate::SoftFailed, Fate::History][spread % 4],
+            resolves: resolves.collect(),
+            parts: spread % 3,
+            ..How::default()
+        }
+    };
+    let topic = json!({ "topic": index });
+    match what % 12 {
+        8 => world.send(room, far, "m.room.message", None, topic, how),
+        9 => {
+            let word = WORDS[usize::from(detail) % WORDS.len()];
+            let content = json!({ "membership": word });
+            world.send(
+                room,
+                far,
+                "m.room.member",
+                Some(local.as_str()),
+                content,
+                how,
+            )
+        }
+        10 => {
+            let word = VISIBILITIES[usize::from(detail) % VISIBILITIES.len()];
+            let content = json!({ "history_visibility": word });
+            world.send(
+                room,
+                far,
+                "m.room.history_visibility",
+                Some(""),
+                content,
+                how,
+            )
+        }
+        _ => {
+            let kind = KINDS[usize::from(detail) % KINDS.len()];
+            world.send(room, far, kind, Some(""), topic, how)
+        }
+    };
 }
 
 /// One step: what it does, to whom, where, and a detail.
@@ -253,16 +320,16 @@ async fn run(steps: &[Step], partitions: u32, limit: u32, after: bool, lazy: boo
         let who = *who as usize % USERS.len();
         let name = ROOMS[*room as usize % ROOMS.len()];
         let room = RoomId::parse(format!("!{name}:here")).expect("a plain name");
-        match what % 8 {
+        match what % 12 {
             0 | 1 => drop(world.say(&room, &far, "hello")),
             2 => {
                 let topic = json!({"topic": index});
-                let kind = ["m.room.topic", "m.room.name", "x.any"][*detail as usize % 3];
+                let kind = KINDS[*detail as usize % KINDS.len()];
                 world.state(&room, &far, kind, "", topic);
             }
             3 => {
-                let words = ["shared", "joined", "invited", "world_readable"];
-                let word = json!({"history_visibility": words[*detail as usize % 4]});
+                let word = VISIBILITIES[*detail as usize % VISIBILITIES.len()];
+                let word = json!({"history_visibility": word});
                 world.state(&room, &far, "m.room.history_visibility", "", word);
             }
             4 | 5 => {
@@ -280,9 +347,22 @@ async fn run(steps: &[Step], partitions: u32, limit: u32, after: bool, lazy: boo
                 world.member(&room, &users[who], &users[who], word);
             }
             6 => clients[who].sync(&world, limit, lazy).await,
-            _ => {
-                world.fold();
+            7 => {
+                // Between any two records, also the parts of one change.
+                world.fold_some(*detail as usize % 8);
                 world.restart(detail % 2 == 0);
+            }
+            _ => {
+                // For the same reason as above, as a resolution may do the same.
+                for client in &mut clients {
+                    client.sync(&world, limit, lazy).await;
+                }
+                fork(
+                    &mut world,
+                    &room,
+                    (&far, &users[who]),
+                    (index, *what, *detail),
+                );
             }
         }
     }

@@ -7,10 +7,10 @@ use log_format::record::output::Visibility;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{How, World, ids, request, user};
+use super::fake_rooms::How;
+use super::world::{World, ids, request, user};
 use crate::logs::log::Log;
 use crate::query::ids::OutputOffset;
-use crate::query::rooms::StateKey;
 use crate::query::tokens::{Epoch, SyncToken};
 use crate::readers::client_sync::SyncError;
 use crate::readers::run::Reader;
@@ -268,56 +268,6 @@ async fn account_data_comes_as_it_changes() {
         .synced(&ann, second["next_batch"].as_str(), json!({}))
         .await;
     assert_eq!(third["rooms"]["join"], json!({}));
-}
-
-#[tokio::test]
-async fn state_resolution_and_backfill_are_told_where_they_belong() {
-    let mut world = World::new(1);
-    let ann = user("ann");
-    let room = world.create("room", &ann, Visibility::Shared);
-    let topic = world.state(&room, &ann, "m.room.topic", "", json!({"topic": "a"}));
-    world.state(&room, &ann, "m.room.topic", "", json!({"topic": "b"}));
-    let first = world.synced(&ann, None, json!({})).await;
-    let forked = How {
-        forks: true,
-        resolves: vec![(StateKey::new("m.room.topic", ""), Some(topic.clone()))],
-        ..How::default()
-    };
-    let fork = world.send(
-        &room,
-        &ann,
-        "m.room.message",
-        None,
-        json!({"body": "f"}),
-        forked,
-    );
-    let old = How {
-        source: Some(log_format::record::Source::Backfill),
-        ..How::default()
-    };
-    let since = first["next_batch"].as_str();
-    let answer = world.synced(&ann, since, json!({})).await;
-    let told = &answer["rooms"]["join"][room.as_str()];
-    assert_eq!(ids(&told["timeline"]["events"]), [fork.as_str()]);
-    assert_eq!(ids(&told["state"]["events"]), [topic.as_str()]);
-    // A first sync of a forked room sees the resolved state.
-    let mut fresh = request(&ann, None, json!({"room": {"timeline": {"limit": 1}}}));
-    fresh.use_state_after = true;
-    let fresh = world.ask(fresh).await.expect("an answer");
-    let state = ids(&fresh["rooms"]["join"][room.as_str()]["state_after"]["events"]);
-    assert!(state.contains(&topic.to_string()) && !state.contains(&"$e5".to_owned()));
-    world.send(
-        &room,
-        &ann,
-        "m.room.message",
-        None,
-        json!({"body": "old"}),
-        old,
-    );
-    let after = world
-        .synced(&ann, answer["next_batch"].as_str(), json!({}))
-        .await;
-    assert_eq!(after["rooms"]["join"], json!({}));
 }
 
 #[tokio::test]

@@ -1,16 +1,12 @@
-//! A world to sync from: an *output* log in memory, and a room server that
-//! knows only what the reader asks of it. It authorises nothing.
+//! A world to sync from: an *output* log in memory, users, and the rooms of
+//! [`super::fake_rooms`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log_format::codec;
-use log_format::record::input::Transaction;
-use log_format::record::output::{
-    Decision, Membership, MembershipChange, Origin, OutputRoomEvent, OutputUser, Reason,
-    StateChange, StateChangeCause, Timeline, Visibility,
-};
+use log_format::record::output::{Decision, Origin, OutputUser, Reason, Visibility};
 use log_format::record::{Kind, NewEnvelope, Source};
 use parking_lot::RwLock;
 use ruma::{
@@ -20,12 +16,10 @@ use ruma::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::fake_rooms::{FakeRooms, Fate, How, What};
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partition_of};
 use crate::matrix::filter::Filter;
-use crate::query::ids::{EventSn, OutputOffset, Place, RoomSn, StateId};
-use crate::query::rooms::{
-    Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
-};
+use crate::query::ids::{OutputOffset, StateId};
 use crate::query::tokens::Epoch;
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
 use crate::readers::client_sync::{ClientSync, Ports, SyncError, SyncRequest};
@@ -101,90 +95,6 @@ impl Log for FakeLog {
     }
 }
 
-/// A room of the fake room server.
-#[derive(Default)]
-pub struct FakeRoom {
-    pub events: Vec<Arc<StoredEvent>>,
-    states: Vec<StateMap>,
-    pub current: StateMap,
-    extremities: Vec<OwnedEventId>,
-}
-
-#[derive(Default)]
-pub struct FakeRooms {
-    pub rooms: RwLock<BTreeMap<OwnedRoomId, FakeRoom>>,
-}
-
-impl Rooms for FakeRooms {
-    fn head(&self, _: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-
-    fn head_by_sn(&self, _: u32, _: RoomSn) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-
-    fn event(&self, room: &RoomId, id: &EventId) -> Result<Option<Arc<StoredEvent>>, QueryError> {
-        let rooms = self.rooms.read();
-        let mut events = rooms.get(room).into_iter().flat_map(|room| &room.events);
-        Ok(events.find(|event| event.event_id == id).cloned())
-    }
-
-    fn events(&self, room: &RoomId, sns: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, QueryError> {
-        let rooms = self.rooms.read();
-        let Some(room) = rooms.get(room) else {
-            return Ok(Vec::new());
-        };
-        let find = |sn: &EventSn| room.events.iter().find(|event| event.event == *sn).cloned();
-        Ok(sns.iter().filter_map(find).collect())
-    }
-
-    fn state(&self, room: &RoomId, state: StateId) -> Result<StateMap, QueryError> {
-        let rooms = self.rooms.read();
-        let states = rooms
-            .get(room)
-            .and_then(|room| room.states.get(state.0 as usize));
-        Ok(states.cloned().unwrap_or_default())
-    }
-
-    fn state_entry(
-        &self,
-        room: &RoomId,
-        state: StateId,
-        key: &StateKey,
-    ) -> Result<Option<EventSn>, QueryError> {
-        Ok(self.state(room, state)?.get(key).copied())
-    }
-
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Err(QueryError::Store(
-            "sync does not walk in room order".to_owned(),
-        ))
-    }
-
-    fn transaction(&self, _: &RoomId, _: &[u8; 16]) -> Result<Option<OwnedEventId>, QueryError> {
-        Ok(None)
-    }
-
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Err(QueryError::Store("sync has tables of its own".to_owned()))
-    }
-
-    fn membership(&self, _: &RoomId, _: &UserId) -> Result<Option<Membership>, QueryError> {
-        Err(QueryError::Store("sync has tables of its own".to_owned()))
-    }
-
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
-    }
-}
-
 type DatumKey = (OwnedUserId, Option<OwnedRoomId>, String);
 
 #[derive(Default)]
@@ -246,17 +156,6 @@ impl Users for FakeUsers {
     }
 }
 
-/// How an event enters a room, beside what it says.
-#[derive(Clone, Default)]
-pub struct How {
-    pub source: Option<Source>,
-    pub transaction: Option<(OwnedDeviceId, String)>,
-    /// The event builds on the state before the newest event: a fork.
-    pub forks: bool,
-    /// What state resolution does besides: `(type, state key)` to event id.
-    pub resolves: Vec<(StateKey, Option<OwnedEventId>)>,
-}
-
 /// The world.
 pub struct World {
     pub log: Arc<FakeLog>,
@@ -313,6 +212,16 @@ impl World {
             self.store = Arc::new(MemoryStore::default());
         }
         self.sync = open(&parts, &self.store);
+    }
+
+    /// Folds at most so many records of each partition.
+    pub fn fold_some(&self, count: usize) {
+        for partition in 0..self.log.partitions() {
+            let next = self.sync.cursor(partition);
+            let mut records = self.log.read(partition, next, 0).expect("in memory");
+            records.truncate(count);
+            self.sync.fold(partition, &records).expect("folds");
+        }
     }
 
     /// Folds all that the log holds.
@@ -372,7 +281,7 @@ impl World {
         self.send(room, sender, kind, Some(key), content, How::default())
     }
 
-    /// Puts an event into a room and its record into the log.
+    /// Puts an event into a room and its records into the log.
     pub fn send(
         &mut self,
         room_id: &RoomId,
@@ -385,140 +294,44 @@ impl World {
         self.next_sn += 1;
         let sn = self.next_sn;
         let event_id = EventId::parse(format!("$e{sn}")).expect("a plain id");
+        let what = What {
+            sender,
+            kind,
+            state_key,
+            content: &content,
+        };
         let mut rooms = self.rooms.rooms.write();
         let room = rooms.entry(room_id.to_owned()).or_default();
-        if room.states.is_empty() {
-            room.states.push(StateMap::new());
-        }
-        let newest = room.events.last().cloned();
-        let before = match (&newest, how.forks) {
-            (None, _) => StateMap::new(),
-            (Some(newest), true) => room.states[newest.state_before.0 as usize].clone(),
-            // Merges whatever was forked: the state is what is current.
-            (Some(_), false) => room.current.clone(),
-        };
-        let key = state_key.map(|state_key| StateKey::new(kind, state_key));
-        let mut after = before.clone();
-        let mut delta = Vec::new();
-        let id_of = |room: &FakeRoom, sn: Option<EventSn>| {
-            sn.and_then(|sn| room.events.iter().find(|event| event.event == sn))
-                .map(|event| event.event_id.to_string())
-        };
-        if let Some(key) = &key {
-            after.insert(Arc::new(key.clone()), EventSn(sn));
-            let from = room.current.insert(Arc::new(key.clone()), EventSn(sn));
-            delta.push(StateChange {
-                kind: key.kind.to_string(),
-                state_key: key.state_key.to_string(),
-                from: id_of(room, from),
-                to: Some(event_id.to_string()),
-                cause: StateChangeCause::Event,
-            });
-        }
-        for (key, to) in &how.resolves {
-            let from = room.current.remove(key);
-            let to_sn = to.as_ref().map(|to| {
-                let found = room.events.iter().find(|event| event.event_id == *to);
-                found.expect("an event of the room").event
-            });
-            if let Some(to_sn) = to_sn {
-                room.current.insert(Arc::new(key.clone()), to_sn);
-            }
-            delta.push(StateChange {
-                kind: key.kind.to_string(),
-                state_key: key.state_key.to_string(),
-                from: id_of(room, from),
-                to: to.as_ref().map(ToString::to_string),
-                cause: StateChangeCause::Resolution,
-            });
-        }
-        let state_before = intern(&mut room.states, &before);
-        let state_after = intern(&mut room.states, &after);
-        room.extremities = match (how.forks, &newest) {
-            (true, Some(newest)) => vec![newest.event_id.clone(), event_id.clone()],
-            _ => vec![event_id.clone()],
-        };
-        let visibility = visibility_in(room, &before);
-        let membership = (kind == "m.room.member").then(|| MembershipChange {
-            user_id: state_key.unwrap_or_default().to_owned(),
-            from: None,
-            to: Membership::parse(content["membership"].as_str().unwrap_or_default())
-                .expect("a membership"),
-        });
-        let mut pdu = json!({
-            "type": kind, "sender": sender, "content": content, "room_id": room_id,
-            "origin_server_ts": sn, "depth": sn, "prev_events": [], "auth_events": [],
-            "hashes": {"sha256": "x"}, "signatures": {},
-        });
-        if let Some(state_key) = state_key {
-            pdu["state_key"] = json!(state_key);
-        }
-        let place = Place(Place::FIRST.0 + u128::from(sn) * Place::STEP);
-        let replaces = key.as_ref().and_then(|key| before.get(key).copied());
-        let event = StoredEvent {
-            room: RoomSn(0),
-            event: EventSn(sn),
-            event_id: event_id.clone(),
-            sender: sender.to_owned(),
-            kind: kind.into(),
-            state_key: state_key.map(Into::into),
-            origin_server_ts: sn,
-            place,
-            decision: Decision::Accepted,
-            state_before,
-            state_after,
-            visibility,
-            replaces,
-            redacted_by: None,
-            transaction: how
-                .transaction
-                .as_ref()
-                .map(|(device, txn)| (device.clone(), txn.as_str().into())),
-            json: serde_json::to_vec(&pdu).expect("JSON").into(),
-        };
-        let room_sn = room.events.first().map_or(sn, |first| first.event.0);
-        room.events.push(Arc::new(event));
-        let body = OutputRoomEvent {
-            origin: origin(sn),
-            decision: Decision::Accepted,
-            reason: Reason::None,
-            room_sn,
-            event_sn: sn,
-            place: place.to_bytes(),
-            state_before: state_before.0,
-            state_after: state_after.0,
-            current_state: state_after.0,
-            state_delta: delta,
-            memberships: membership.into_iter().collect(),
-            extremities: room.extremities.iter().map(ToString::to_string).collect(),
-            visibility,
-            timeline: match how.source {
-                Some(Source::Backfill) => Timeline::History,
-                _ => Timeline::Live,
-            },
-            redacts: None,
-            transaction: how.transaction.map(|(device, txn_id)| Transaction {
-                device_id: device.to_string(),
-                txn_id,
-            }),
-        };
+        let made = room.fold(room_id, sn, &event_id, what, &how);
         drop(rooms);
-        let body = codec::encode(&body);
-        let envelope = NewEnvelope {
-            key: room_id.as_str(),
-            room_id: Some(room_id.as_str()),
-            event_id: Some(event_id.as_str()),
-            sender: Some(sender.as_str()),
-            event_type: Some(kind),
-            state_key,
-            body: &body,
-            ..NewEnvelope::default()
-        };
         let partition = partition_of(room_id.as_str(), self.log.partitions());
-        let source = how.source.unwrap_or(Source::Client);
-        self.log
-            .append(partition, Kind::OutputRoomEvent, source, &envelope);
+        let source = match how.fate {
+            Fate::History => Source::Backfill,
+            _ => Source::Client,
+        };
+        for made in made {
+            let envelope = FakeRooms::envelope(room_id, &event_id, &what, &made.body);
+            self.log.append(partition, made.kind, source, &envelope);
+        }
         event_id
+    }
+
+    /// Sends a redaction that takes effect.
+    pub fn redact(&mut self, room: &RoomId, sender: &UserId, target: &EventId) -> OwnedEventId {
+        let content = json!({"redacts": target, "reason": "because"});
+        let how = How::default();
+        let by = self.send(room, sender, "m.room.redaction", None, content, how);
+        let mut rooms = self.rooms.rooms.write();
+        let room = rooms.get_mut(room).expect("a room");
+        room.redact(target, &by);
+        by
+    }
+
+    /// The state before a room's newest event: where a fork begins.
+    pub fn before_newest(&self, room: &RoomId) -> StateId {
+        let rooms = self.rooms.rooms.read();
+        let newest = rooms[room].events.last();
+        newest.expect("an event").state_before
     }
 
     /// Sets account data.
@@ -536,7 +349,7 @@ impl World {
         };
         self.users.data.write().insert(key, datum);
         let body = codec::encode(&OutputUser {
-            origin: origin(0),
+            origin: origin(0, 0, true),
             decision: Decision::Accepted,
             reason: Reason::None,
             kind: Kind::InputAccountData.number(),
@@ -582,34 +395,15 @@ pub fn request(user: &UserId, since: Option<&str>, filter: Value) -> SyncRequest
     }
 }
 
-fn origin(src_offset: u64) -> Origin {
+/// Of a record among those of one fold.
+pub fn origin(src_offset: u64, src_sub: u32, src_last: bool) -> Origin {
     Origin {
         src_offset,
         about: src_offset,
-        src_sub: 0,
-        src_last: true,
+        src_sub,
+        src_last,
         projector_version: 1,
     }
-}
-
-fn intern(states: &mut Vec<StateMap>, state: &StateMap) -> StateId {
-    let known = states.iter().position(|known| known == state);
-    let id = known.unwrap_or_else(|| {
-        states.push(state.clone());
-        states.len() - 1
-    });
-    StateId(id as u64)
-}
-
-fn visibility_in(room: &FakeRoom, state: &StateMap) -> Visibility {
-    let key = StateKey::new("m.room.history_visibility", "");
-    let event = state.get(&key).copied();
-    let event = room.events.iter().find(|known| Some(known.event) == event);
-    event.map_or(Visibility::Shared, |event| {
-        let pdu: Value = serde_json::from_slice(&event.json).expect("JSON");
-        let word = pdu["content"]["history_visibility"].as_str();
-        Visibility::parse(word.unwrap_or_default())
-    })
 }
 
 /// Event ids of a section's events.
