@@ -10,21 +10,67 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::accounts::{Request, Response, perform};
+use super::{accounts, rooms};
 use crate::writers::client::accounts::Accounts;
 
-/// Longest request or answer.
-const LINE_BYTES_MAX: u64 = 64 << 10;
+/// Longest request.
+const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Longest answer: a long list of rooms.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A longer path does not fit into a socket's address.
 const ADDRESS_BYTES_MAX: usize = 100;
+
+/// What an operator asks for.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Account(accounts::Request),
+    Room(rooms::Request),
+}
+
+/// The answer to a request of the same kind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    Account(accounts::Response),
+    Room(rooms::Response),
+}
+
+/// Who answers.
+#[derive(Clone)]
+pub struct Desk {
+    pub accounts: Accounts,
+    pub rooms: Arc<rooms::Desk>,
+}
+
+impl Desk {
+    async fn perform(&self, request: Request) -> Response {
+        match request {
+            Request::Account(request) => {
+                Response::Account(accounts::perform(&self.accounts, request).await)
+            }
+            Request::Room(request) => {
+                let rooms = self.rooms.clone();
+                let answered = spawn_blocking(move || rooms.answer(&request)).await;
+                let refused = |_| rooms::Response::Refused {
+                    why: "looking at rooms panicked, see the server's log".to_owned(),
+                };
+                Response::Room(answered.unwrap_or_else(refused))
+            }
+        }
+    }
+}
 
 /// A path of a socket that is short enough for an address, as long as this lives.
 struct Address {
@@ -67,13 +113,13 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers until dropped.
-pub async fn serve(listener: UnixListener, accounts: Accounts) {
+pub async fn serve(listener: UnixListener, desk: Desk) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let accounts = accounts.clone();
+                let desk = desk.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &accounts).await {
+                    if let Err(error) = answer(stream, &desk).await {
                         tracing::warn!(%error, "request on the control socket not answered");
                     }
                 });
@@ -86,13 +132,13 @@ pub async fn serve(listener: UnixListener, accounts: Accounts) {
     }
 }
 
-async fn answer(stream: UnixStream, accounts: &Accounts) -> io::Result<()> {
+async fn answer(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut read = tokio::io::BufReader::new(read.take(LINE_BYTES_MAX));
+    let mut read = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
     timeout(PATIENCE, read.read_line(&mut line)).await??;
     let request: Request = serde_json::from_str(&line)?;
-    let mut response = serde_json::to_vec(&perform(accounts, request).await)?;
+    let mut response = serde_json::to_vec(&desk.perform(request).await)?;
     response.push(b'\n');
     write.write_all(&response).await
 }
@@ -108,6 +154,6 @@ pub fn ask(path: &Path, request: &Request) -> io::Result<Response> {
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut answer)?;
+    BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut answer)?;
     Ok(serde_json::from_str(&answer)?)
 }

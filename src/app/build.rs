@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::data_dir::{DataDir, DataDirLock};
 use super::exit::Exit;
 use super::foundation::{self, Tables};
+use super::rooms::Desk;
+use super::space::Space;
 use crate::api::{Api, ApiState, Ports as ApiPorts, Registration, Settings};
+use crate::clock;
 use crate::config::Config;
 use crate::crypto::random;
 use crate::crypto::signing_key::ServerKey;
@@ -49,6 +52,9 @@ pub struct House {
     pub projection: Arc<Projection>,
     pub sync: Arc<ClientSync>,
     pub data_dir: DataDir,
+    pub space: Arc<Space>,
+    /// Answers the operator's questions about rooms.
+    pub rooms: Arc<Desk>,
     stop_readers: CancellationToken,
     readers: Vec<JoinHandle<Result<(), ReaderError>>>,
     snapshot_at_stop: bool,
@@ -131,6 +137,16 @@ impl House {
             u32::from_le_bytes(random::bytes()),
         );
         let sync = Arc::new(sync.map_err(|error| Exit::failed(format!("store: {error}")))?);
+        let desk = {
+            let projection = projection.clone();
+            Arc::new(Desk {
+                rooms: rooms.clone(),
+                store: store.clone(),
+                server_name: config.identity.server_name.clone(),
+                partitions: input.partitions(),
+                unfolded: Box::new(move || projection.lag()),
+            })
+        };
         let submitter = Submitter::new(input.clone(), projection.outcomes());
         let ports = ApiPorts {
             rooms,
@@ -144,7 +160,11 @@ impl House {
         let stop_readers = CancellationToken::new();
         let reader: Arc<dyn Reader> = sync.clone();
         let follow: Arc<dyn Log> = output.clone();
+        let (counted, space_file) = (output.clone(), data_dir.space());
+        let space = Arc::new(Space::open(store.clone(), counted, output_id, space_file));
         let house = House {
+            space,
+            rooms: desk,
             readers: spawn(&reader, &follow, &stop_readers),
             api,
             input,
@@ -213,7 +233,15 @@ impl House {
             let _ = reader.await;
         }
         let (projection, snapshot) = (self.projection, self.snapshot_at_stop);
-        spawn_blocking(move || projection.stop(snapshot))
+        let space = self.space;
+        let stop = move || {
+            let stopped = projection.stop(snapshot);
+            if stopped.is_ok() {
+                space.leave(clock::now_us());
+            }
+            stopped
+        };
+        spawn_blocking(stop)
             .await
             .map_err(|_| panicked())?
             .map_err(|error| Exit::failed(error.to_string()))?;

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ruma::OwnedRoomId;
+use serde::{Deserialize, Serialize};
 
 /// Engram, a Matrix homeserver whose source of truth is an append-only log.
 ///
@@ -49,6 +51,65 @@ pub enum Verb {
     /// Create accounts and set passwords, whether the server runs or not.
     #[command(subcommand)]
     User(UserVerb),
+    /// Show a room: extremities, members, power levels, size; whether the server runs or not.
+    ///
+    /// A running server answers as of now. Of a stopped one the database is read,
+    /// and what it has not folded yet is counted. `engram-log state` shows the
+    /// room's whole state, also as of earlier moments.
+    #[command(after_help = ROOM_EXAMPLES)]
+    Room(RoomArguments),
+    /// List rooms, those with the most forward extremities first.
+    ///
+    /// Many extremities make each new event of a room costlier; a few are normal
+    /// in a room of many servers.
+    #[command(after_help = ROOMS_EXAMPLES)]
+    Rooms(RoomsArguments),
+}
+
+const ROOM_EXAMPLES: &str = "\
+Examples:
+  engram room '!abc:example.org'
+  engram room '!abc:example.org' --json | jq .extremities
+  engram-log state '!abc:example.org' --at 2h        the whole state, two hours ago";
+
+const ROOMS_EXAMPLES: &str = "\
+Examples:
+  engram rooms                        the 20 with the most extremities
+  engram rooms --by members --limit 5
+  engram rooms --limit 10000 --json   for scripts: an array";
+
+#[derive(Debug, Args)]
+pub struct RoomArguments {
+    /// For example '!abc:example.org'; in quotes, as shells take `!` for themselves.
+    pub room_id: OwnedRoomId,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RoomsArguments {
+    /// What to order by, largest first.
+    #[arg(long, value_enum, default_value_t = RoomOrder::Extremities)]
+    pub by: RoomOrder,
+    /// How many to list.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a list of rooms is ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoomOrder {
+    /// Forward extremities.
+    Extremities,
+    /// Joined members.
+    Members,
+    /// Entries of current state.
+    State,
 }
 
 #[derive(Debug, Args)]

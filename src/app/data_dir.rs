@@ -7,6 +7,7 @@
 //! log/           the logs: the truth
 //! store/         derived, may be deleted while the server is down
 //! snapshots/     of the store
+//! space.json     how large the store was at its last flush, for `engram-log stats`
 //! run/           addresses.json, admin.sock: of the running process
 //! ```
 
@@ -142,6 +143,10 @@ impl DataDir {
     /// A folder for the process of that number to work in.
     pub fn scratch(&self, pid: u32) -> PathBuf {
         self.root.join(format!("run/scratch-{pid}"))
+    }
+
+    pub fn space(&self) -> PathBuf {
+        self.root.join("space.json")
     }
 
     pub fn admin_socket(&self) -> PathBuf {

@@ -27,6 +27,9 @@ use crate::storage::open::{Store, StoreOptions};
 /// batch, *output*) takes the rest of the time.
 const LANES_MAX: usize = 8;
 
+/// How often a store is opened anew that changed while it was being opened.
+const OPEN_ATTEMPTS: u32 = 5;
+
 /// How the logs are opened.
 pub fn log_settings(config: &Config, data_dir: &DataDir, key: Option<&ServerKey>) -> LogSettings {
     let log = &config.log;
@@ -57,6 +60,24 @@ pub fn store_options(config: &Config) -> StoreOptions {
         memtable_bytes: bytes(store.memtable_bytes),
         flush_interval_us: u64::from(store.flush_seconds.0) * 1_000_000,
         ..StoreOptions::default()
+    }
+}
+
+/// Opens the store without a lock. A running server may remove files while they
+/// are being opened; then it is tried again.
+pub fn open_beside(data_dir: &DataDir, options: &StoreOptions) -> Result<Store, Exit> {
+    let options = StoreOptions {
+        // All files are opened at once, so that none can vanish later.
+        open_files_max: -1,
+        ..options.clone()
+    };
+    let mut attempt = 1;
+    loop {
+        match Store::open_read_only(&data_dir.store(), &options) {
+            Ok(store) => return Ok(store),
+            Err(error) if attempt == OPEN_ATTEMPTS => return Err(Exit::failed(error.to_string())),
+            Err(_) => attempt += 1,
+        }
     }
 }
 

@@ -12,7 +12,9 @@ pub mod data_dir;
 pub mod doors;
 pub mod exit;
 pub mod foundation;
+pub mod rooms;
 pub mod shutdown;
+pub mod space;
 pub mod tasks;
 
 use std::process::ExitCode;
@@ -50,5 +52,7 @@ fn run(cli: Cli) -> Result<(), Exit> {
         Verb::Serve => commands::serve::run(&config, cli.config.as_deref()),
         Verb::Replay(arguments) => commands::replay::run(&config, &arguments),
         Verb::User(verb) => commands::user::run(&config, verb),
+        Verb::Room(arguments) => commands::room::room(&config, &arguments),
+        Verb::Rooms(arguments) => commands::room::rooms(&config, &arguments),
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::build::House;
+use super::space::Space;
 use crate::clock;
 use crate::projectors::output_log::OutputLog;
 use crate::projectors::run::Projection;
@@ -28,22 +29,30 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
         output: house.output.clone(),
         sync: house.sync.clone(),
         store: house.store.clone(),
+        space: house.space.clone(),
     };
     vec![
-        tokio::spawn(keep_stores(house.projection.clone())),
+        tokio::spawn(keep_stores(house.projection.clone(), house.space.clone())),
         tokio::spawn(keep_metrics(gauges, metrics)),
     ]
 }
 
 /// Syncs *output*, flushes the store and makes snapshots when they are due.
-async fn keep_stores(projection: Arc<Projection>) {
+async fn keep_stores(projection: Arc<Projection>, space: Arc<Space>) {
     let mut ticks = interval(STORES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let projection = projection.clone();
+        let (projection, space) = (projection.clone(), space.clone());
         // Blocks for as long as a flush or a snapshot takes.
-        let ticked = spawn_blocking(move || projection.tick(clock::now_us())).await;
+        let ticked = spawn_blocking(move || {
+            let ticked = projection.tick(clock::now_us());
+            if let Err(error) = space.write_if_flushed(clock::now_us()) {
+                tracing::warn!(%error, "space.json not written");
+            }
+            ticked
+        });
+        let ticked = ticked.await;
         match ticked {
             Ok(Ok(None)) => (),
             Ok(Ok(Some(records))) => {
@@ -62,6 +71,7 @@ struct Gauges {
     output: Arc<dyn OutputLog>,
     sync: Arc<ClientSync>,
     store: Arc<Store>,
+    space: Arc<Space>,
 }
 
 async fn keep_metrics(gauges: Gauges, handle: PrometheusHandle) {
@@ -70,6 +80,12 @@ async fn keep_metrics(gauges: Gauges, handle: PrometheusHandle) {
     loop {
         ticks.tick().await;
         gauges.set();
+        let space = gauges.space.clone();
+        match spawn_blocking(move || space.measure()).await {
+            Ok(Ok(())) => (),
+            Ok(Err(error)) => tracing::warn!(%error, "output not counted"),
+            Err(error) => tracing::error!(%error, "counting output panicked"),
+        }
         handle.run_upkeep();
     }
 }

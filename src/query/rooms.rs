@@ -8,7 +8,7 @@ use ruma::{
     EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
 };
 
-use super::ids::{EventSn, Place, RoomSn, StateId};
+use super::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
 
 /// One entry of a room's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,16 @@ pub struct RoomMembership {
     pub event: EventSn,
 }
 
+/// What a room's records wait for before they are decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoomWaits {
+    /// *Input* offset of the record at which the whole room began to wait for
+    /// work that is done aside.
+    pub parked_at: Option<InputOffset>,
+    /// Events that wait for others that are missing.
+    pub events: u64,
+}
+
 /// A room state was asked for that the projector does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
@@ -157,6 +167,10 @@ pub trait Rooms: Send + Sync {
     /// Rooms in which the user has a membership, by room id.
     fn rooms_of(&self, user: &UserId) -> Result<Vec<RoomMembership>, QueryError>;
     fn membership(&self, room: &RoomId, user: &UserId) -> Result<Option<Membership>, QueryError>;
+    /// What the room waits for; nothing, where rooms never wait.
+    fn waits(&self, _room: &RoomId) -> Result<RoomWaits, QueryError> {
+        Ok(RoomWaits::default())
+    }
     /// Rooms in the published directory, by room id.
     fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError>;
 }

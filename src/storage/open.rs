@@ -69,6 +69,16 @@ pub struct StoreMetrics {
     pub compaction_pending_bytes: u64,
 }
 
+/// What a family takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FamilySize {
+    pub family: Family,
+    /// Its files on disk, without those that a compaction has replaced.
+    pub file_bytes: u64,
+    /// Its rows that no flush has written yet, and room kept for more.
+    pub memtable_bytes: u64,
+}
+
 type Db = DBWithThreadMode<SingleThreaded>;
 
 /// An open store. Shared by `Arc`; all methods take `&self`.
@@ -268,6 +278,20 @@ impl Store {
         }
     }
 
+    /// What each family takes.
+    pub fn sizes(&self) -> Vec<FamilySize> {
+        let of = |family: Family, name: &properties::PropName| {
+            let handle = self.db.cf_handle(family.name())?;
+            self.db.property_int_value_cf(handle, name).ok().flatten()
+        };
+        let sizes = Family::ALL.into_iter().map(|family| FamilySize {
+            family,
+            file_bytes: of(family, properties::LIVE_SST_FILES_SIZE).unwrap_or(0),
+            memtable_bytes: of(family, properties::CUR_SIZE_ALL_MEM_TABLES).unwrap_or(0),
+        });
+        sizes.collect()
+    }
+
     /// Merges all files into the last level and waits. For measurements and
     /// after an erasure; not for the running server's hot hours.
     pub fn compact(&self) -> Result<(), StoreError> {
@@ -412,6 +436,24 @@ mod tests {
         assert_eq!(store.get(CURSORS, b"b").unwrap().unwrap(), &b"2"[..]);
         assert_eq!(store.get(STORE, b"version").unwrap().unwrap(), &b"1"[..]);
         assert_eq!(store.get(STORE, b"b").unwrap(), None, "tables are apart");
+    }
+
+    #[test]
+    fn a_family_grows_on_disk_by_what_is_flushed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let file_bytes = |family| {
+            let sizes = store.sizes();
+            let size = sizes.iter().find(|size| size.family == family);
+            size.unwrap().file_bytes
+        };
+        let mut batch = store.batch();
+        batch.put(EVENTS, b"key", &[7; 1000]).unwrap();
+        store.write(batch).unwrap();
+        assert_eq!(file_bytes(Family::Rooms), 0);
+        store.flush().unwrap();
+        assert!(file_bytes(Family::Rooms) > 0);
+        assert_eq!(file_bytes(Family::Users), 0, "families are told apart");
     }
 
     #[test]

@@ -47,6 +47,18 @@ pub const STORE_MEMTABLE_BYTES: &str = "engram_store_memtable_bytes";
 pub const STORE_CACHE_BYTES: &str = "engram_store_cache_bytes";
 /// The store's files on disk.
 pub const STORE_FILE_BYTES: &str = "engram_store_file_bytes";
+/// A family of the store on disk, by `family`.
+pub const STORE_FAMILY_BYTES: &str = "engram_store_family_bytes";
+/// Accepted events in *output*.
+pub const ROOM_EVENTS: &str = "engram_room_events";
+/// Entries of current state that changed, in *output*.
+pub const STATE_CHANGES: &str = "engram_state_changes";
+/// Room states on disk, by entry of current state that changed.
+pub const STATE_BYTES_PER_CHANGE: &str = "engram_state_bytes_per_change";
+/// Room states on disk, by accepted event.
+pub const STATE_BYTES_PER_EVENT: &str = "engram_state_bytes_per_event";
+/// The whole store on disk, by accepted event.
+pub const STORE_BYTES_PER_EVENT: &str = "engram_store_bytes_per_event";
 /// Snapshots made.
 pub const SNAPSHOTS: &str = "engram_snapshots_total";
 /// Seconds since the epoch at which the process started.
@@ -104,6 +116,32 @@ pub const ALL: &[Metric] = &[
         "Blocks of the store held in memory.",
     ),
     metric(STORE_FILE_BYTES, Kind::Gauge, "The store's files on disk."),
+    metric(
+        STORE_FAMILY_BYTES,
+        Kind::Gauge,
+        "A family of the store on disk.",
+    ),
+    metric(ROOM_EVENTS, Kind::Gauge, "Accepted events in output."),
+    metric(
+        STATE_CHANGES,
+        Kind::Gauge,
+        "Entries of current state that changed, in output.",
+    ),
+    metric(
+        STATE_BYTES_PER_CHANGE,
+        Kind::Gauge,
+        "Room states on disk, by entry of current state that changed.",
+    ),
+    metric(
+        STATE_BYTES_PER_EVENT,
+        Kind::Gauge,
+        "Room states on disk, by accepted event.",
+    ),
+    metric(
+        STORE_BYTES_PER_EVENT,
+        Kind::Gauge,
+        "The whole store on disk, by accepted event.",
+    ),
     metric(SNAPSHOTS, Kind::Counter, "Snapshots made."),
     metric(
         STARTED,

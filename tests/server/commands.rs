@@ -109,6 +109,123 @@ async fn accounts_are_made_with_and_without_a_running_server() {
     assert_eq!(login(&server.api(), "alice", "wonderland").await, 403);
 }
 
+/// A room with Alice and Bob, a name and some messages.
+async fn room_of_two(server: &Server) -> (Api, String) {
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice
+        .create_room(json!({ "preset": "public_chat", "name": "Tea" }))
+        .await;
+    bob.join(&room).await.ok();
+    for number in 0..10 {
+        alice.send_text(&room, &format!("message {number}")).await;
+    }
+    (alice, room)
+}
+
+#[track_caller]
+fn json_of(output: Output) -> Value {
+    serde_json::from_str(&stdout(output)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_is_shown_whether_the_server_runs_or_not() {
+    let mut server = Server::builder().set("LOG__PARTITIONS", 2).prepare();
+    let unknown = ["room", "!nowhere:hs.test"];
+    fails(run(&server, &unknown, ""), 1, "no server ever ran");
+    server.start().await;
+    fails(run(&server, &unknown, ""), 1, "not known");
+    let (alice, room) = room_of_two(&server).await;
+    let last = alice.send_text(&room, "the last one").await;
+
+    let shown = json_of(run(&server, &["room", &room, "--json"], ""));
+    assert_eq!(shown["room_id"], room);
+    assert_eq!(shown["name"], "Tea");
+    assert_eq!(shown["join_rule"], "public");
+    assert_eq!(shown["history_visibility"], "shared");
+    assert_eq!(shown["creators"], json!(["@alice:hs.test"]));
+    let joined = &shown["members"]["join"];
+    assert_eq!(joined["count"], 2);
+    assert_eq!(joined["local"], 2);
+    assert_eq!(joined["first"], json!(["@alice:hs.test", "@bob:hs.test"]));
+    assert_eq!(shown["extremities_count"], 1);
+    let extremity = &shown["extremities"][0];
+    assert_eq!(extremity["event_id"], last);
+    assert_eq!(extremity["sender"], "@alice:hs.test");
+    assert_eq!(shown["power"]["levels"]["ban"], 50);
+    assert_eq!(shown["waits"], json!({ "parked_at": null, "events": 0 }));
+    assert_eq!(shown["unfolded"], 0);
+    let events = shown["timeline_events"].as_u64().unwrap();
+    assert_eq!(extremity["depth"], events, "a straight line");
+    let entries = shown["state_entries"].as_u64().unwrap();
+    // Each entry was an event of its own here, and no state came twice.
+    assert_eq!(shown["states"], entries);
+    assert!(shown["state_row_bytes"].as_u64().unwrap() > 0);
+    let text = stdout(run(&server, &["room", &room], ""));
+    for line in [
+        "members join   2 (2 of this server)",
+        "name           Tea",
+        &last,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+
+    assert_eq!(server.terminate().await.code(), Some(0));
+    let offline = json_of(run(&server, &["room", &room, "--json"], ""));
+    assert_eq!(offline, shown);
+    fails(run(&server, &unknown, ""), 1, "not known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_are_listed_by_what_is_asked() {
+    let mut server = Server::builder().start().await;
+    let (alice, busy) = room_of_two(&server).await;
+    let quiet = alice.create_room(json!({})).await;
+    let listed = json_of(run(&server, &["rooms", "--by", "members", "--json"], ""));
+    assert_eq!(listed[0]["room_id"], busy);
+    assert_eq!(listed[0]["joined_members"], 2);
+    assert_eq!(listed[0]["name"], "Tea");
+    assert_eq!(listed[1]["room_id"], quiet);
+    assert_eq!(listed[1]["extremities"], 1);
+    let text = stdout(run(&server, &["rooms", "--limit", "1"], ""));
+    assert!(text.contains("1 of 2 rooms"), "{text}");
+    // What a killed server left is read, and nothing of it is changed.
+    server.kill();
+    let rest = json_of(run(&server, &["rooms", "--json"], ""));
+    assert!(rest.as_array().unwrap().len() <= 2);
+    server.start().await;
+    let again = json_of(run(&server, &["rooms", "--by", "members", "--json"], ""));
+    assert_eq!(again, listed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_are_measured_and_left_for_the_tools() {
+    let mut server = Server::builder().start().await;
+    let (_, _) = room_of_two(&server).await;
+    let metrics = server.metrics().get("/metrics").await.text;
+    for line in [
+        "engram_store_family_bytes{family=\"state\"}",
+        "engram_room_events ",
+        "engram_state_changes ",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    server.terminate().await;
+    let path = server.data_dir.join("space.json");
+    let read = || serde_json::from_slice::<Value>(&std::fs::read(&path).unwrap()).unwrap();
+    let left = read();
+    assert!(left["families"]["state"]["file_bytes"].as_u64().unwrap() > 0);
+    assert!(left["output_ends"][0].as_u64().unwrap() > 20);
+    let counted = &left["counted"];
+    assert_eq!(counted["ends"], left["output_ends"]);
+    // Two rooms' worth of messages and joins; eight state entries at least.
+    assert!(counted["events"].as_u64().unwrap() > 15, "{counted}");
+    assert!(counted["state_changes"].as_u64().unwrap() >= 8, "{counted}");
+    server.start().await;
+    server.terminate().await;
+    assert_eq!(read()["counted"], *counted, "nothing is counted twice");
+}
+
 fn digest(printed: &str) -> &str {
     let line = printed
         .lines()

@@ -140,8 +140,8 @@ impl View<'_> {
         field(out, "extremities", &extremities(&self.fold.extremities))?;
         self.print_members(out)?;
         match &summary.power_levels {
-            Some(levels) => print_levels(out, levels)?,
-            None => field(out, "power levels", "not set")?,
+            Some(levels) => print_levels(out, &summary.unlimited, levels)?,
+            None => field(out, "power", "not set")?,
         }
         field(out, "join rule", &set_or(&summary.join_rule, "invite"))?;
         let visibility = set_or(&summary.history_visibility, "shared");
@@ -239,7 +239,7 @@ fn extremities(all: &[String]) -> String {
 }
 
 /// Users by falling power, then what needs how much.
-fn print_levels(out: &mut dyn Write, levels: &Value) -> io::Result<()> {
+fn print_levels(out: &mut dyn Write, unlimited: &[String], levels: &Value) -> io::Result<()> {
     let users = levels["users"].as_object();
     let mut users: Vec<(&String, &Value)> = users.into_iter().flatten().collect();
     users.sort_by_key(|(name, level)| {
@@ -248,11 +248,12 @@ fn print_levels(out: &mut dyn Write, levels: &Value) -> io::Result<()> {
             name.as_str(),
         )
     });
-    let named: Vec<String> = users
+    let above_all = unlimited
         .iter()
-        .take(NAMED_MAX)
-        .map(|(name, level)| format!("{} {level}", record::printable(name)))
-        .collect();
+        .map(|name| format!("{} above all", record::printable(name)));
+    let named = users.iter().take(NAMED_MAX);
+    let named = named.map(|(name, level)| format!("{} {level}", record::printable(name)));
+    let named: Vec<String> = above_all.chain(named).collect();
     let more = match users.len().saturating_sub(NAMED_MAX) {
         0 => String::new(),
         more => format!(" and {more} more"),

@@ -22,13 +22,10 @@ use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use crate::projectors::rebuild::{self, Progress};
 use crate::projectors::run::epoch;
 use crate::projectors::start::{Report, discard_store, fit};
-use crate::storage::open::{Store, StoreOptions};
+use crate::storage::open::Store;
 
 /// Time between two lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(2);
-/// How often a store is opened anew that changed while it was being opened.
-const OPEN_ATTEMPTS: u32 = 5;
-
 /// Replays or verifies.
 pub fn run(config: &Config, arguments: &ReplayArguments) -> Result<(), Exit> {
     if arguments.verify {
@@ -108,7 +105,7 @@ fn verify(config: &Config) -> Result<(), Exit> {
     };
     // The store first: a running server goes on, and the logs hold at least what
     // the store was made from.
-    let stored = open_beside(&data_dir, &options)?;
+    let stored = foundation::open_beside(&data_dir, &options)?;
     let input = open(Topic::Input)?;
     let log_id = input.log_id();
     let input: Arc<dyn Log> = input;
@@ -166,24 +163,6 @@ fn scratch_folder(data_dir: &DataDir) -> Result<Scratch, Exit> {
     std::fs::create_dir_all(&path)
         .map_err(|error| failed(format!("{}: {error}", path.display())))?;
     Ok(Scratch(path))
-}
-
-/// Opens the store without a lock. A running server may remove files while they
-/// are being opened; then it is tried again.
-fn open_beside(data_dir: &DataDir, options: &StoreOptions) -> Result<Store, Exit> {
-    let options = StoreOptions {
-        // All files are opened at once, so that none can vanish later.
-        open_files_max: -1,
-        ..options.clone()
-    };
-    let mut attempt = 1;
-    loop {
-        match Store::open_read_only(&data_dir.store(), &options) {
-            Ok(store) => return Ok(store),
-            Err(error) if attempt == OPEN_ATTEMPTS => return Err(failed(error)),
-            Err(_) => attempt += 1,
-        }
-    }
 }
 
 /// Progress: a bar on a terminal, else a line now and then.

@@ -52,7 +52,11 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<(), Exit> {
         let socket = admin::listen(&house.data_dir.admin_socket())
             .map_err(|error| Exit::failed(format!("control socket: {error}")))?;
         let mut running = tasks::start(&house, recorder);
-        running.push(tokio::spawn(admin::serve(socket, house.accounts().clone())));
+        let desk = admin::Desk {
+            accounts: house.accounts().clone(),
+            rooms: house.rooms.clone(),
+        };
+        running.push(tokio::spawn(admin::serve(socket, desk)));
         write_addresses(&house.data_dir, &addresses)?;
         greet(config, file, &addresses);
         until_the_end(house, doors, signals, running).await

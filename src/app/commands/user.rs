@@ -35,10 +35,11 @@ pub fn run(config: &Config, verb: UserVerb) -> Result<(), Exit> {
         }
     };
     let data_dir = DataDir::at(&config.identity.data_dir);
-    let response = match admin::ask(&data_dir.admin_socket(), &request) {
-        Ok(response) => response,
-        Err(error) if is_absent(&error) => offline(config, request)?,
-        Err(error) => return Err(Exit::failed(format!("the running server: {error}"))),
+    let asked = admin::Request::Account(request.clone());
+    let response = match super::ask_running(&data_dir, &asked)? {
+        Some(admin::Response::Account(response)) => response,
+        Some(admin::Response::Room(_)) => return Err(super::misunderstood()),
+        None => offline(config, request)?,
     };
     match response {
         Response::Done { user_id } => {
@@ -47,14 +48,6 @@ pub fn run(config: &Config, verb: UserVerb) -> Result<(), Exit> {
         }
         Response::Refused { why } => Err(Exit::failed(why)),
     }
-}
-
-/// No server runs, or a socket was left by one that was killed.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-    )
 }
 
 /// Builds the house without doors, so that the log's own fold says whether the

@@ -1,55 +1,88 @@
 //! State resolution: one state out of the states after several events.
 //!
 //! Version 1 (room version 1), 2 (2 to 11) and 2.1 (12), straight from the room
-//! version specifications. Generic over how the caller names events, so that
-//! interned ids do. Pure and deterministic: ordered maps, no I/O but through
-//! the accessor, and a bound on the events looked at.
+//! version specifications, over interned ids. The caller says only what the
+//! states disagree on ([`Conflict`]) and keeps the room's [`AuthGraph`]; the
+//! rest is asked of it ([`Room`]) when a step needs it. Pure and deterministic:
+//! no I/O but through [`Room`], and the [`Work`] done is counted, not timed.
 
-mod auth_state;
+mod auth_checks;
+mod auth_graph;
+mod conflict;
 mod events;
-mod graph;
+mod keys;
+mod order;
+mod reach;
 mod sha1;
 #[cfg(test)]
 mod tests;
 mod v1;
 mod v2;
+mod work;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ruma::CanonicalJsonObject;
 use ruma::room_version_rules::StateResolutionVersion;
 
+pub use auth_graph::{AuthGraph, AuthKind};
+pub use conflict::Conflict;
+pub use work::{OutOfWork, Work};
+
 use super::auth_rules::CreateInfo;
-use super::ids::{OwnedEventId, OwnedRoomId, OwnedUserId};
-use super::room_version::RoomVersion;
+use super::ids::{OwnedEventId, OwnedUserId};
 use events::Events;
 
-/// Type and state key of a state entry.
-pub type Key = (Box<str>, Box<str>);
-/// A room state: which event holds each key.
-pub type StateMap<Id> = BTreeMap<Key, Id>;
-
-/// Most states that are resolved at once: an event has at most 20 `prev_events`.
-const STATES_MAX: usize = 64;
-
-/// A state event as resolution reads it.
+/// A state event as resolution reads it. It is of the room that is resolved.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ResolutionEvent<Id> {
+pub struct ResolutionEvent {
     pub event_id: OwnedEventId,
-    pub room_id: OwnedRoomId,
     pub sender: OwnedUserId,
     pub kind: Box<str>,
     pub state_key: Box<str>,
-    /// As it was accepted: the auth extract included.
+    /// As it was accepted, the auth extract included. Only that of the types in
+    /// [`AuthKind`] is read; for others it may be empty.
     pub content: CanonicalJsonObject,
     pub origin_server_ts: u64,
     pub depth: u64,
-    pub auth_events: Vec<Id>,
+    /// Interned, in the event's order.
+    pub auth_events: Vec<u64>,
     pub prev_events_count: usize,
-    pub first_prev_event: Option<OwnedEventId>,
+    /// Whether the room's create event is its first `prev_events` entry.
+    pub first_prev_is_create: bool,
+    /// What a redaction with a state key names: read in versions 1 and 2.
+    pub redacts: Option<Box<str>>,
     /// Whether it was rejected when it was received.
     pub rejected: bool,
+}
+
+/// The room that a resolution reads. Each question is asked once for each id or
+/// key, and answers must not change in between.
+pub trait Room {
+    type Error;
+
+    /// An event; none if it is not known.
+    fn event(&mut self, id: u64) -> Result<Option<Arc<ResolutionEvent>>, Self::Error>;
+
+    /// The entry of a key that is not in the conflict, so that all states agree
+    /// on it; none if none has one.
+    fn agreed(&mut self, kind: &str, state_key: &str) -> Result<Option<u64>, Self::Error>;
+
+    /// Calls `each` with every entry whose key is not in the conflict, in any
+    /// order. Asked at most once, and only if the auth chains of the conflicted
+    /// entries differ; never in room version 1.
+    fn each_agreed(&mut self, each: &mut dyn FnMut(u64)) -> Result<(), Self::Error>;
+}
+
+/// The resolved state, as far as the states disagreed on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// For each key of the conflict, in its order: the event; none if the
+    /// resolved state has none.
+    pub entries: Vec<Option<u64>>,
+    /// Events under keys that no state had, ascending: the auth difference can
+    /// bring them in.
+    pub added: Vec<u64>,
 }
 
 /// Why states cannot be resolved. None of these is an event's fault.
@@ -57,40 +90,47 @@ pub struct ResolutionEvent<Id> {
 pub enum ResolveError<E> {
     #[error("event could not be read: {0}")]
     Read(E),
-    #[error("an event of a state is not known")]
-    UnknownEvent,
-    #[error("more than {0} events to look at")]
-    TooManyEvents(usize),
-    #[error("{0} states to resolve")]
-    TooManyStates(usize),
+    #[error("event {0} of a state is not known")]
+    UnknownEvent(u64),
+    #[error("more work than is allowed at once")]
+    TooMuchWork,
 }
 
-/// Resolves states of one room.
+impl<E> From<OutOfWork> for ResolveError<E> {
+    fn from(_: OutOfWork) -> ResolveError<E> {
+        ResolveError::TooMuchWork
+    }
+}
+
+/// Resolves states of one room, whose version is that of `create`.
 ///
-/// `fetch` answers an event by id, none if it is not known (an auth event of an
-/// old rejected one, say); each is asked for once. At most `events_max` events
-/// are looked at, counted and not timed, so that every replay gives up alike.
-/// States that agree are answered without looking at any.
-pub fn resolve<Id: Copy + Ord, E>(
-    version: RoomVersion,
+/// Source: room versions 1, 2 and 12, *State resolution*. A conflict in which
+/// all states agree is answered without looking at any event. What `graph`
+/// lacks is read from `room`, so that it may know too little, but nothing wrong.
+/// The answer does not depend on the order of states, on how events are
+/// numbered, or on which of the keys that agree are in `conflict`; the work
+/// spent depends on the last alone.
+///
+/// Errors: `TooMuchWork` leaves `work` at what was spent; nothing else changed.
+pub fn resolve<R: Room>(
     create: &CreateInfo,
-    states: &[StateMap<Id>],
-    events_max: usize,
-    fetch: impl FnMut(Id) -> Result<Option<Arc<ResolutionEvent<Id>>>, E>,
-) -> Result<StateMap<Id>, ResolveError<E>> {
-    let [first, rest @ ..] = states else {
-        return Ok(StateMap::new());
-    };
-    if rest.iter().all(|state| state == first) {
-        return Ok(first.clone());
+    conflict: &Conflict,
+    graph: &AuthGraph,
+    room: &mut R,
+    work: &mut Work,
+) -> Result<Resolved, ResolveError<R::Error>> {
+    if conflict.is_agreement() {
+        return Ok(Resolved {
+            entries: conflict.iter().map(|entry| entry.first()).collect(),
+            added: Vec::new(),
+        });
     }
-    if states.len() > STATES_MAX {
-        return Err(ResolveError::TooManyStates(states.len()));
-    }
-    let mut events = Events::new(version, create, events_max, fetch);
-    match version.rules().state_res {
-        StateResolutionVersion::V1 => v1::resolve(&mut events, states),
-        StateResolutionVersion::V2(rules) => v2::resolve(&mut events, &rules, states),
+    work.check(work::least(conflict))?;
+    let mut events = Events::new(create, graph, room, work);
+    events.add_conflict(conflict)?;
+    match create.version.rules().state_res {
+        StateResolutionVersion::V1 => v1::resolve(&mut events, conflict),
+        StateResolutionVersion::V2(rules) => v2::resolve(&mut events, &rules, conflict),
         // ruma's type is open; a version added there has no row in our table.
         _ => unreachable!("rules of room versions 1 to 12 name no other algorithm"),
     }

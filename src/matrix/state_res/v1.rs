@@ -4,136 +4,115 @@
 //! Where the text is silent, it does as the first implementation did.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use super::auth_state::{deciding_keys, is_allowed};
-use super::events::Events;
+use super::auth_checks::{Sources, is_allowed};
+use super::events::{Events, Node};
+use super::keys::Slot;
 use super::sha1::sha1;
-use super::{Key, ResolutionEvent, ResolveError, StateMap};
+use super::{Conflict, ResolveError, Resolved, Room};
 
 /// Types whose conflicts are resolved first, in this order.
 const AUTH_TYPES: [&str; 3] = ["m.room.power_levels", "m.room.join_rules", "m.room.member"];
 
-pub(super) fn resolve<Id, E, F>(
-    events: &mut Events<'_, Id, F>,
-    states: &[StateMap<Id>],
-) -> Result<StateMap<Id>, ResolveError<E>>
-where
-    Id: Copy + Ord,
-    F: FnMut(Id) -> Result<Option<Arc<ResolutionEvent<Id>>>, E>,
-{
-    // A key that some states lack is no conflict in this version.
-    let mut holders: BTreeMap<&Key, BTreeSet<Id>> = BTreeMap::new();
-    for (key, id) in states.iter().flatten() {
-        holders.entry(key).or_default().insert(*id);
-    }
-    let mut resolved = StateMap::new();
-    let mut conflicts = Vec::new();
-    for (key, ids) in holders {
-        match ids.first() {
-            Some(id) if ids.len() == 1 => {
-                resolved.insert(key.clone(), *id);
-            }
-            _ => conflicts.push((key, ids)),
+/// An event is judged by the state alone.
+const SOURCES: Sources = Sources {
+    agreed: true,
+    cited: false,
+};
+
+pub(super) fn resolve<R: Room>(
+    events: &mut Events<'_, R>,
+    conflict: &Conflict,
+) -> Result<Resolved, ResolveError<R::Error>> {
+    // Keys in the order of their text, since one may decide about the next.
+    let mut conflicts: Vec<(Slot, Vec<Node>)> = Vec::new();
+    for (at, entry) in conflict.iter().enumerate() {
+        let Some(slot) = events.conflict_slots[at] else {
+            continue;
+        };
+        let ids = entry.events();
+        // A key that some states lack is no conflict in this version.
+        if let [id] = ids[..] {
+            let node = events.node(id);
+            events.keys.at_mut(slot).resolved = Some(node);
+            continue;
         }
+        let nodes = ids.into_iter().map(|id| events.node(id)).collect();
+        conflicts.push((slot, ordered(events, nodes)?));
     }
+    let name = |slot: Slot| {
+        (
+            &*events.keys.at(slot).kind,
+            &*events.keys.at(slot).state_key,
+        )
+    };
+    conflicts.sort_by(|(a, _), (b, _)| name(*a).cmp(&name(*b)));
+
     for kind in AUTH_TYPES {
-        for (key, ids) in conflicts.iter().filter(|(key, _)| &*key.0 == kind) {
-            resolve_auth_conflict(events, &mut resolved, key, ids)?;
+        for (slot, nodes) in &conflicts {
+            if &*events.keys.at(*slot).kind == kind {
+                resolve_auth_conflict(events, *slot, nodes)?;
+            }
         }
     }
-    for (key, ids) in conflicts
-        .iter()
-        .filter(|(key, _)| !AUTH_TYPES.contains(&&*key.0))
-    {
-        resolve_other_conflict(events, &mut resolved, key, ids)?;
+    for (slot, nodes) in &conflicts {
+        if !AUTH_TYPES.contains(&&*events.keys.at(*slot).kind) {
+            resolve_other_conflict(events, *slot, nodes)?;
+        }
     }
-    Ok(resolved)
+    let entries = conflict.iter().zip(&events.conflict_slots);
+    let resolved = entries.map(|(entry, slot)| {
+        let node = slot.and_then(|slot| events.keys.at(slot).resolved);
+        node.map_or(entry.first(), |node| Some(events.id(node)))
+    });
+    Ok(Resolved {
+        entries: resolved.collect(),
+        added: Vec::new(),
+    })
 }
 
 /// Conflicting events by ascending depth, then descending SHA-1 of their ids.
-fn ordered<Id, E, F>(
-    events: &mut Events<'_, Id, F>,
-    ids: &BTreeSet<Id>,
-) -> Result<Vec<Id>, ResolveError<E>>
-where
-    Id: Copy + Ord,
-    F: FnMut(Id) -> Result<Option<Arc<ResolutionEvent<Id>>>, E>,
-{
-    let mut keyed = Vec::with_capacity(ids.len());
-    for &id in ids {
-        let event = events.get(id)?;
-        keyed.push((event.depth, Reverse(sha1(event.event_id.as_bytes())), id));
+fn ordered<R: Room>(
+    events: &mut Events<'_, R>,
+    nodes: Vec<Node>,
+) -> Result<Vec<Node>, ResolveError<R::Error>> {
+    let mut keyed = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let event = &events.get(node)?.event;
+        keyed.push((event.depth, Reverse(sha1(event.event_id.as_bytes())), node));
     }
-    keyed.sort();
-    Ok(keyed.into_iter().map(|(_, _, id)| id).collect())
+    keyed.sort_unstable();
+    Ok(keyed.into_iter().map(|(_, _, node)| node).collect())
 }
 
 /// The first event counts; each next one replaces it as long as it is allowed.
-fn resolve_auth_conflict<Id, E, F>(
-    events: &mut Events<'_, Id, F>,
-    resolved: &mut StateMap<Id>,
-    key: &Key,
-    ids: &BTreeSet<Id>,
-) -> Result<(), ResolveError<E>>
-where
-    Id: Copy + Ord,
-    F: FnMut(Id) -> Result<Option<Arc<ResolutionEvent<Id>>>, E>,
-{
-    for id in ordered(events, ids)? {
-        if resolved.contains_key(key) && !is_allowed_in(events, resolved, id)? {
+fn resolve_auth_conflict<R: Room>(
+    events: &mut Events<'_, R>,
+    slot: Slot,
+    ordered: &[Node],
+) -> Result<(), ResolveError<R::Error>> {
+    for (at, &node) in ordered.iter().enumerate() {
+        if at > 0 && !is_allowed(events, node, SOURCES)? {
             break;
         }
-        resolved.insert(key.clone(), id);
+        events.keys.at_mut(slot).resolved = Some(node);
     }
     Ok(())
 }
 
 /// The deepest event that is allowed; the least deep one if none is.
-fn resolve_other_conflict<Id, E, F>(
-    events: &mut Events<'_, Id, F>,
-    resolved: &mut StateMap<Id>,
-    key: &Key,
-    ids: &BTreeSet<Id>,
-) -> Result<(), ResolveError<E>>
-where
-    Id: Copy + Ord,
-    F: FnMut(Id) -> Result<Option<Arc<ResolutionEvent<Id>>>, E>,
-{
-    let ordered = ordered(events, ids)?;
+fn resolve_other_conflict<R: Room>(
+    events: &mut Events<'_, R>,
+    slot: Slot,
+    ordered: &[Node],
+) -> Result<(), ResolveError<R::Error>> {
     let mut chosen = ordered.first().copied();
-    for &id in ordered.iter().rev() {
-        if is_allowed_in(events, resolved, id)? {
-            chosen = Some(id);
+    for &node in ordered.iter().rev() {
+        if is_allowed(events, node, SOURCES)? {
+            chosen = Some(node);
             break;
         }
     }
-    resolved.extend(chosen.map(|id| (key.clone(), id)));
+    events.keys.at_mut(slot).resolved = chosen;
     Ok(())
-}
-
-/// Whether the state resolved so far allows an event.
-fn is_allowed_in<Id, E, F>(
-    events: &mut Events<'_, Id, F>,
-    resolved: &StateMap<Id>,
-    id: Id,
-) -> Result<bool, ResolveError<E>>
-where
-    Id: Copy + Ord,
-    F: FnMut(Id) -> Result<Option<Arc<ResolutionEvent<Id>>>, E>,
-{
-    let event = events.get(id)?;
-    let Some(keys) = deciding_keys(events.version, &event) else {
-        return Ok(false);
-    };
-    let deciding: Vec<Id> = keys
-        .into_iter()
-        .filter_map(|key| {
-            resolved
-                .get(&(key.kind.into(), key.state_key.into()))
-                .copied()
-        })
-        .collect();
-    is_allowed(events, &event, &deciding)
 }

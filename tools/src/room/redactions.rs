@@ -118,8 +118,7 @@ impl Redactions {
             return true;
         }
         let creator = self.creators.iter().position(|creator| creator == user);
-        let number: Option<u32> = version.parse().ok();
-        if creator.is_some() && number.is_some_and(|number| number >= CREATORS_RULE_FROM) {
+        if creator.is_some() && creators_are_above_all(version) {
             return true;
         }
         let in_force = self.in_force.as_ref();
@@ -138,6 +137,13 @@ impl Redactions {
             .find(|one| one.has_power || server(&one.sender) == server(sender));
         found.map(|redaction| redaction.event_id.as_str())
     }
+}
+
+/// Whether creators stand above every power level in a room version.
+pub fn creators_are_above_all(version: &str) -> bool {
+    version
+        .parse::<u32>()
+        .is_ok_and(|number| number >= CREATORS_RULE_FROM)
 }
 
 /// A level as power levels write it; before version 10 also as text.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::contents::{Contents, Told};
 use super::fold::{MEMBER, RoomFold};
+use super::redactions::creators_are_above_all;
 use crate::error::ToolError;
 
 /// Members that are named one by one; further ones are counted.
@@ -34,6 +35,8 @@ pub struct Summary {
     pub creator: Option<String>,
     /// By the specification's word; `unknown` where the log does not tell.
     pub members: BTreeMap<&'static str, Members>,
+    /// Users above every level: the creators, from room version 12 on.
+    pub unlimited: Vec<String>,
     /// Content of the power levels event.
     pub power_levels: Option<Value>,
     pub join_rule: Option<String>,
@@ -54,13 +57,24 @@ impl Summary {
             Ok(told.and_then(|told| told.content[field].as_str().map(str::to_owned)))
         };
         let create = event("m.room.create")?;
-        let stated = create.as_ref().map(|told| {
+        let room_version = create.as_ref().map(|told| {
             let version = told.content["room_version"].as_str();
             // A create event that does not say is of the first version.
-            version.or(told.room_version.as_deref()).unwrap_or("1")
+            let version = version.or(told.room_version.as_deref());
+            version.unwrap_or("1").to_owned()
         });
+        let unlimited = match (&create, &room_version) {
+            (Some(create), Some(version)) if creators_are_above_all(version) => {
+                let more = create.content["additional_creators"].as_array();
+                let more = more.into_iter().flatten().filter_map(Value::as_str);
+                let first = create.sender.as_deref();
+                first.into_iter().chain(more).map(str::to_owned).collect()
+            }
+            _ => vec![],
+        };
         Ok(Summary {
-            room_version: stated.map(str::to_owned),
+            room_version,
+            unlimited,
             members: members(fold),
             power_levels: event("m.room.power_levels")?.map(|told| told.content),
             join_rule: text("m.room.join_rules", "join_rule")?,
@@ -84,6 +98,7 @@ impl Summary {
         json!({
             "room_version": self.room_version,
             "creator": self.creator,
+            "unlimited_power": self.unlimited,
             "members": members,
             "power_levels": self.power_levels,
             "join_rule": self.join_rule,

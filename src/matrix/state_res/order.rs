@@ -1,0 +1,185 @@
+//! The two orders of version 2: reverse topological power ordering and
+//! mainline ordering.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use super::events::{Events, Node};
+use super::reach::{BitSet, Reach};
+use super::work::EDGE;
+use super::{ResolutionEvent, ResolveError, Room};
+
+/// *Reverse topological power ordering* of the events in `set`, by Kahn's
+/// algorithm with the smallest candidate at each step. Events on a cycle are
+/// left out.
+pub(super) fn power_sort<R: Room>(
+    events: &mut Events<'_, R>,
+    reach: &Reach,
+    set: &[Node],
+) -> Result<Vec<Node>, ResolveError<R::Error>> {
+    let ranked = power_ranked(events, set)?;
+    let mut rank_of = vec![None; reach.nodes_count()];
+    for (rank, node) in ranked.iter().enumerate() {
+        rank_of[node.at()] = Some(rank);
+    }
+    // For each event how many it cites, and who cites it: by ranks.
+    let mut open = vec![0_usize; ranked.len()];
+    let mut citations: Vec<(usize, usize)> = Vec::new();
+    for (rank, node) in ranked.iter().enumerate() {
+        events.work.spend(EDGE)?;
+        for cited in reach.cited(*node) {
+            citations.extend(rank_of[cited.at()].map(|cited| (cited, rank)));
+        }
+    }
+    citations.sort_unstable();
+    citations.dedup();
+    for (_, citing) in &citations {
+        open[*citing] += 1;
+    }
+    let free = (0..ranked.len()).filter(|&rank| open[rank] == 0);
+    let mut ready: BinaryHeap<Reverse<usize>> = free.map(Reverse).collect();
+    let mut sorted = Vec::with_capacity(ranked.len());
+    while let Some(Reverse(rank)) = ready.pop() {
+        sorted.push(ranked[rank]);
+        let begin = citations.partition_point(|(cited, _)| *cited < rank);
+        let citing = citations[begin..].iter();
+        for &(_, citing) in citing.take_while(|(cited, _)| *cited == rank) {
+            open[citing] -= 1;
+            if open[citing] == 0 {
+                ready.push(Reverse(citing));
+            }
+        }
+    }
+    Ok(sorted)
+}
+
+/// Events by the comparison of that ordering: higher sender level, then older,
+/// then smaller event id.
+fn power_ranked<R: Room>(
+    events: &mut Events<'_, R>,
+    set: &[Node],
+) -> Result<Vec<Node>, ResolveError<R::Error>> {
+    let mut ranked = Vec::with_capacity(set.len());
+    for &node in set {
+        let level = events.sender_level(node)?;
+        let event = events.get(node)?.event.clone();
+        ranked.push((Reverse(level), event, node));
+    }
+    ranked.sort_unstable_by(|(level, event, node), (level2, event2, node2)| {
+        let by_age = || by_age(event, event2).then(node.cmp(node2));
+        level.cmp(level2).then_with(by_age)
+    });
+    Ok(ranked.into_iter().map(|(_, _, node)| node).collect())
+}
+
+fn by_age(a: &Arc<ResolutionEvent>, b: &Arc<ResolutionEvent>) -> Ordering {
+    let by_time = a.origin_server_ts.cmp(&b.origin_server_ts);
+    by_time.then_with(|| a.event_id.as_str().cmp(b.event_id.as_str()))
+}
+
+/// *Mainline ordering* of events, based on a power levels event.
+pub(super) fn mainline_sort<R: Room>(
+    events: &mut Events<'_, R>,
+    set: Vec<Node>,
+    power_levels: Option<Node>,
+) -> Result<Vec<Node>, ResolveError<R::Error>> {
+    let mut mainline = Mainline::of(events, power_levels)?;
+    let mut keyed = Vec::with_capacity(set.len());
+    for node in set {
+        let position = mainline.position(events, node)?;
+        let event = events.get(node)?.event.clone();
+        keyed.push((Reverse(position), event, node));
+    }
+    keyed.sort_unstable_by(|(position, event, node), (position2, event2, node2)| {
+        let by_age = || by_age(event, event2).then(node.cmp(node2));
+        position.cmp(position2).then_with(by_age)
+    });
+    Ok(keyed.into_iter().map(|(_, _, node)| node).collect())
+}
+
+/// The mainline of a power levels event, and what else was found of positions.
+struct Mainline {
+    /// By power levels event: its place in the mainline, or that of the first
+    /// one before it that is in it.
+    positions: HashMap<Node, u32>,
+}
+
+/// Of what is based on no event of the mainline.
+const INFINITE: u32 = u32::MAX;
+
+impl Mainline {
+    fn of<R: Room>(
+        events: &mut Events<'_, R>,
+        power_levels: Option<Node>,
+    ) -> Result<Mainline, ResolveError<R::Error>> {
+        let mut positions = HashMap::new();
+        let mut next = power_levels;
+        while let Some(node) = next
+            && !positions.contains_key(&node)
+        {
+            positions.insert(node, positions.len() as u32);
+            next = events.cited_levels(node)?;
+        }
+        Ok(Mainline { positions })
+    }
+
+    /// The mainline position of an event. What it passes on the way is noted,
+    /// so that a chain is followed once.
+    fn position<R: Room>(
+        &mut self,
+        events: &mut Events<'_, R>,
+        node: Node,
+    ) -> Result<u32, ResolveError<R::Error>> {
+        let mut passed = Vec::new();
+        let mut next = events.cited_levels(node)?;
+        let position = loop {
+            let Some(levels) = next else {
+                break INFINITE;
+            };
+            if let Some(&position) = self.positions.get(&levels) {
+                break position;
+            }
+            // A cycle is found by what it passed itself.
+            self.positions.insert(levels, INFINITE);
+            passed.push(levels);
+            next = events.cited_levels(levels)?;
+        };
+        for levels in passed {
+            self.positions.insert(levels, position);
+        }
+        Ok(position)
+    }
+}
+
+/// The power events of a set, and what of their auth chains is in it.
+///
+/// The chain is followed edge by edge within the set, as every implementation
+/// does: what is reachable only through an event that all agree on stays out.
+pub(super) fn power_events<R: Room>(
+    events: &mut Events<'_, R>,
+    reach: &Reach,
+    set: &[Node],
+) -> Result<Vec<Node>, ResolveError<R::Error>> {
+    let mut in_set = BitSet::new(reach.nodes_count());
+    let mut todo = Vec::new();
+    for &node in set {
+        in_set.set(node.at());
+        if events.get(node)?.is_power_event() {
+            todo.push(node);
+        }
+    }
+    let mut picked = BitSet::new(reach.nodes_count());
+    let mut list = Vec::new();
+    while let Some(node) = todo.pop() {
+        if picked.has(node.at()) {
+            continue;
+        }
+        picked.set(node.at());
+        list.push(node);
+        let cited = reach.cited(node);
+        events.work.spend(cited.len() as u64 * EDGE)?;
+        todo.extend(cited.iter().filter(|cited| in_set.has(cited.at())));
+    }
+    Ok(list)
+}
