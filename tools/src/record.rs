@@ -78,9 +78,12 @@ fn line(
             log_format::record::output::Decision::Rejected => terminal::bad(name),
             _ => terminal::warn(name),
         };
-        write!(out, " {shown} src={}", decided.origin.src_offset)?;
-        if decided.origin.about != decided.origin.src_offset {
-            write!(out, " about={}", decided.origin.about)?;
+        write!(out, " {shown}")?;
+    }
+    if let Some(origin) = body::origin_of(envelope) {
+        write!(out, " src={}", origin.src_offset)?;
+        if origin.about != origin.src_offset {
+            write!(out, " about={}", origin.about)?;
         }
     }
     let fields = [
