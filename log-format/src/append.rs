@@ -1,26 +1,27 @@
 //! Appending to a partition: one writer, whole batches, explicit syncs.
 //!
 //! Nothing here runs by itself: who groups records into batches and when to
-//! sync is the caller's choice. Rolling to a new segment is `roll.rs`, taking
-//! records off the end `cut.rs`. Source: FORMAT.md, sections 5 and 10.
+//! sync is the caller's choice. Opening is `open.rs`, room for the next batch
+//! `fill.rs`, rolling to a new segment `roll.rs`, taking records off the end
+//! `cut.rs`. Source: FORMAT.md, sections 5 and 10.
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 
 use crate::chain::{self, Merkle};
-use crate::checkpoint::{self, CHECKPOINT_BYTES, Checkpoint};
-use crate::error::{AppendError, OpenError};
-use crate::file_system::{File, FileSystem, Lock, OpenMode};
+use crate::checkpoint_writer::Checkpoints;
+use crate::error::AppendError;
+use crate::file_system::{File, FileSystem, Lock};
+use crate::fill::Ahead;
 use crate::frame::{FrameHeader, HEADER_BYTES, kind, padded};
 use crate::index::SparseIndex;
-use crate::partition::{LogId, Witness};
+use crate::partition::LogId;
 use crate::record::Kind;
 use crate::record::envelope::PAYLOAD_BYTES_MAX;
-use crate::recovery::{self, Recovery, Tail, Verdict};
 use crate::seal::{SEAL_BYTES, Seal};
 use crate::segment::SegmentHeader;
 
@@ -30,10 +31,6 @@ pub const BATCH_RECORDS_MAX: usize = 1 << 16;
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Name of the lock file in a partition's folder.
 pub const LOCK_NAME: &str = "LOCK";
-
-/// Records and microseconds after which a checkpoint is due.
-const CHECKPOINT_RECORDS: u64 = 10_000;
-const CHECKPOINT_US: u64 = 60_000_000;
 
 /// Whether syncs reach the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +103,14 @@ pub struct PartitionWriter {
     pub(crate) link: [u8; 32],
     pub(crate) time_us: u64,
     pub(crate) poisoned: bool,
-    checkpoints: Checkpoints,
-    buffer: Vec<u8>,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) ahead: Option<Arc<Ahead>>,
+    pub(crate) buffer: Vec<u8>,
     pub(crate) segments_begun: u64,
     /// Bytes written since the opening, headers, seals and commits included,
     /// without zero-fill and checkpoints.
     pub(crate) written_bytes: u64,
-    _lock: Box<dyn Lock>,
+    pub(crate) _lock: Box<dyn Lock>,
 }
 
 /// The segment that is written to.
@@ -132,147 +130,7 @@ pub(crate) struct Active {
     pub index: SparseIndex,
 }
 
-struct Checkpoints {
-    position: u64,
-    previous: [u8; 32],
-    offset: u64,
-    time_us: u64,
-}
-
 impl PartitionWriter {
-    /// Opens a partition for writing, making it if it is not there, and repairs
-    /// a torn tail. Everything below the end is durable when it returns.
-    ///
-    /// `least_end`: what is known from elsewhere to have been durable.
-    /// Errors: `Locked`, `Corrupt` and `Refused` leave the files as they were.
-    pub fn open(
-        fs: Arc<dyn FileSystem>,
-        dir: &Path,
-        config: WriterConfig,
-        log_id: LogId,
-        partition: u32,
-        least_end: Option<Witness>,
-    ) -> Result<(PartitionWriter, Recovery), OpenError> {
-        let failed = |source| OpenError::Io {
-            path: dir.to_owned(),
-            source,
-        };
-        fs.create_dir_all(dir).map_err(failed)?;
-        let lock_path = dir.join(LOCK_NAME);
-        let lock = fs.lock(&lock_path).map_err(failed)?;
-        let lock = lock.ok_or(OpenError::Locked(lock_path))?;
-        distrust_cache(&*fs, dir, config.sync).map_err(failed)?;
-
-        let mut found = recovery::examine(&*fs, dir, least_end).map_err(failed)?;
-        if let Some(info) = found.segments.last()
-            && (info.header.log_id, info.header.partition) != (log_id, partition)
-        {
-            return Err(OpenError::Refused {
-                path: info.path.clone(),
-                why: format!(
-                    "belongs to log {} partition {}, not to log {log_id} partition {partition}",
-                    info.header.log_id, info.header.partition
-                ),
-            });
-        }
-        let recovery = match found.verdict {
-            Verdict::Corrupt(evidence) => return Err(OpenError::Corrupt(evidence)),
-            Verdict::Refused { path, why } => return Err(OpenError::Refused { path, why }),
-            Verdict::Clean => Recovery::Clean { end: found.end },
-            Verdict::Torn {
-                segment,
-                position,
-                cut_bytes,
-                fault,
-            } => {
-                let quarantine =
-                    recovery::repair(&*fs, dir, &segment, position, cut_bytes, &fault)?;
-                if let Some(tail) = &mut found.tail {
-                    tail.file_bytes = tail.file.len().map_err(failed)?;
-                }
-                Recovery::Torn {
-                    end: found.end,
-                    cut_bytes,
-                    quarantine,
-                }
-            }
-        };
-
-        let last = found.segments.pop();
-        let before = found.segments.pop().and_then(|info| info.seal);
-        let (previous_seal, unsealed) = match last {
-            None => (None, None),
-            Some(info) if info.seal.is_some() => (info.seal, None),
-            Some(info) => (before, Some(info)),
-        };
-        let last_checkpoint = found.checkpoints.last();
-        let mut writer = PartitionWriter {
-            fs,
-            dir: dir.to_owned(),
-            config,
-            log_id,
-            partition,
-            active: None,
-            previous_seal: previous_seal.map(|(seal, _)| seal),
-            end: found.end,
-            durable_end: found.end,
-            link: if found.link == [0; 32] {
-                chain::genesis(log_id, partition)
-            } else {
-                found.link
-            },
-            time_us: found.time_us,
-            poisoned: false,
-            checkpoints: Checkpoints {
-                position: found.checkpoint_bytes,
-                previous: last_checkpoint.map_or([0; 32], Checkpoint::digest),
-                offset: last_checkpoint.map_or(0, |last| last.offset),
-                time_us: last_checkpoint.map_or(0, |last| last.time_us),
-            },
-            buffer: Vec::new(),
-            segments_begun: 0,
-            written_bytes: 0,
-            _lock: lock,
-        };
-        writer.remove_leftovers().map_err(failed)?;
-        if let (Some(info), Some(tail)) = (unsealed, found.tail) {
-            writer.adopt(info, tail).map_err(failed)?;
-        }
-        writer.publish_key().map_err(failed)?;
-        if writer.active.is_none() {
-            writer.start_segment().map_err(failed)?;
-        }
-        Ok((writer, recovery))
-    }
-
-    /// Continues the unsealed last segment, or finishes its interrupted seal.
-    fn adopt(&mut self, info: recovery::SegmentInfo, tail: Tail) -> io::Result<()> {
-        self.fs.set_read_only(&info.path, false)?;
-        let file = self.fs.open(&info.path, OpenMode::ReadWrite)?;
-        // What was read may be in the cache only (phantom reads): from here on it stays.
-        self.sync_file(&*file)?;
-        self.fs.sync_dir(&self.dir)?;
-        let active = Active {
-            file,
-            path: info.path,
-            header: info.header,
-            position: tail
-                .seal
-                .as_ref()
-                .map_or(tail.position, |(_, position)| *position),
-            synced: tail.position,
-            filled: tail.file_bytes,
-            litter: false,
-            merkle: tail.merkle,
-            index: tail.index,
-        };
-        self.active = Some(active);
-        if tail.seal.is_some() {
-            self.seal_active()?;
-        }
-        Ok(())
-    }
-
     /// Appends a batch, all or nothing. Durable once a later [`Self::sync`] returns.
     ///
     /// Returns the offsets of its records.
@@ -309,6 +167,7 @@ impl PartitionWriter {
         }
         self.link = next.link;
         self.time_us = next.time_us;
+        self.want_spare();
         Ok(end - batch.len() as u64..end)
     }
 
@@ -470,53 +329,10 @@ impl PartitionWriter {
     }
 
     /// Whether the active segment takes `bytes` more and a seal behind them.
-    fn has_room(&self, bytes: usize) -> bool {
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.active.as_ref().is_some_and(|active| {
             active.position + bytes as u64 + SEAL_BYTES <= self.config.segment_bytes
         })
-    }
-
-    /// Rolls and fills until `bytes` can be written at the position.
-    fn make_room(&mut self, bytes: usize) -> Result<(), AppendError> {
-        let holds_records = self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.header.base < self.end);
-        if holds_records && !self.has_room(bytes) {
-            self.seal_active()
-                .map_err(|error| self.refuse_or_poison(error))?;
-        }
-        if self.active.is_none() {
-            self.start_segment()
-                .map_err(|error| self.refuse_or_poison(error))?;
-        }
-        self.fill_ahead(bytes)
-    }
-
-    /// Has zeroes from the position on for `bytes` and a seal, if zero-filling.
-    fn fill_ahead(&mut self, bytes: usize) -> Result<(), AppendError> {
-        self.sweep_litter()?;
-        if !self.config.zero_fill {
-            return Ok(());
-        }
-        let (segment_bytes, step) = (self.config.segment_bytes, self.config.fill_step_bytes);
-        let Some(active) = &mut self.active else {
-            return Ok(());
-        };
-        let needed = active.position + bytes as u64 + SEAL_BYTES;
-        if needed <= active.filled {
-            return Ok(());
-        }
-        let to = (needed + step).min(segment_bytes).max(needed);
-        let zeroes = vec![0; (to - active.filled) as usize];
-        // Zeroes behind the end change nothing, so a failure that is not the
-        // disk's fullness is left to the write that follows to report.
-        match active.file.write_at(&zeroes, active.filled) {
-            Ok(()) => active.filled = to,
-            Err(error) if is_full(&error) => return Err(AppendError::Full),
-            Err(error) => return Err(self.poison(error)),
-        }
-        Ok(())
     }
 
     /// Writes the buffer at the position and moves it on.
@@ -533,25 +349,6 @@ impl PartitionWriter {
         active.filled = active.filled.max(active.position);
         self.written_bytes += bytes;
         Ok(())
-    }
-
-    /// Takes away what a refused write may have left behind the position, before
-    /// anything else is written there.
-    fn sweep_litter(&mut self) -> Result<(), AppendError> {
-        let Some(active) = &mut self.active else {
-            return Ok(());
-        };
-        if !active.litter {
-            return Ok(());
-        }
-        match active.file.set_len(active.position) {
-            Ok(()) => {
-                active.filled = active.position;
-                active.litter = false;
-                Ok(())
-            }
-            Err(error) => Err(self.refuse_or_poison(error)),
-        }
     }
 
     /// A full disk refuses, anything else closes the writer for good.
@@ -573,77 +370,6 @@ impl PartitionWriter {
             SyncMode::Off => Ok(()),
         }
     }
-
-    fn checkpoint_due(&self) -> bool {
-        let new = self.durable_end.saturating_sub(self.checkpoints.offset);
-        self.config.checkpoint_key.is_some()
-            && new > 0
-            && (new >= CHECKPOINT_RECORDS
-                || self.fs.now_us() >= self.checkpoints.time_us.saturating_add(CHECKPOINT_US))
-    }
-
-    /// Signs what is durable. A failure to write it down is left for the next
-    /// time: checkpoints witness, they do not carry.
-    pub(crate) fn write_checkpoint(&mut self, durable: bool) {
-        let Some(key) = &self.config.checkpoint_key else {
-            return;
-        };
-        let checkpoint = Checkpoint {
-            log_id: self.log_id,
-            partition: self.partition as u16,
-            offset: self.durable_end,
-            position: self.position(),
-            link: self.link,
-            time_us: self.fs.now_us(),
-            previous: self.checkpoints.previous,
-            key_id: [0; 8],
-            signature: [0; 64],
-        }
-        .sign(key);
-        let path = self.dir.join(checkpoint::FILE_NAME);
-        let written = (|| {
-            let file = match self.fs.open(&path, OpenMode::ReadWrite) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.fs.open(&path, OpenMode::CreateNew)?
-                }
-                file => file?,
-            };
-            file.write_at(&checkpoint.encode(), self.checkpoints.position)?;
-            if durable {
-                file.sync_data()?;
-            }
-            Ok::<_, io::Error>(())
-        })();
-        if written.is_ok() {
-            self.checkpoints.position += CHECKPOINT_BYTES as u64;
-            self.checkpoints.previous = checkpoint.digest();
-            self.checkpoints.offset = checkpoint.offset;
-            self.checkpoints.time_us = checkpoint.time_us;
-        }
-    }
-
-    /// Adds the public key to the list beside the checkpoints.
-    fn publish_key(&self) -> io::Result<()> {
-        let Some(key) = &self.config.checkpoint_key else {
-            return Ok(());
-        };
-        let path = self.dir.join(checkpoint::KEYS_FILE_NAME);
-        let mut list = match crate::file_system::read_all(&*self.fs, &path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            list => list?,
-        };
-        let public = key.verifying_key().to_bytes();
-        let line: String = public.iter().map(|byte| format!("{byte:02x}")).collect();
-        if String::from_utf8_lossy(&list)
-            .lines()
-            .any(|known| known == line)
-        {
-            return Ok(());
-        }
-        list.extend_from_slice(line.as_bytes());
-        list.push(b'\n');
-        crate::file_system::replace(&*self.fs, &path, &list)
-    }
 }
 
 /// Where the batch that is being encoded has got to.
@@ -653,24 +379,6 @@ struct Next {
     position: u64,
     /// CRC-32C of the batch's headers so far.
     crc: u32,
-}
-
-/// After a failed sync, pages may be clean in the cache and missing on the disk:
-/// what recovery reads must come from the disk.
-fn distrust_cache(fs: &dyn FileSystem, dir: &Path, sync: SyncMode) -> io::Result<()> {
-    let names = fs.list(dir)?;
-    let last = names
-        .iter()
-        .filter(|name| crate::segment::parse_file_name(name).is_some())
-        .max();
-    let Some(last) = last else {
-        return Ok(());
-    };
-    let file = fs.open(&dir.join(last), OpenMode::Read)?;
-    if sync == SyncMode::Real {
-        file.sync_data()?;
-    }
-    file.drop_cache()
 }
 
 /// Bytes of the batch's frames, its commit included.

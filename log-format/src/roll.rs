@@ -4,16 +4,19 @@
 //! segment proves that the earlier one was whole. Source: FORMAT.md, section 6.
 
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::append::{Active, PartitionWriter, is_full};
 use crate::chain::Merkle;
 use crate::checkpoint;
-use crate::file_system::{OpenMode, replace};
+use crate::file_system::{File, OpenMode, replace};
 use crate::index::SparseIndex;
 use crate::seal::{SEAL_BYTES, Seal};
 use crate::segment::{self, HEADER_PAGE_BYTES, SegmentHeader};
 
-const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Ends the names of files that are no part of the log yet; an opening removes them.
+pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 impl PartitionWriter {
     /// Removes what an interrupted roll left; nothing in it was ever used.
@@ -96,19 +99,7 @@ impl PartitionWriter {
             features_compatible: 0,
         };
         let path = self.dir.join(segment::file_name(self.end));
-        let temporary = path.with_extension(format!("seg{TEMPORARY_SUFFIX}"));
-        match self.fs.remove(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = self.fs.open(&temporary, OpenMode::CreateNew)?;
-        let mut bytes = header.encode();
-        self.written_bytes += bytes.len() as u64;
-        if self.config.zero_fill {
-            let filled = self.config.fill_step_bytes.min(self.config.segment_bytes);
-            bytes.resize(bytes.len().max(filled as usize), 0);
-        }
-        file.write_at(&bytes, 0)?;
+        let (file, temporary, filled) = self.begin_file(&path, header.encode())?;
         file.sync_all()?;
         self.fs.rename(&temporary, &path)?;
         if let Err(error) = self.fs.sync_dir(&self.dir) {
@@ -122,11 +113,40 @@ impl PartitionWriter {
             header,
             position: HEADER_PAGE_BYTES as u64,
             synced: HEADER_PAGE_BYTES as u64,
-            filled: bytes.len() as u64,
+            filled,
             litter: false,
             merkle: Merkle::default(),
             index: SparseIndex::default(),
         });
         Ok(())
+    }
+
+    /// A file that begins with a segment's header and goes on with zeroes: the
+    /// spare, if there is one, else a new one. Its name is temporary.
+    ///
+    /// Returns the file, its path, and how far it is filled.
+    fn begin_file(
+        &mut self,
+        path: &Path,
+        mut header: Vec<u8>,
+    ) -> io::Result<(Arc<dyn File>, PathBuf, u64)> {
+        self.written_bytes += header.len() as u64;
+        let spare = self.ahead.as_ref().and_then(|ahead| ahead.take());
+        if let Some(spare) = spare {
+            spare.file.write_at(&header, 0)?;
+            return Ok((spare.file, spare.path, spare.filled));
+        }
+        let temporary = path.with_extension(format!("seg{TEMPORARY_SUFFIX}"));
+        match self.fs.remove(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.fs.open(&temporary, OpenMode::CreateNew)?;
+        if self.config.zero_fill {
+            let filled = self.config.fill_step_bytes.min(self.config.segment_bytes);
+            header.resize(header.len().max(filled as usize), 0);
+        }
+        file.write_at(&header, 0)?;
+        Ok((file, temporary, header.len() as u64))
     }
 }

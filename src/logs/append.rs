@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use log_format::{AppendError as FormatError, PartitionWriter, Pending};
 use tokio::sync::watch;
 
+use super::fill::Waker;
 use super::log::{AppendError, Appended, PartitionId};
 use super::marker::SyncedMarker;
 use super::partition::{Job, Queue, Work};
@@ -34,6 +35,8 @@ pub(super) struct Appender {
     pub space: Space,
     /// For crash tests only.
     pub marker: Option<SyncedMarker>,
+    /// Of the thread that makes the next segment ahead.
+    pub waker: Option<Waker>,
     /// Says why, once the log failed for good.
     pub failure: watch::Sender<Option<String>>,
 }
@@ -134,6 +137,9 @@ impl Appender {
         metrics::counter!(names::APPENDED_BYTES, "topic" => TOPIC).increment(bytes as u64);
         let rolls = self.writer.segments_begun() - segments;
         metrics::counter!(names::SEGMENT_ROLLS, "topic" => TOPIC).increment(rolls);
+        if let Some(waker) = &self.waker {
+            waker.wake_if_wanted();
+        }
         true
     }
 

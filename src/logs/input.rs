@@ -9,6 +9,7 @@ use log_format::{LogId, PartitionReader, PartitionWriter, Recovery, SyncMode, To
 use tokio::sync::watch;
 
 use super::append::Appender;
+use super::fill::{FillSettings, Filling};
 use super::log::{
     Append, AppendError, AppendTicket, Appended, Log, LogRecord, NewRecord, PartitionId, ReadError,
     Waiting,
@@ -25,6 +26,8 @@ pub struct InputLog {
     partitions: Vec<Partition>,
     failure: watch::Sender<Option<String>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Ended after `threads`.
+    fillings: Mutex<Vec<Filling>>,
 }
 
 struct Partition {
@@ -50,11 +53,12 @@ impl InputLog {
             partitions: Vec::new(),
             failure: failure.clone(),
             threads: Mutex::default(),
+            fillings: Mutex::default(),
         };
         let mut recoveries = Vec::new();
         for number in 0..root.partitions {
             let dir = partition_dir(&topic_dir, number);
-            let (writer, recovery) = PartitionWriter::open(
+            let (mut writer, recovery) = PartitionWriter::open(
                 settings.fs.clone(),
                 &dir,
                 settings.input_config(),
@@ -73,6 +77,16 @@ impl InputLog {
             let marker = (settings.synced_marker && settings.sync == SyncMode::Real)
                 .then(|| SyncedMarker::open(&topic_dir, number).map_err(OpenLogError::Marker))
                 .transpose()?;
+            let filling = writer.filler().map(|filler| {
+                let room = FillSettings {
+                    fs: settings.fs.clone(),
+                    dir: dir.clone(),
+                    reserve_bytes: settings.reserve_bytes,
+                };
+                Filling::start(number, filler, room).map_err(OpenLogError::Thread)
+            });
+            let (filling, waker) = filling.transpose()?.unzip();
+            log.fillings().extend(filling);
             let appender = Appender {
                 partition: number,
                 writer,
@@ -80,6 +94,7 @@ impl InputLog {
                 tail: tail.clone(),
                 space: Space::new(settings.fs.clone(), dir.clone(), settings.reserve_bytes),
                 marker,
+                waker,
                 failure: failure.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -134,10 +149,16 @@ impl InputLog {
                 tracing::error!("append thread panicked");
             }
         }
+        // Each waits for its thread.
+        self.fillings().clear();
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fillings(&self) -> std::sync::MutexGuard<'_, Vec<Filling>> {
+        self.fillings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn partition(&self, partition: PartitionId) -> Result<&Partition, ReadError> {

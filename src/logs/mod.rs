@@ -2,12 +2,13 @@
 //!
 //! [`log`] is the port that writers, projectors and readers know; everything
 //! else here is the embedded implementation of it on the crate `log-format`:
-//! [`input`] with a thread per partition that flushes before it acknowledges,
-//! [`output`] written by the projector and flushed lazily.
+//! [`input`] with a thread per partition that flushes before it acknowledges
+//! (and one that prepares the next segment), [`output`] written by the projector and flushed lazily.
 
 mod append;
 #[cfg(test)]
 mod contract;
+mod fill;
 pub mod input;
 pub mod log;
 mod marker;

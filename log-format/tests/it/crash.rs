@@ -19,6 +19,8 @@ fn lives_through_power_cuts(
     for life in 0..4 {
         fs.set_syncs_lie(syncs_lie);
         let (mut writer, _) = open(&fs.shared(), config).map_err(|error| error.to_string())?;
+        // In every other run spares are filled beside the appends, now and then.
+        let filler = writer.filler().filter(|_| seed % 2 == 1);
         if writer.end() > records.len() as u64 {
             return Err(format!(
                 "life {life}: {} records from nowhere",
@@ -36,6 +38,11 @@ fn lives_through_power_cuts(
             let batch: Vec<_> = (0..count).map(|at| record(number + at, size)).collect();
             writer.append(&batch).expect("appends");
             records.extend(batch);
+            if let Some(filler) = &filler {
+                for _ in 0..random.below(3) {
+                    filler.step().expect("fills");
+                }
+            }
             if random.below(4) > 0 {
                 writer.sync().expect("syncs");
                 acknowledged = records.len();
@@ -44,8 +51,8 @@ fn lives_through_power_cuts(
                 }
             }
         }
-        drop(writer);
         let after = fs.crash(random.next());
+        drop(writer);
         let recovered = open(&after.shared(), config).map_err(|error| error.to_string())?;
         if (recovered.0.end() as usize) < acknowledged {
             return Err(format!(

@@ -17,8 +17,9 @@ struct Told {
     closed: bool,
 }
 
-/// Appends with rolls, idle frames and a reopening in the middle.
-fn scenario(fs: &FakeFs, config: &WriterConfig) -> Told {
+/// Appends with rolls, idle frames and a reopening in the middle; with `filling`
+/// the next segment is made beside them.
+fn scenario(fs: &FakeFs, config: &WriterConfig, filling: bool) -> Told {
     let mut told = Told::default();
     for half in 0..2 {
         let (mut writer, recovery) = match open(&fs.shared(), config) {
@@ -28,10 +29,15 @@ fn scenario(fs: &FakeFs, config: &WriterConfig) -> Told {
         };
         assert!(recovery.end() as usize >= told.acknowledged);
         told.appended.truncate(recovery.end() as usize);
+        let filler = writer.filler().filter(|_| filling);
         for number in 0..30 {
             let batch: Vec<_> = (0..1 + number % 3)
                 .map(|at| record((told.appended.len() + at) as u64, 700 + 100 * half))
                 .collect();
+            if let Some(filler) = &filler {
+                // A spare that fails is given up, and the writer does without.
+                let _ = filler.step();
+            }
             let appended = writer.append(&batch).and_then(|_| {
                 told.appended.extend(batch);
                 writer.sync()
@@ -102,11 +108,11 @@ fn check(fs: &FakeFs, config: &WriterConfig, told: &Told, what: &str) {
 
 #[test]
 fn every_call_may_fail() {
-    for zero_fill in [true, false] {
+    for (zero_fill, filling) in [(true, false), (true, true), (false, false)] {
         let config = small_segments(zero_fill);
         let fs = FakeFs::new();
         fs.plan(None);
-        let told = scenario(&fs, &config);
+        let told = scenario(&fs, &config, filling);
         assert_eq!(told.acknowledged, told.appended.len());
         let calls = fs.calls();
         assert!(calls > 150, "the scenario makes {calls} calls");
@@ -115,7 +121,8 @@ fn every_call_may_fail() {
             for failure in [Failure::Io, Failure::Full, Failure::ShortWrite] {
                 for for_ever in [false, true] {
                     let what = format!(
-                        "call {at_call} {failure:?} for ever {for_ever}, zero-fill {zero_fill}"
+                        "call {at_call} {failure:?} for ever {for_ever}, zero-fill {zero_fill}, \
+                         filling {filling}"
                     );
                     let fs = FakeFs::new();
                     fs.plan(Some(Plan {
@@ -123,7 +130,7 @@ fn every_call_may_fail() {
                         failure,
                         for_ever,
                     }));
-                    let told = scenario(&fs, &config);
+                    let told = scenario(&fs, &config, filling);
                     closed += u64::from(told.closed);
                     let mut random = Random::new(at_call);
                     let after = fs.crash(random.next());

@@ -62,6 +62,122 @@ fn what_is_appended_is_read_back_after_rolls_and_reopening() {
 }
 
 #[test]
+fn a_spare_becomes_the_next_segment() {
+    let fs = FakeFs::new();
+    let config = small_segments(true);
+    let (mut writer, _) = open(&fs.shared(), &config).expect("opens");
+    let filler = writer.filler().expect("input is filled ahead");
+    assert!(writer.filler().is_none(), "there is one");
+    let temporary = |fs: &FakeFs| {
+        let names = fs.paths().into_iter();
+        names
+            .filter(|path| path.extension() == Some("tmp".as_ref()))
+            .count()
+    };
+    let records = records(200);
+    let (mut rolls, mut whole) = (0, 0);
+    for record in &records {
+        let begun = writer.segments_begun();
+        writer
+            .append(std::slice::from_ref(record))
+            .expect("appends");
+        writer.sync().expect("syncs");
+        if writer.segments_begun() > begun {
+            rolls += 1;
+            let last = fs.paths().into_iter().rev();
+            let last = last.filter(|path| path.extension() == Some("seg".as_ref()));
+            let last = last.max().expect("has segments");
+            whole += u64::from(fs.bytes(&last).len() as u64 == config.segment_bytes);
+            assert!(!filler.is_wanted(), "nothing is wanted of a new segment");
+        }
+        while filler.step().expect("fills") {}
+        assert!(temporary(&fs) <= 1);
+    }
+    assert!(rolls > 3, "the test is to roll, rolled {rolls} times");
+    assert_eq!(whole, rolls, "each began full of zeroes");
+    assert_same(&read_all(&fs.shared(), &dir(), 200), &records);
+    // In the middle of a segment there is a spare, and it goes with its filler.
+    let mut number = 200;
+    while temporary(&fs) == 0 {
+        writer.append(&[record(number, 500)]).expect("appends");
+        while filler.step().expect("fills") {}
+        number += 1;
+    }
+    drop(filler);
+    assert_eq!(temporary(&fs), 0);
+    drop(writer);
+    let (_, recovery) = open(&fs.shared(), &config).expect("reopens");
+    assert_eq!(recovery, Recovery::Clean { end: number });
+}
+
+/// Both at full speed on the machine's own files: whoever wins each race, the
+/// log is whole.
+#[test]
+fn a_filler_may_run_beside_the_writer() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let shared: Arc<dyn FileSystem> = Arc::new(RealFileSystem);
+    let config = small_segments(true);
+    let records = records(2000);
+    let open = || {
+        let dir = folder.path().to_owned();
+        PartitionWriter::open(shared.clone(), &dir, config.clone(), LOG_ID, 0, None)
+    };
+    let (mut writer, _) = open().expect("opens");
+    let filler = writer.filler().expect("input is filled ahead");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let steps = std::thread::scope(|scope| {
+        let stepping = scope.spawn(|| {
+            let mut steps = 0;
+            while !done.load(std::sync::atomic::Ordering::Acquire) {
+                steps += u64::from(filler.is_wanted());
+                filler.step().expect("fills");
+            }
+            steps
+        });
+        for batch in records.chunks(3) {
+            writer.append(batch).expect("appends");
+            writer.sync().expect("syncs");
+        }
+        done.store(true, std::sync::atomic::Ordering::Release);
+        stepping.join().expect("does not panic")
+    });
+    assert!(steps > 10, "the filler worked {steps} times");
+    drop((writer, filler));
+    let (_, recovery) = open().expect("reopens");
+    assert_eq!(recovery, Recovery::Clean { end: 2000 });
+    assert_same(&read_all(&shared, folder.path(), 2000), &records);
+}
+
+#[test]
+fn a_full_disk_gives_the_spare_up_and_tries_again_in_the_next_segment() {
+    let fs = FakeFs::new();
+    let config = small_segments(true);
+    let (mut writer, _) = open(&fs.shared(), &config).expect("opens");
+    let filler = writer.filler().expect("input is filled ahead");
+    let mut number = 0;
+    let mut append = |writer: &mut PartitionWriter| {
+        writer.append(&[record(number, 1000)]).expect("appends");
+        writer.sync().expect("syncs");
+        number += 1;
+    };
+    while !filler.is_wanted() {
+        append(&mut writer);
+    }
+    fs.set_room(Some(100));
+    assert!(filler.step().is_err());
+    fs.set_room(None);
+    let begun = writer.segments_begun();
+    while writer.segments_begun() == begun {
+        assert!(!filler.step().expect("does nothing"), "it was given up");
+        append(&mut writer);
+    }
+    while !filler.is_wanted() {
+        append(&mut writer);
+    }
+    filler.step().expect("there is room again");
+}
+
+#[test]
 fn links_do_not_depend_on_batches_and_can_be_asked_for_anywhere() {
     let records = records(120);
     let mut links = vec![chain::genesis(LOG_ID, 0)];
