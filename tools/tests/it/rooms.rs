@@ -1,5 +1,6 @@
 //! `state` and `diff`: a room's state as of any moment, from *output* alone.
 
+use log_format::partition::partition_of;
 use log_format::record::output::{Decision, Membership, MembershipChange, StateChangeCause};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -308,6 +309,34 @@ fn a_log_whose_changes_do_not_fit_is_said_to_be_wrong() {
     assert_eq!(output.status.code(), Some(2));
     let state: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(state["misfits"], 1);
+}
+
+#[test]
+fn a_room_is_read_in_its_own_partition() {
+    let folder = tempfile::tempdir().unwrap();
+    let rooms = [
+        "!one:hs.test",
+        "!two:hs.test",
+        "!three:hs.test",
+        "!four:hs.test",
+    ];
+    let home = |room: &str| partition_of(room, 2);
+    for number in 0..2 {
+        let mut story = Story::begin_in(&folder.path().join("data/log"), number, 2);
+        for room in rooms.iter().filter(|room| home(room) == number) {
+            let content = json!({ "name": room });
+            story.decide(room, &state("$name", ALICE, NAME, "", content, None));
+        }
+        story.end();
+    }
+    assert!(rooms.iter().any(|room| home(room) == 0));
+    assert!(rooms.iter().any(|room| home(room) == 1));
+    for room in rooms {
+        // Without a path it is the data folder below this one.
+        let found = &lines(folder.path(), &["state", room, "--json"])[0];
+        assert_eq!(found["name"], room);
+        assert_eq!(found["at"]["partition"], home(room));
+    }
 }
 
 /// Fifty thousand members are told in memory that a state of that size takes.

@@ -12,7 +12,7 @@ use log_format::record::{Kind, NewEnvelope, Part};
 use log_format::{PartitionWriter, Pending, WriterConfig};
 use serde_json::{Value, json};
 
-use crate::support::{FIRST_TIME_US, SEGMENT_BYTES, pending, writer};
+use crate::support::{FIRST_TIME_US, SEGMENT_BYTES, pending, writer_of};
 
 /// *Input* records from one decision to the next, so that the two kinds of
 /// offset differ.
@@ -131,9 +131,14 @@ pub struct Story {
 
 impl Story {
     pub fn begin(log: &Path) -> Story {
+        Story::begin_in(log, 0, 1)
+    }
+
+    /// In one of several partitions.
+    pub fn begin_in(log: &Path, number: u32, partitions: u32) -> Story {
         let config = WriterConfig::output(SEGMENT_BYTES);
         Story {
-            output: writer(log, Topic::Output, config),
+            output: writer_of(log, Topic::Output, config, number, partitions),
             next: 0,
         }
     }

@@ -26,17 +26,30 @@ pub fn pending(kind: Kind, time_us: u64, envelope: &NewEnvelope<'_>) -> Pending 
     }
 }
 
+/// A writer of a topic with one partition.
 pub fn writer(log: &Path, topic: Topic, config: WriterConfig) -> PartitionWriter {
+    writer_of(log, topic, config, 0, 1)
+}
+
+/// A writer of one of a topic's partitions.
+pub fn writer_of(
+    log: &Path,
+    topic: Topic,
+    config: WriterConfig,
+    number: u32,
+    partitions: u32,
+) -> PartitionWriter {
     let dir = log.join(topic.name());
-    let partition = partition_dir(&dir, 0);
+    let partition = partition_dir(&dir, number);
     std::fs::create_dir_all(&partition).unwrap();
     let id = LogId([9; 16]);
     if !dir.join("ROOT").exists() {
-        TopicRoot::new(topic, id, 1)
+        TopicRoot::new(topic, id, partitions)
             .write(&RealFileSystem, &dir)
             .unwrap();
     }
-    PartitionWriter::open(Arc::new(RealFileSystem), &partition, config, id, 0, None)
+    let fs = Arc::new(RealFileSystem);
+    PartitionWriter::open(fs, &partition, config, id, number, None)
         .unwrap()
         .0
 }
