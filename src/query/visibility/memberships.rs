@@ -66,25 +66,21 @@ impl<'a> Memberships<'a> {
         &self.room_id
     }
 
-    /// What the viewer is in a state.
+    /// What the viewer is in a state. A server's users are found by the head.
     pub fn standing(&self, state: StateId, head: Head<'_>) -> Result<Standing, QueryError> {
         Ok(self.found(state, head)?.standing)
     }
 
     /// The membership of the user in a state; none of a server.
-    pub fn of_user(
-        &self,
-        state: StateId,
-        head: Head<'_>,
-    ) -> Result<Option<Membership>, QueryError> {
+    pub fn of_user(&self, state: StateId) -> Result<Option<Membership>, QueryError> {
         match self.viewer {
-            Viewer::User(_) => Ok(self.found(state, head)?.membership),
+            Viewer::User(_) => Ok(self.found(state, None)?.membership),
             Viewer::Server(_) => Ok(None),
         }
     }
 
-    /// The place of the viewer's newest join, [`Place::END`] while joined; none
-    /// if it never joined.
+    /// The place up to which the viewer was joined last, [`Place::END`] while it
+    /// is; none if it never was.
     pub fn joined_until(&self, head: Head<'_>) -> Result<Option<Place>, QueryError> {
         if let Some(until) = self.joined_until.get() {
             return Ok(*until);
@@ -221,7 +217,8 @@ impl<'a> Memberships<'a> {
 fn joined_until(stay: Stay) -> Option<Place> {
     match stay {
         Stay::Joined => Some(Place::END),
-        Stay::Left { joined, .. } => Some(joined),
+        // An event that stands within the stay may build on what was before it.
+        Stay::Left { joined, left, .. } => Some(joined.max(left)),
         Stay::Never => None,
     }
 }

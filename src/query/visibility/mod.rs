@@ -133,7 +133,7 @@ impl<'a> Viewpoint<'a> {
     /// The user's membership behind an event, its own effect included; none of
     /// a server.
     pub fn membership_behind(&self, event: &StoredEvent) -> Result<Option<Membership>, QueryError> {
-        self.memberships.of_user(event.state_after, self.head()?)
+        self.memberships.of_user(event.state_after)
     }
 
     /// How the last stay of the user stands; [`Stay::Never`] of a server.
@@ -215,7 +215,13 @@ impl<'a> Viewpoint<'a> {
     }
 
     fn standing(&self, state: StateId) -> Result<Standing, QueryError> {
-        self.memberships.standing(state, self.head()?)
+        // Only a server's users are found by the head; to load that of a room
+        // that nobody uses costs as much as its state.
+        let head = match self.viewer {
+            Viewer::User(_) => None,
+            Viewer::Server(_) => self.head()?,
+        };
+        self.memberships.standing(state, head)
     }
 
     /// Whether clients are not told of an event, as it is a redaction without

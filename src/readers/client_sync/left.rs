@@ -72,6 +72,7 @@ impl Building<'_> {
             filter: &filter.room.state,
             user: &user,
             known_at: stretch.known_at,
+            held_at: (from > 0).then_some(from),
             to: stretch.to,
             after: self.request.use_state_after,
             heroes: &[],

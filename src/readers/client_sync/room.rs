@@ -148,6 +148,7 @@ impl<'a> Building<'a> {
             filter: &filter.room.state,
             user: &self.request.user,
             known_at: stretch.known_at.filter(|_| !self.request.full_state),
+            held_at: stretch.known_at.or(stretch.gap.then_some(stretch.from)),
             to: stretch.to,
             after: self.request.use_state_after,
             heroes: summary.heroes.as_deref().unwrap_or_default(),

@@ -13,7 +13,7 @@ use super::timeline::Timeline;
 use crate::matrix::client_event::content_has_url;
 use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::EventSn;
-use crate::query::rooms::{StateKey, StateMap, StoredEvent};
+use crate::query::rooms::{StateKey, StoredEvent};
 
 const MEMBER: &str = "m.room.member";
 
@@ -25,6 +25,9 @@ pub struct StateQuery<'a> {
     pub user: &'a UserId,
     /// Offset as of which the client knows the room's state; none if it does not.
     pub known_at: Option<u64>,
+    /// Offset as of which a client that is told all the state anew may hold
+    /// some of it: it was in the room before, or asks for the full state.
+    pub held_at: Option<u64>,
     /// Offset up to which the answer tells.
     pub to: u64,
     /// State at the end of the timeline instead of at its start.
@@ -59,14 +62,17 @@ impl StateQuery<'_> {
         match self.known_at {
             None => {
                 let state = self.history.state_at(end)?;
-                let members = self.lazy_members(known, &state, true);
+                let relevant = self.relevant_members(true);
+                let outdated = self.outdated_members(end)?;
+                let is_wanted = |key: &StateKey| {
+                    !self.filter.lazy_load_members
+                        || &*key.kind != MEMBER
+                        || relevant.contains(&*key.state_key)
+                        || outdated.contains_key(key)
+                };
                 let wanted: Vec<EventSn> = state
                     .iter()
-                    .filter(|(key, _)| !overrides.contains_key(*key))
-                    .filter(|(key, _)| match &members {
-                        Some(members) if &*key.kind == MEMBER => members.contains(&*key.state_key),
-                        _ => true,
-                    })
+                    .filter(|(key, _)| !overrides.contains_key(*key) && is_wanted(key))
                     .map(|(_, event)| *event)
                     .collect();
                 self.load(&wanted)?.into_iter().for_each(&mut add);
@@ -75,15 +81,14 @@ impl StateQuery<'_> {
                 let mut changes = self.history.changes(since, end)?;
                 changes.retain(|key, _| !overrides.contains_key(key));
                 self.load_changes(&changes)?.into_iter().for_each(&mut add);
-                if self.needs_members(known) {
-                    let state = self.history.state_at(end)?;
-                    let members = self.lazy_members(known, &state, false).unwrap_or_default();
-                    let wanted: Vec<EventSn> = members
-                        .iter()
-                        .map(|member| StateKey::new(MEMBER, member))
-                        .filter(|key| !overrides.contains_key(key))
-                        .filter_map(|key| state.get(&key).copied())
-                        .collect();
+                let due = self.due_members(known);
+                if !due.is_empty() {
+                    let state = self.history.state_id_at(end)?;
+                    let mut wanted = Vec::with_capacity(due.len());
+                    for key in due.iter().filter(|key| !overrides.contains_key(key)) {
+                        let (rooms, room) = (self.history.rooms, &self.history.room_id);
+                        wanted.extend(rooms.state_entry(room, state, key)?);
+                    }
                     self.load(&wanted)?.into_iter().for_each(&mut add);
                 }
             }
@@ -140,36 +145,30 @@ impl StateQuery<'_> {
         relevant
     }
 
-    /// Whether lazy loading asks for anybody at all.
-    fn needs_members(&self, known: &KnownMembers<'_>) -> bool {
-        self.filter.lazy_load_members
-            && self
-                .relevant_members(false)
-                .iter()
-                .any(|member| self.is_due(known, member))
-    }
-
-    fn is_due(&self, known: &KnownMembers<'_>, member: &str) -> bool {
-        self.filter.include_redundant_members || !known.contains(&self.history.room_id, member)
-    }
-
-    /// Members to be sent; none if all of them are, because nothing is lazy.
-    fn lazy_members(
-        &self,
-        known: &KnownMembers<'_>,
-        state: &StateMap,
-        fresh: bool,
-    ) -> Option<BTreeSet<&str>> {
+    /// Members whom lazy loading tells a client that knows the room.
+    fn due_members(&self, known: &KnownMembers<'_>) -> Vec<StateKey> {
         if !self.filter.lazy_load_members {
-            return None;
+            return Vec::new();
         }
-        let mut members = self.relevant_members(fresh);
-        members.retain(|member| {
-            // What was told before a stay says nothing about its beginning.
-            (fresh || self.is_due(known, member))
-                && state.contains_key(&StateKey::new(MEMBER, member))
-        });
-        Some(members)
+        let is_due = |member: &str| {
+            self.filter.include_redundant_members || !known.contains(&self.history.room_id, member)
+        };
+        let relevant = self.relevant_members(false).into_iter();
+        relevant
+            .filter(|member| is_due(member))
+            .map(|member| StateKey::new(MEMBER, member))
+            .collect()
+    }
+
+    /// Members who changed since a client was told of them in an earlier stay:
+    /// lazy loading may leave members out, but none may stay wrong.
+    fn outdated_members(&self, end: u64) -> Result<Changes, SyncError> {
+        let Some(held_at) = self.held_at.filter(|_| self.filter.lazy_load_members) else {
+            return Ok(Changes::new());
+        };
+        let mut changes = self.history.changes(held_at, end)?;
+        changes.retain(|key, _| &*key.kind == MEMBER);
+        Ok(changes)
     }
 
     fn load(&self, events: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, SyncError> {

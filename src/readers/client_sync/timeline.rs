@@ -86,6 +86,7 @@ impl Timeline {
             }
         }
         shown.reverse();
+        let shown = with_early_redactions(history, judge, filter, shown)?;
         let prev = match shown.first() {
             Some(first) => Some((first.event.place, false)),
             None => {
@@ -165,6 +166,43 @@ impl Timeline {
         };
         Some(token.encode())
     }
+}
+
+/// Adds redactions that came before their events and so took effect with them:
+/// until then they were told to nobody (room version 3, *Handling redactions*).
+fn with_early_redactions(
+    history: &RoomHistory<'_>,
+    judge: &Judge<'_>,
+    filter: &RoomEventFilter,
+    shown: Vec<Shown>,
+) -> Result<Vec<Shown>, SyncError> {
+    let redacted = shown.iter().filter_map(|shown| shown.event.redacted_by);
+    let redactions: Vec<EventSn> = redacted.collect();
+    if redactions.is_empty() {
+        return Ok(shown);
+    }
+    let redactions = history.rooms.events(&history.room_id, &redactions)?;
+    let is_shown = |event: EventSn| shown.iter().any(|shown| shown.event.event == event);
+    let mut all = Vec::with_capacity(shown.len());
+    let mut due: BTreeMap<EventSn, Arc<StoredEvent>> = redactions
+        .into_iter()
+        .filter(|redaction| !is_shown(redaction.event))
+        .map(|redaction| (redaction.event, redaction))
+        .collect();
+    for shown in shown {
+        let (offset, place) = (shown.offset, shown.event.place);
+        let redaction = shown.event.redacted_by.and_then(|event| due.remove(&event));
+        all.push(shown);
+        let Some(event) = redaction.filter(|redaction| redaction.place < place) else {
+            continue;
+        };
+        if filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
+            && judge.tells(&event, offset)?
+        {
+            all.push(Shown { offset, event });
+        }
+    }
+    Ok(all)
 }
 
 /// The events of rows, in the same order. One that the room server no longer

@@ -15,8 +15,6 @@ pub struct Judge<'a> {
     pub viewpoint: Viewpoint<'a>,
     user: &'a UserId,
     is_joined: bool,
-    /// Newest offset at which a user who is no longer joined was.
-    last_joined: Option<u64>,
     /// Offset at which the last stay ended, of a user who is no longer joined.
     left_at: Option<u64>,
 }
@@ -28,21 +26,20 @@ impl<'a> Judge<'a> {
         standing: Standing,
     ) -> Result<Judge<'a>, SyncError> {
         let is_joined = standing.membership == Membership::Join;
-        let (mut last_joined, mut left_at) = (None, None);
+        let (mut was_joined, mut left_at) = (false, None);
         if !is_joined {
             for (offset, row) in history.memberships(user, 0, standing.changed_at + 1)? {
-                if row.membership == Membership::Join {
-                    (last_joined, left_at) = (Some(offset), None);
-                } else if last_joined.is_some() && left_at.is_none() {
+                let joins = row.membership == Membership::Join;
+                if was_joined && !joins {
                     left_at = Some(offset);
                 }
+                was_joined = joins;
             }
         }
         Ok(Judge {
             viewpoint: Viewpoint::new(history.rooms, &history.room_id, Viewer::User(user)),
             user,
             is_joined,
-            last_joined,
             left_at,
         })
     }
@@ -56,15 +53,12 @@ impl<'a> Judge<'a> {
         {
             return Ok(true);
         }
-        if !self.is_joined && self.last_joined.is_none() {
-            return Ok(false);
-        }
         // Whoever left is told up to then, also where the whole world may read on.
-        if self.left_at.is_some_and(|left| left < offset) {
+        if !self.is_joined && self.left_at.is_none_or(|left| left < offset) {
             return Ok(false);
         }
         // The rows know each stay as it was, also one that a resolution undid.
-        let joined_later = self.is_joined || self.last_joined.is_some_and(|joined| joined > offset);
+        let joined_later = self.is_joined || self.left_at.is_some_and(|left| left > offset);
         Ok(self.viewpoint.may_see_given(event, joined_later)?)
     }
 }

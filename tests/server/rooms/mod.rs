@@ -4,6 +4,7 @@ mod bad_input;
 mod creation;
 mod membership;
 mod reading;
+mod redactions;
 mod sending;
 
 use serde_json::{Value, json};

@@ -282,6 +282,13 @@ async fn history_visibility_decides_what_newcomers_and_strangers_see() {
         let early = alice.send_text(&room, "early").await;
         act(&alice, &room, "invite", Some(&bob)).await.ok();
         let invited = alice.send_text(&room, "invited").await;
+        // Who is invited sees single events, where the visibility is for them.
+        let of_invited = of_room(&room, &format!("event/{}", escape(&invited)));
+        let while_invited = bob.get(&of_invited).await;
+        match visibility {
+            "invited" | "world_readable" => drop(while_invited.ok()),
+            _ => drop(while_invited.refused(404, "M_NOT_FOUND")),
+        }
         bob.join(&room).await.ok();
         let late = alice.send_text(&room, "late").await;
         let seen = walk(&bob, &room, "b", &[3]).await;

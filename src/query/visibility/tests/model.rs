@@ -62,21 +62,22 @@ fn rules(visibility: Visibility, membership: Option<Membership>, joined_after: b
 }
 
 /// "[…] and the user joined the room at any point after the event was sent":
-/// they are joined, or one of the joins that led to their membership came later.
+/// they are joined, or the last stay that led to their membership came later, or
+/// reached behind the event.
 fn joined_after(graph: &Graph, user: &UserId, event: &StoredEvent) -> bool {
     let key = StateKey::new(MEMBER, user.as_str());
     let mut next = graph.current().get(&key).copied();
-    let mut newest = true;
+    let mut ended = None;
     while let Some(sn) = next {
         let member = &graph.events[sn.0 as usize];
         let after = &graph.states[member.state_after.0 as usize];
         let joins = graph.membership(after, user) == Some(Membership::Join);
-        if joins && (newest || sn > event.event) {
+        if joins && ended.is_none_or(|ended| ended > event.event) {
             return true;
         }
         let before = &graph.states[member.state_before.0 as usize];
         next = before.get(&key).copied();
-        newest = false;
+        ended = Some(sn);
     }
     false
 }

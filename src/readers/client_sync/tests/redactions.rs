@@ -2,6 +2,7 @@
 //! are told at all (room version 3, *Handling redactions*).
 
 use log_format::record::output::Visibility;
+use ruma::EventId;
 use serde_json::json;
 
 use super::fake_rooms::How;
@@ -86,4 +87,42 @@ async fn a_redaction_without_effect_is_told_to_nobody() {
     let answer = world.synced(&ann, since, json!({})).await;
     let told = &answer["rooms"]["join"][room.as_str()]["timeline"]["events"];
     assert_eq!(ids(told), [by.as_str(), again.as_str()]);
+}
+
+#[tokio::test]
+async fn a_redaction_that_came_first_is_told_with_its_event() {
+    let mut world = World::new(1);
+    let ann = user("ann");
+    let room = world.create("room", &ann, Visibility::Shared);
+    let first = world.synced(&ann, None, json!({})).await;
+    // The ids of the fake rooms are numbers: the next event but one.
+    let target = EventId::parse("$e5").expect("a plain id");
+    let content = json!({ "redacts": target });
+    let early = world.send(
+        &room,
+        &ann,
+        "m.room.redaction",
+        None,
+        content,
+        How::default(),
+    );
+    let nothing = world
+        .synced(&ann, first["next_batch"].as_str(), json!({}))
+        .await;
+    assert_eq!(nothing["rooms"]["join"], json!({}));
+    let said = world.say(&room, &ann, "secret");
+    assert_eq!(said, target);
+    world.apply_redaction(&room, &said, &early);
+    for (since, expected) in [
+        // Whoever was told of neither has them in the order of the room.
+        (&first, [&early, &said]),
+        (&nothing, [&said, &early]),
+    ] {
+        let answer = world
+            .synced(&ann, since["next_batch"].as_str(), json!({}))
+            .await;
+        assert!(!answer.to_string().contains("secret"));
+        let told = &answer["rooms"]["join"][room.as_str()]["timeline"]["events"];
+        assert_eq!(ids(told), expected.map(ToString::to_string));
+    }
 }

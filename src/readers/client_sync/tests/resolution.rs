@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::fake_rooms::{Fate, How};
 use super::world::{World, ids, request, user};
 use crate::query::rooms::StateKey;
+use crate::query::tokens::{SyncPositions, SyncToken};
 
 fn topic(text: &str) -> Value {
     json!({ "topic": text })
@@ -64,6 +65,15 @@ async fn an_old_state_that_comes_back_is_told_beside_the_timeline() {
         assert_eq!(ids(&told["timeline"]["events"]), [merge.as_str()]);
         assert_eq!(state_ids(&told, after), [a.as_str()]);
     }
+    // A token stands for the state that was current when it was given.
+    let next = world
+        .synced(&ann, first["next_batch"].as_str(), json!({}))
+        .await;
+    let tokens = [&first, &next].map(|answer| answer["next_batch"].as_str().expect("a token"));
+    let tokens = tokens.map(|token| SyncToken::decode(token).expect("a token"));
+    let currents = world.rooms.rooms.read()[&room].currents.clone();
+    let at = tokens.map(|token| world.sync.state_of(&room, &token).expect("is ours"));
+    assert_eq!(at, [currents[4], currents[5]].map(Some));
     // Whoever knows nothing is told the resolved state as well.
     let mut fresh = request(&ann, None, json!({"room": {"timeline": {"limit": 1}}}));
     fresh.use_state_after = true;

@@ -330,6 +330,31 @@ async fn unread_counts_end_at_the_users_own_event() {
     }
 }
 
+#[tokio::test]
+async fn the_whole_room_is_called_by_who_has_the_power() {
+    let mut world = World::new(1);
+    let (ann, ben, cid) = (user("ann"), user("ben"), user("cid"));
+    let room = world.create("room", &ann, Visibility::Shared);
+    world.member(&room, &ben, &ben, "join");
+    world.member(&room, &cid, &cid, "join");
+    let levels = json!({"users": {&ann: 100, &ben: 10}, "notifications": {"room": 10}});
+    world.state(&room, &ann, "m.room.power_levels", "", levels);
+    let call = |world: &mut World, sender| {
+        let content = json!({"msgtype": "m.text", "body": "x", "m.mentions": {"room": true}});
+        let kind = "m.room.message";
+        world.send(&room, sender, kind, None, content, How::default());
+    };
+    let highlights = async |world: &World| {
+        let answer = world.synced(&ann, None, json!({})).await;
+        let counts = &answer["rooms"]["join"][room.as_str()]["unread_notifications"];
+        counts["highlight_count"].as_u64().expect("a number")
+    };
+    call(&mut world, &cid);
+    assert_eq!(highlights(&world).await, 0);
+    call(&mut world, &ben);
+    assert_eq!(highlights(&world).await, 1);
+}
+
 /// Runs the reader as the server does.
 fn follow(world: &World) -> CancellationToken {
     let stop = CancellationToken::new();

@@ -321,10 +321,15 @@ impl World {
         let content = json!({"redacts": target, "reason": "because"});
         let how = How::default();
         let by = self.send(room, sender, "m.room.redaction", None, content, how);
+        self.apply_redaction(room, target, &by);
+        by
+    }
+
+    /// A redaction takes effect.
+    pub fn apply_redaction(&self, room: &RoomId, target: &EventId, by: &EventId) {
         let mut rooms = self.rooms.rooms.write();
         let room = rooms.get_mut(room).expect("a room");
-        room.redact(target, &by);
-        by
+        room.redact(target, by);
     }
 
     /// The state before a room's newest event: where a fork begins.
