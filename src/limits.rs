@@ -87,9 +87,17 @@ pub const FILTER_LIST_MAX: usize = 1_000;
 /// Longest filter definition in bytes. Ours.
 pub const FILTER_BYTES_MAX: usize = 64 * 1024;
 
-/// Events that one state resolution may look at before its room is parked.
-/// Counted from the inputs, never from a clock, so that every replay parks alike.
-pub const STATE_RESOLUTION_EVENTS_MAX: usize = 50_000;
+/// Work that deciding about one event may take while other rooms wait for it,
+/// in steps of about 5 µs (an event looked at, a state entry changed): some 20 ms.
+/// Above it the room is parked. Counted from the inputs, never from a clock, so
+/// that every replay parks alike.
+pub const ROOM_WORK_INLINE_MAX: u64 = 4_000;
+/// Work that deciding about one event may take at all, done aside: some tens of
+/// seconds, and some hundred MiB. What needs more is refused.
+pub const ROOM_WORK_ASIDE_MAX: u64 = 5_000_000;
+/// Records that one record may release: events that waited for it, or records
+/// of a parked room. More wait for the next one.
+pub const RELEASED_RECORDS_MAX: usize = 64;
 
 // What is measured in the same unit must fit into what contains it.
 const _: () = assert!(EVENT_TYPE_BYTES_MAX + STATE_KEY_BYTES_MAX < PDU_BYTES_MAX);

@@ -34,6 +34,7 @@ use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
 use crate::readers::run::{Reader, ReaderError, spawn};
 use crate::storage::open::Store;
 use crate::writers::client::accounts::Accounts;
+use crate::writers::room_work::RoomWork;
 use crate::writers::submit::Submitter;
 
 /// How often a reader that catches up is looked at.
@@ -57,6 +58,7 @@ pub struct House {
     pub rooms: Arc<Desk>,
     stop_readers: CancellationToken,
     readers: Vec<JoinHandle<Result<(), ReaderError>>>,
+    room_work: JoinHandle<()>,
     snapshot_at_stop: bool,
     /// Last: released once everything else is closed.
     _lock: DataDirLock,
@@ -151,11 +153,12 @@ impl House {
         let ports = ApiPorts {
             rooms,
             users,
-            submitter,
+            submitter: submitter.clone(),
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),
             sync: sync.clone(),
         };
+        let work = RoomWork::new(Arc::new(tables.rooms.clone()), submitter.clone());
         let api = Api::new(ports, settings(config));
         let stop_readers = CancellationToken::new();
         let reader: Arc<dyn Reader> = sync.clone();
@@ -174,6 +177,7 @@ impl House {
             sync,
             data_dir,
             stop_readers,
+            room_work: tokio::spawn(work.run()),
             snapshot_at_stop: schedule.at_stop,
             _lock: lock,
         };
@@ -228,6 +232,7 @@ impl House {
             Ok(())
         });
         self.stop_readers.cancel();
+        self.room_work.abort();
         for reader in self.readers {
             // A reader that failed has said so, and is rebuilt from its cursor.
             let _ = reader.await;
@@ -251,6 +256,7 @@ impl House {
     /// Leaves after a failure: nothing more is accepted or written.
     pub async fn abandon(self) {
         self.stop_readers.cancel();
+        self.room_work.abort();
         let (input, projection) = (self.input, self.projection);
         let _ = spawn_blocking(move || {
             projection.halt();

@@ -126,6 +126,7 @@ impl Tables {
             heads_bytes: bytes(caches.heads_bytes),
             events_bytes: bytes(caches.events_bytes),
             auth_events_bytes: bytes(caches.auth_events_bytes),
+            ..RoomServerOptions::default()
         };
         Ok(Tables {
             rooms: RoomTables::new(store.clone(), input.clone(), &log_id.0, &options),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use log_format::chain;
 
 use super::applied::Applied;
-use super::fold::PROJECTOR_VERSION;
+use super::fold::{FoldOutcome, PROJECTOR_VERSION};
 use super::lanes::{Lane, LaneError, LaneFold, Lanes};
 use super::outcomes::RecordOutcome;
 use super::output_log::{self, Difference, OutputLog, OutputRecord, compare};
@@ -63,9 +63,18 @@ pub struct Engine {
     patience: Box<Patience>,
 }
 
+/// What became of the records of one group.
+#[derive(Default)]
+pub struct Outcomes {
+    /// By record; none for one that waits.
+    pub of_group: Vec<Option<RecordOutcome>>,
+    /// Of earlier records that waited, by offset.
+    pub settled: Vec<(u64, RecordOutcome)>,
+}
+
 struct Merged {
     output: Vec<OutputRecord>,
-    outcomes: Vec<RecordOutcome>,
+    outcomes: Outcomes,
     tail: TailRow,
     applied: Applied,
     /// For each record, the offset of the first *output* record it led to.
@@ -112,9 +121,9 @@ impl Engine {
     /// the window finds there at least what they read; outcomes are the
     /// caller's to post, last of all. Nothing of it can be taken back by a
     /// crash, since all of it follows from records that are durable in *input*.
-    pub fn step(&mut self, records: Vec<LogRecord>) -> Result<Vec<RecordOutcome>, RunError> {
+    pub fn step(&mut self, records: Vec<LogRecord>) -> Result<Outcomes, RunError> {
         let Some(last) = records.last() else {
-            return Ok(Vec::new());
+            return Ok(Outcomes::default());
         };
         let input_end = last.offset + 1;
         let first = records.first().map_or(0, |record| record.offset);
@@ -155,7 +164,7 @@ impl Engine {
         let mut chained = self.applied.output_link;
         let mut merged = Merged {
             output: Vec::with_capacity(records.len()),
-            outcomes: Vec::with_capacity(records.len()),
+            outcomes: Outcomes::default(),
             tail: TailRow::new(offset),
             applied: self.applied.clone(),
             first_output: Vec::with_capacity(records.len()),
@@ -171,12 +180,16 @@ impl Engine {
                 offset += 1;
                 merged.output.push(output_log::made(source.time_us, record));
             }
-            merged.outcomes.push(RecordOutcome {
-                decision: folded.decision,
-                reason: folded.reason,
-                duplicate_of: folded.duplicate_of,
+            let told = |outcome: FoldOutcome| RecordOutcome {
+                decision: outcome.decision,
+                reason: outcome.reason,
+                duplicate_of: outcome.duplicate_of,
                 visible_at: OutputOffset(offset),
-            });
+            };
+            merged.outcomes.of_group.push(folded.outcome.map(told));
+            let settled = folded.settled.into_iter();
+            let settled = settled.map(|(offset, outcome)| (offset, told(outcome)));
+            merged.outcomes.settled.extend(settled);
         }
         merged.applied = Applied {
             input_end,

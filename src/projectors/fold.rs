@@ -33,14 +33,54 @@ impl FoldInput<'_> {
     }
 }
 
-/// What a fold decided.
-pub struct Folded {
-    /// Usually one record; in the order of their sub-numbers.
-    pub output: Vec<NewRecord>,
+/// What became of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldOutcome {
     pub decision: Decision,
     pub reason: Reason,
     /// For `Duplicate`: the event that exists already.
     pub duplicate_of: Option<OwnedEventId>,
+}
+
+impl FoldOutcome {
+    /// An outcome that names no other event.
+    pub fn of(decision: Decision, reason: Reason) -> FoldOutcome {
+        FoldOutcome {
+            decision,
+            reason,
+            duplicate_of: None,
+        }
+    }
+}
+
+/// What a fold decided.
+pub struct Folded {
+    /// Usually one record; in the order of their sub-numbers.
+    pub output: Vec<NewRecord>,
+    /// None: the record waits, and a later one's fold decides about it.
+    pub outcome: Option<FoldOutcome>,
+    /// Earlier records about which this fold decided, by offset.
+    pub settled: Vec<(u64, FoldOutcome)>,
+}
+
+impl Folded {
+    /// A record that is decided and concerns no other.
+    pub fn decided(output: Vec<NewRecord>, decision: Decision, reason: Reason) -> Folded {
+        Folded {
+            output,
+            outcome: Some(FoldOutcome::of(decision, reason)),
+            settled: vec![],
+        }
+    }
+
+    /// A record that waits.
+    pub fn waiting() -> Folded {
+        Folded {
+            output: vec![],
+            outcome: None,
+            settled: vec![],
+        }
+    }
 }
 
 /// A fold that cannot go on. A *bad record* is never this: it is decided as
@@ -53,6 +93,10 @@ pub enum FoldError {
     Envelope { offset: u64, source: EnvelopeError },
     #[error("log could not be read: {0}")]
     Log(#[from] crate::logs::log::ReadError),
+    /// What was done aside comes out otherwise here: the fold is not a function
+    /// of its input.
+    #[error("the result that input offset {offset} names is not what its fold comes to")]
+    ResumedOtherwise { offset: u64 },
 }
 
 /// One lane's projector: folds the records of its rooms (or users, aliases) in

@@ -4,7 +4,7 @@
 //! Filled by the partition's thread after a group is stored, visible and in
 //! *output*; asked by writers. No lock is held across an await.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use log_format::record::output::{Decision, Reason};
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use ruma::OwnedEventId;
 use tokio::sync::oneshot;
 
+use super::engine::Outcomes as GroupOutcomes;
 use crate::logs::log::{Appended, PartitionId};
 use crate::query::ids::OutputOffset;
 use crate::query::outcome::{Outcome, OutcomeError, OutcomeFuture, Outcomes};
@@ -19,6 +20,9 @@ use crate::query::outcome::{Outcome, OutcomeError, OutcomeFuture, Outcomes};
 /// Outcomes kept for each partition. A writer asks right after its append, so
 /// only one that was asleep for this many records comes too late.
 const OUTCOMES_KEPT: usize = 65_536;
+/// Outcomes kept of records that waited longer than that: each has a writer
+/// that was just woken to fetch it.
+const LATE_OUTCOMES_MAX: usize = 4_096;
 
 /// What became of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +44,14 @@ pub struct OutcomesBoard {
 struct Board {
     /// Offset of the first outcome in `kept`.
     first: u64,
-    kept: VecDeque<RecordOutcome>,
+    /// None for a record that waits for its decision.
+    kept: VecDeque<Option<RecordOutcome>>,
+    /// Offsets of records that wait, kept or not.
+    waiting: BTreeSet<u64>,
     /// By the offset that they wait for.
     waiters: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    /// Outcomes that came late, of records that are not kept any more.
+    late: BTreeMap<u64, RecordOutcome>,
     stopped: bool,
 }
 
@@ -54,7 +63,9 @@ impl OutcomesBoard {
             Mutex::new(Board {
                 first: *first,
                 kept: VecDeque::new(),
+                waiting: BTreeSet::new(),
                 waiters: BTreeMap::new(),
+                late: BTreeMap::new(),
                 stopped: false,
             })
         };
@@ -68,8 +79,9 @@ impl OutcomesBoard {
     }
 
     /// Posts the outcomes of a group, `first` being its first record's offset,
-    /// and wakes who waits for them.
-    pub fn post(&self, partition: u32, first: u64, outcomes: Vec<RecordOutcome>) {
+    /// and wakes who waits for them. Who waits for a record that waits itself
+    /// is woken when that is settled.
+    pub fn post(&self, partition: u32, first: u64, outcomes: GroupOutcomes) {
         let Some(board) = self.partitions.get(partition as usize) else {
             return;
         };
@@ -81,15 +93,30 @@ impl OutcomesBoard {
                 board.kept.clear();
                 board.first = first;
             }
-            board.kept.extend(outcomes);
+            let waiting = (first..).zip(&outcomes.of_group);
+            let waiting = waiting.filter(|(_, outcome)| outcome.is_none());
+            board.waiting.extend(waiting.map(|(offset, _)| offset));
+            board.kept.extend(outcomes.of_group);
             let beyond = board.kept.len().saturating_sub(OUTCOMES_KEPT);
             board.kept.drain(..beyond);
             board.first += beyond as u64;
+            let settled = outcomes.settled.into_iter();
+            let mut ready: Vec<_> = settled
+                .filter_map(|(offset, outcome)| board.settle(offset, outcome))
+                .flatten()
+                .collect();
             let end = board.end();
             let later = board.waiters.split_off(&end);
-            std::mem::replace(&mut board.waiters, later)
+            let waiting: Vec<u64> = board.waiters.keys().copied().collect();
+            for offset in waiting {
+                if !board.is_waiting(offset) {
+                    ready.extend(board.waiters.remove(&offset).into_iter().flatten());
+                }
+            }
+            board.waiters.extend(later);
+            ready
         };
-        for waiter in ready.into_values().flatten() {
+        for waiter in ready {
             // A writer whose client went away no longer listens.
             let _ = waiter.send(());
         }
@@ -121,11 +148,39 @@ impl Board {
         self.first + self.kept.len() as u64
     }
 
+    /// Whether a record was folded and waits for its decision.
+    fn is_waiting(&self, offset: u64) -> bool {
+        self.waiting.contains(&offset)
+    }
+
+    /// A record that waited is decided: who waits for it.
+    fn settle(&mut self, offset: u64, outcome: RecordOutcome) -> Option<Vec<oneshot::Sender<()>>> {
+        self.waiting.remove(&offset);
+        let at = offset.checked_sub(self.first);
+        let slot = at.and_then(|at| self.kept.get_mut(usize::try_from(at).ok()?));
+        match slot {
+            // What was decided before has been told.
+            Some(Some(_)) => return None,
+            Some(slot) => *slot = Some(outcome),
+            None if self.waiters.contains_key(&offset) => {
+                self.late.insert(offset, outcome);
+                if self.late.len() > LATE_OUTCOMES_MAX {
+                    self.late.pop_first();
+                }
+            }
+            None => return None,
+        }
+        self.waiters.remove(&offset)
+    }
+
     fn look_up(&self, batch: Appended) -> Option<Outcome> {
+        if let (Some(late), 1) = (self.late.get(&batch.first), batch.count.max(1)) {
+            return Some(late.clone().into());
+        }
         let from = usize::try_from(batch.first.checked_sub(self.first)?).ok()?;
         let count = batch.count.max(1) as usize;
         let outcomes = self.kept.range(from.min(self.kept.len())..);
-        let outcomes: Vec<&RecordOutcome> = outcomes.take(count).collect();
+        let outcomes: Vec<&RecordOutcome> = outcomes.take(count).flatten().collect();
         if outcomes.len() < count {
             return None;
         }
@@ -142,6 +197,17 @@ impl Board {
             duplicate_of: worst.duplicate_of.clone(),
             visible_at: outcomes.last()?.visible_at,
         })
+    }
+}
+
+impl From<RecordOutcome> for Outcome {
+    fn from(outcome: RecordOutcome) -> Outcome {
+        Outcome {
+            decision: outcome.decision,
+            reason: outcome.reason,
+            duplicate_of: outcome.duplicate_of,
+            visible_at: outcome.visible_at,
+        }
     }
 }
 
@@ -169,7 +235,7 @@ impl Outcomes for OutcomesBoard {
             let partition = partition.ok_or(OutcomeError::Stopped)?;
             let waiting = {
                 let mut board = partition.lock();
-                if batch.last() < board.end() {
+                if batch.last() < board.end() && !board.is_waiting(batch.last()) {
                     return board.look_up(batch).ok_or(OutcomeError::Stopped);
                 }
                 if board.stopped {
@@ -198,6 +264,42 @@ mod tests {
         }
     }
 
+    fn group(outcomes: impl IntoIterator<Item = RecordOutcome>) -> GroupOutcomes {
+        GroupOutcomes {
+            of_group: outcomes.into_iter().map(Some).collect(),
+            settled: vec![],
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_parked_record_hears_when_it_is_settled() {
+        let board = std::sync::Arc::new(OutcomesBoard::new(&[0]));
+        let ask = |first: u64| {
+            let board = board.clone();
+            tokio::spawn(async move { board.outcome(batch(first, 1)).await })
+        };
+        let before = ask(0);
+        tokio::task::yield_now().await;
+        let mut parked = group([accepted(1)]);
+        parked.of_group.insert(0, None);
+        board.post(0, 0, parked);
+        let after = ask(0);
+        tokio::task::yield_now().await;
+        assert!(!before.is_finished() && !after.is_finished());
+        assert!(ask(1).await.unwrap().is_ok());
+        let mut settling = group((2..OUTCOMES_KEPT as u64 + 50).map(accepted));
+        board.post(0, 2, std::mem::take(&mut settling));
+        tokio::task::yield_now().await;
+        assert!(!before.is_finished() && !after.is_finished());
+        settling.of_group = vec![Some(accepted(9))];
+        settling.settled = vec![(0, accepted(7))];
+        board.post(0, OUTCOMES_KEPT as u64 + 50, settling);
+        for asked in [before, after] {
+            let outcome = asked.await.unwrap().unwrap();
+            assert_eq!(outcome.visible_at, OutputOffset(7));
+        }
+    }
+
     fn batch(first: u64, count: u32) -> Appended {
         Appended {
             partition: 0,
@@ -214,7 +316,7 @@ mod tests {
             tokio::spawn(async move { board.outcome(batch(10, 3)).await })
         };
         tokio::task::yield_now().await;
-        board.post(0, 10, vec![accepted(1), accepted(2)]);
+        board.post(0, 10, group([accepted(1), accepted(2)]));
         tokio::task::yield_now().await;
         assert!(
             !asked.is_finished(),
@@ -223,7 +325,7 @@ mod tests {
         let mut refused = accepted(3);
         refused.decision = Decision::Rejected;
         refused.reason = Reason::Forbidden;
-        board.post(0, 12, vec![refused]);
+        board.post(0, 12, group([refused]));
         let outcome = asked.await.unwrap().unwrap();
         assert_eq!(outcome.decision, Decision::Rejected);
         assert_eq!(outcome.reason, Reason::Forbidden);
@@ -248,8 +350,7 @@ mod tests {
     #[tokio::test]
     async fn old_outcomes_make_room() {
         let board = OutcomesBoard::new(&[0]);
-        let many = (0..OUTCOMES_KEPT as u64 + 10).map(accepted).collect();
-        board.post(0, 0, many);
+        board.post(0, 0, group((0..OUTCOMES_KEPT as u64 + 10).map(accepted)));
         assert_eq!(board.outcome(batch(9, 1)).await, Err(OutcomeError::Stopped));
         let kept = board.outcome(batch(10, 1)).await.unwrap();
         assert_eq!(kept.visible_at, OutputOffset(10));

@@ -44,9 +44,33 @@ impl Place {
     /// Behind every event.
     pub const END: Place = Place(u128::MAX);
 
+    /// Distance across a gap in what is known: room for 2^26 chunks of history.
+    const GAP: u128 = 1 << 96;
+    /// The stretch that a chunk of history has, and the distance within it.
+    const CHUNK: u128 = 1 << 70;
+    const CHUNK_STEP: u128 = 1 << 40;
+
     /// The place of the next live event.
     pub fn next(self) -> Place {
         Place(self.0.saturating_add(Place::STEP))
+    }
+
+    /// The place of the next live event, where history before it is missing.
+    pub fn behind_gap(self) -> Place {
+        Place(self.0.saturating_add(Place::GAP))
+    }
+
+    /// A place for history between two neighbours: close behind the earlier one
+    /// if that belongs to the same chunk, else where a new chunk begins. None if
+    /// there is no room left between them.
+    pub fn between(earlier: Place, later: Place) -> Option<Place> {
+        let chunk = later.0.saturating_sub(Place::CHUNK);
+        let place = earlier.0.max(chunk).saturating_add(Place::CHUNK_STEP);
+        if place < later.0 {
+            return Some(Place(place));
+        }
+        let middle = earlier.0 + (later.0.checked_sub(earlier.0)?) / 2;
+        (middle > earlier.0).then_some(Place(middle))
     }
 
     /// Big-endian, so that byte order is room order.

@@ -6,8 +6,10 @@
 //! knows RocksDB or the log.
 
 pub mod authority;
+pub mod graph;
 pub mod ids;
 pub mod outcome;
+pub mod parked;
 pub mod rooms;
 pub mod shown;
 pub mod tokens;

@@ -41,6 +41,8 @@ pub struct Extremity {
     pub event_id: OwnedEventId,
     pub event: EventSn,
     pub depth: u64,
+    /// The state after the event.
+    pub state_after: StateId,
 }
 
 /// A room as of the last record folded into it: immutable, replaced as a whole.

@@ -93,6 +93,16 @@ pub const EVENTS: Table = table(Family::Rooms, 2, "events", ROOM_SERVER, true);
 /// `room sn | place` → event sn, for events that are part of the timeline.
 pub const TIMELINE: Table = table(Family::Rooms, 3, "timeline", ROOM_SERVER, true);
 
+/// `room sn` → since which record the room waits for work done aside.
+pub const PARKED: Table = table(Family::Rooms, 4, "parked", ROOM_SERVER, true);
+/// `room sn | sequence` → offset of a record that waits until its room goes on.
+pub const PARKED_RECORDS: Table = table(Family::Rooms, 5, "parked_records", ROOM_SERVER, true);
+/// `room sn | given state` → the event it is the state before;
+/// `room sn | given state | input offset` → a chunk of it.
+pub const GIVEN_STATES: Table = table(Family::Rooms, 6, "given_states", ROOM_SERVER, true);
+/// `room sn | event id` → the state that was given for before it.
+pub const STATES_BEFORE: Table = table(Family::Rooms, 7, "states_before", ROOM_SERVER, true);
+
 /// `room id` → room sn.
 pub const ROOM_IDS: Table = table(Family::Index, 1, "room_ids", ROOM_SERVER, true);
 /// `room sn | event id` → event sn.
@@ -106,6 +116,9 @@ pub const PUBLISHED: Table = table(Family::Index, 5, "published", ROOM_SERVER, t
 /// `room sn | event id` → redactions that wait for the event they redact.
 pub const EARLY_REDACTIONS: Table = table(Family::Index, 6, "early_redactions", ROOM_SERVER, true);
 
+/// `room sn | event id | input offset` → what of that event the record waits for.
+pub const WAITING: Table = table(Family::Index, 7, "waiting", ROOM_SERVER, true);
+
 /// `room sn | state id` → parent, branch, digest and what changed.
 pub const STATE_NODES: Table = table(Family::State, 1, "state_nodes", ROOM_SERVER, true);
 /// `room sn | head of a state's digest` → state id.
@@ -116,6 +129,8 @@ pub const STATE_KEYS: Table = table(Family::State, 3, "state_keys", ROOM_SERVER,
 pub const STATE_HISTORY: Table = table(Family::State, 4, "state_history", ROOM_SERVER, true);
 /// `room sn | branch` → branch and state it leaves.
 pub const STATE_BRANCHES: Table = table(Family::State, 5, "state_branches", ROOM_SERVER, true);
+/// `room sn | event sn` → auth events, of each state event that is not rejected.
+pub const AUTH_EDGES: Table = table(Family::State, 6, "auth_edges", ROOM_SERVER, true);
 
 const USER_SERVER: &str = "projectors/userserver";
 const ALIAS_SERVER: &str = "projectors/aliasserver";
@@ -169,11 +184,17 @@ pub const ALL: &[Table] = &[
     USER_ROOMS,
     PUBLISHED,
     EARLY_REDACTIONS,
+    WAITING,
+    PARKED,
+    PARKED_RECORDS,
+    GIVEN_STATES,
+    STATES_BEFORE,
     STATE_NODES,
     STATE_DIGESTS,
     STATE_KEYS,
     STATE_HISTORY,
     STATE_BRANCHES,
+    AUTH_EDGES,
     ACCOUNTS,
     DEVICES,
     PROFILES,

@@ -61,6 +61,10 @@ pub const STATE_BYTES_PER_EVENT: &str = "engram_state_bytes_per_event";
 pub const STORE_BYTES_PER_EVENT: &str = "engram_store_bytes_per_event";
 /// Snapshots made.
 pub const SNAPSHOTS: &str = "engram_snapshots_total";
+/// Rooms that wait for work which is done aside.
+pub const ROOMS_PARKED: &str = "engram_rooms_parked";
+/// Work that was done aside for rooms.
+pub const ROOM_WORK: &str = "engram_room_work_total";
 /// Seconds since the epoch at which the process started.
 pub const STARTED: &str = "engram_started_time_seconds";
 
@@ -143,6 +147,16 @@ pub const ALL: &[Metric] = &[
         "The whole store on disk, by accepted event.",
     ),
     metric(SNAPSHOTS, Kind::Counter, "Snapshots made."),
+    metric(
+        ROOMS_PARKED,
+        Kind::Gauge,
+        "Rooms that wait for work which is done aside.",
+    ),
+    metric(
+        ROOM_WORK,
+        Kind::Counter,
+        "Work that was done aside for rooms.",
+    ),
     metric(
         STARTED,
         Kind::Gauge,

@@ -93,7 +93,11 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
         }
         Kind::InputRoomResumed => {
             let body: InputRoomResumed = codec::decode(bytes)?;
-            json!({ "cause": body.cause, "digest": hex(&body.digest) })
+            json!({
+                "cause": body.cause,
+                "digest": hex(&body.digest),
+                "projector_version": body.projector_version,
+            })
         }
         Kind::InputAccountCreated => {
             let body: InputAccountCreated = codec::decode(bytes)?;

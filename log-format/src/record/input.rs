@@ -115,8 +115,10 @@ pub struct InputStateAbandoned {
 pub struct InputRoomResumed {
     /// *Input* offset of the record at which the room began to wait.
     pub cause: u64,
-    /// BLAKE3 of the result: a fold that comes to another one stops.
+    /// BLAKE3 of the result: a fold of the same projector version that comes to
+    /// another one stops.
     pub digest: [u8; 32],
+    pub projector_version: u32,
 }
 
 /// Body of [`super::Kind::InputAccountCreated`].

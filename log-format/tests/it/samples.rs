@@ -91,6 +91,7 @@ fn body(kind: Kind) -> Vec<u8> {
         Kind::InputRoomResumed => encode(&InputRoomResumed {
             cause: 17,
             digest: [6; 32],
+            projector_version: 7,
         }),
         Kind::InputAccountCreated => encode(&InputAccountCreated {
             password_hash: text("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"),

@@ -41,16 +41,8 @@ impl Projector for AliasProjector {
             body: &body,
             ..record.envelope.to_new()
         };
-        Ok(Folded {
-            output: vec![NewRecord::new(
-                Kind::OutputAlias,
-                record.envelope.source,
-                &output,
-            )],
-            decision,
-            reason,
-            duplicate_of: None,
-        })
+        let output = NewRecord::new(Kind::OutputAlias, record.envelope.source, &output);
+        Ok(Folded::decided(vec![output], decision, reason))
     }
 
     fn publish(&mut self) {}

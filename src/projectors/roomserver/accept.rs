@@ -1,111 +1,225 @@
-//! An event becomes part of its room: rows, state, head, annotation.
+//! An event becomes part of its room: rows, state, extremities, head, annotation.
 
 use std::sync::Arc;
 
-use log_format::record::input::Placement;
-use log_format::record::output::{
-    Decision, Membership, MembershipChange, Reason, StateChange, StateChangeCause, Timeline,
-    Visibility,
-};
+use log_format::record::output::{Decision, Reason, Timeline, Visibility};
 
-use super::accepted_event::AcceptedEvent;
 use super::annotate::Annotation;
-use super::answers::RoomTables;
-use super::auth;
-use super::events::{self, EventError};
-use super::heads::{self, Head};
-use super::judge::{Event, Judged};
-use super::redaction::REDACTION;
+use super::current_state::StateDelta;
+use super::events;
+use super::heads::Head;
+use super::judge::{Case, Event, Judged};
 use super::rows::{self, EventRow};
+use super::scope::{Prior, Scope, Stop};
 use super::state::{self, Change, StateNode};
-use crate::matrix::auth_rules::{self, CreateInfo};
-use crate::matrix::{RoomVersion, ids};
-use crate::projectors::fold::FoldError;
-use crate::query::authority::{Authority, Member};
-use crate::query::ids::{EventSn, Place, RoomSn, StateId};
-use crate::query::rooms::{Extremity, RoomHead, StateKey, StateMap};
-use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, ROOM_IDS, TIMELINE, USER_ROOMS};
+use crate::query::ids::{Place, StateId};
+use crate::query::rooms::{Extremity, StateKey};
+use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, TIMELINE};
 use crate::storage::overlay::Overlay;
 
 impl Event<'_> {
-    /// An event of a room that is not known: its create event, or refused.
-    pub(super) fn create_room(
+    /// Makes the event the newest of the room. A plain message takes four rows
+    /// beside the room's own: event, event id, timeline, idempotency.
+    ///
+    /// `is_given`: another server told us the state before it, so there may be
+    /// history between it and what is known.
+    pub(super) fn accept(
         &self,
-        shared: &RoomTables,
-        tables: &mut Overlay<'_>,
-    ) -> Result<(Judged, Option<Head>), FoldError> {
-        match self.new_head() {
-            Err(reason) => Ok((Judged::rejected(self, reason), None)),
-            Ok((mut head, version)) => {
-                let key = rows::room_id_key(self.partition, self.room_id.as_str());
-                tables.put(ROOM_IDS, key.as_ref(), rows::number(self.sn.0));
-                let judged = self.accept(shared, &mut head, version, &[], tables)?;
-                Ok((judged, Some(head)))
+        head: &mut Head,
+        case: &Case<'_>,
+        before: &StateNode,
+        is_given: bool,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Judged, Stop> {
+        let is_built_on = self.is_built_on(case);
+        let released = self.release(head, case, Decision::Accepted, true, scope)?;
+        let seen_before = self.visibility_before(head, before, scope)?;
+        let (after, own) = self.state_after(head, before, scope)?;
+        let has_power = self.may_redact(head, case.version, before, scope)?;
+        let place = match (head.shown.extremities.is_empty(), is_given) {
+            (true, _) => Place::FIRST,
+            (false, true) => head.shown.last_place.behind_gap(),
+            (false, false) => head.shown.last_place.next(),
+        };
+        let redacted_by = self.take_early_redaction(head, scope.tables)?;
+        let row = EventRow {
+            room: head.shown.room,
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            built_on: is_built_on,
+            // Who could see the room before or after a change of visibility may
+            // see the change (client-server API, *History visibility*).
+            visibility: more_open(seen_before, self.visibility_set().unwrap_or(seen_before)),
+            place,
+            depth: self.body.depth,
+            state_before: before.id,
+            state_after: after.id,
+            replaces: own.and_then(|own| own.from),
+            redacted_by,
+        };
+        self.store(&row, scope.tables);
+        self.store_edges(case, scope);
+        let mut changed = self.redact(head, has_power, scope)?;
+        changed.extend(case.prior.is_some().then_some(self.sn));
+        let delta = self.extend(head, &row, before, &after, own, scope)?;
+        head.shown.last_place = place;
+        head.store(scope.tables, self.partition);
+        scope.remember(self.event_id.as_str(), self.sn);
+        let annotation = Annotation {
+            place,
+            state_before: row.state_before,
+            state_after: row.state_after,
+            state_delta: delta.changes,
+            memberships: delta.memberships,
+            visibility: row.visibility,
+            timeline: Timeline::Live,
+            ..Annotation::of(head, Decision::Accepted, Reason::None, self.sn)
+        };
+        let transaction = self.body.transaction.as_ref();
+        let fresh = events::stored_event(&row, self.sn, self.envelope, transaction);
+        Ok(Judged {
+            fresh: fresh.map(Arc::new),
+            changed,
+            released,
+            ..Judged::plain(annotation)
+        })
+    }
+
+    /// Makes the event part of the room's past, right before a known one.
+    pub(super) fn accept_history(
+        &self,
+        head: &mut Head,
+        case: &Case<'_>,
+        before: &StateNode,
+        later: &str,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Judged, Stop> {
+        let place = match scope.prior(later)? {
+            Prior::Accepted(sn) => {
+                let later = EventRow::load(&*scope.tables, self.partition, sn)?;
+                match later {
+                    Some(later) => place_before(scope, later.place)?,
+                    None => None,
+                }
+            }
+            Prior::Unknown | Prior::Other(..) => None,
+        };
+        let Some(place) = place else {
+            // Nobody knows where it belongs until a later record says so.
+            let kept = (Decision::Outlier, Reason::NotFound);
+            let judged = self.keep_unplaced(head, case, kept, None, scope)?;
+            head.store(scope.tables, self.partition);
+            return Ok(judged);
+        };
+        let released = self.release(head, case, Decision::Accepted, true, scope)?;
+        let seen_before = self.visibility_before(head, before, scope)?;
+        let (after, own) = self.state_after(head, before, scope)?;
+        let has_power = self.may_redact(head, case.version, before, scope)?;
+        let row = EventRow {
+            room: head.shown.room,
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            built_on: true,
+            visibility: more_open(seen_before, self.visibility_set().unwrap_or(seen_before)),
+            place,
+            depth: self.body.depth,
+            state_before: before.id,
+            state_after: after.id,
+            replaces: own.and_then(|own| own.from),
+            redacted_by: self.take_early_redaction(head, scope.tables)?,
+        };
+        for id in &self.body.prev_events {
+            if !matches!(scope.prior(id)?, Prior::Accepted(_)) {
+                self.build_on(head, id, scope)?;
             }
         }
+        self.store(&row, scope.tables);
+        self.store_edges(case, scope);
+        let mut changed = self.redact(head, has_power, scope)?;
+        changed.extend(case.prior.is_some().then_some(self.sn));
+        head.store(scope.tables, self.partition);
+        scope.remember(self.event_id.as_str(), self.sn);
+        let annotation = Annotation {
+            place,
+            state_before: row.state_before,
+            state_after: row.state_after,
+            visibility: row.visibility,
+            timeline: Timeline::History,
+            ..Annotation::of(head, Decision::Accepted, Reason::None, self.sn)
+        };
+        let fresh = events::stored_event(&row, self.sn, self.envelope, None);
+        Ok(Judged {
+            fresh: fresh.map(Arc::new),
+            changed,
+            released,
+            ..Judged::plain(annotation)
+        })
     }
 
-    /// The head before the create event: a room with nothing in it.
-    fn new_head(&self) -> Result<(Head, RoomVersion), Reason> {
-        if self.kind != "m.room.create" || self.body.placement != Placement::New {
-            return Err(Reason::UnknownRoom);
-        }
-        let event = self.to_judge().map_err(|_| Reason::Malformed)?;
-        let content = event.content.load().map_err(|_| Reason::Malformed)?;
-        let version = auth_rules::room_version_of(&content).map_err(|_| Reason::Malformed)?;
-        let named = self.envelope.room_version.unwrap_or(version.as_str());
-        let sound = named == version.as_str()
-            && self.state_key == Some("")
-            && self.body.prev_events.is_empty()
-            && self.body.auth_events.is_empty();
-        if !sound {
-            return Err(Reason::Malformed);
-        }
-        let info = CreateInfo::parse(
-            version,
-            self.event_id.to_owned(),
-            self.room_id.to_owned(),
-            self.sender.to_owned(),
-            &content,
-        );
-        let info = info.map_err(|_| Reason::Forbidden)?;
-        let authority = Authority::of_create(self.sn, info);
-        auth_rules::check(version, &event, &authority).map_err(|_| Reason::Forbidden)?;
-        let made = ids::room_id_of_create(self.event_id).ok();
-        if version.room_id_is_create_hash() && made.as_deref() != Some(self.room_id) {
-            return Err(Reason::Forbidden);
-        }
-        let shown = RoomHead {
-            room_id: self.room_id.to_owned(),
-            room: RoomSn(self.sn.0),
-            version: version.id(),
-            extremities: Arc::new([]),
-            last_place: Place::START,
-            state_id: StateId::EMPTY,
-            state: StateMap::new(),
-            authority: Arc::new(authority),
-            visibility: Visibility::Shared,
-            joined_members: 0,
-            invited_members: 0,
-        };
-        let head = Head {
-            shown,
-            node: StateNode::EMPTY,
-            early_redactions: 0,
-        };
-        Ok((head, version))
-    }
-
+    /// Keeps an event outside of the timeline; with the state at it, if that is known.
     pub(super) fn keep_unplaced(
         &self,
-        room: RoomSn,
-        decision: Decision,
-        reason: Reason,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Judged, FoldError> {
+        head: &mut Head,
+        case: &Case<'_>,
+        (decision, reason): (Decision, Reason),
+        before: Option<StateNode>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Judged, Stop> {
+        let (state_before, state_after, visibility) = match before {
+            None => (StateId::EMPTY, StateId::EMPTY, Visibility::Shared),
+            Some(before) => {
+                // A rejected event changes nothing; what builds on it stands on
+                // the state before it.
+                let after = match decision {
+                    Decision::Rejected => before,
+                    _ => self.state_after(head, &before, scope)?.0,
+                };
+                let seen = self.visibility_before(head, &before, scope)?;
+                (before.id, after.id, seen)
+            }
+        };
         let row = EventRow {
-            room,
+            room: head.shown.room,
             decision,
+            reason,
+            built_on: self.is_built_on(case),
+            visibility,
+            place: Place::START,
+            depth: self.body.depth,
+            state_before,
+            state_after,
+            replaces: None,
+            redacted_by: self.take_early_redaction(head, scope.tables)?,
+        };
+        row.store(scope.tables, self.partition, self.sn);
+        let key = rows::room_text_key(self.partition, row.room, self.event_id.as_str());
+        scope
+            .tables
+            .put(EVENT_IDS, key.as_ref(), rows::number(self.sn.0));
+        if decision != Decision::Rejected {
+            self.store_edges(case, scope);
+        }
+        Ok(Judged {
+            changed: vec![self.sn],
+            ..Judged::plain(Annotation {
+                state_before,
+                state_after,
+                visibility,
+                ..Annotation::of(head, decision, reason, self.sn)
+            })
+        })
+    }
+
+    /// Remembers an event that was refused without its state being worked out.
+    pub(super) fn remember_refused(&self, head: &Head, reason: Reason, tables: &mut Overlay<'_>) {
+        if self.is_local() {
+            return;
+        }
+        let row = EventRow {
+            room: head.shown.room,
+            decision: Decision::Rejected,
+            reason,
+            built_on: false,
             visibility: Visibility::Shared,
             place: Place::START,
             depth: self.body.depth,
@@ -115,92 +229,8 @@ impl Event<'_> {
             redacted_by: None,
         };
         row.store(tables, self.partition, self.sn);
-        let key = rows::room_text_key(self.partition, room, self.event_id.as_str());
+        let key = rows::room_text_key(self.partition, row.room, self.event_id.as_str());
         tables.put(EVENT_IDS, key.as_ref(), rows::number(self.sn.0));
-        Ok(Judged {
-            changed: Some(self.sn),
-            ..Judged::plain(Annotation::unplaced(decision, reason, room, self.sn))
-        })
-    }
-
-    /// Makes the event part of the room. A plain message takes four rows beside
-    /// the room's own: event, event id, timeline, idempotency.
-    pub(super) fn accept(
-        &self,
-        shared: &RoomTables,
-        head: &mut Head,
-        version: RoomVersion,
-        left: &[Extremity],
-        tables: &mut Overlay<'_>,
-    ) -> Result<Judged, FoldError> {
-        let room = head.shown.room;
-        let state_before = head.node.id;
-        let before = head.shown.visibility;
-        let mut replaces = None;
-        let mut state_delta = vec![];
-        let mut membership = None;
-        if let Some(state_key) = self.state_key {
-            replaces = self.change_state(shared, head, state_key, tables)?;
-            let from = match replaces {
-                Some(sn) => Some(shared.events.event_id(self.partition, sn)?.to_string()),
-                None => None,
-            };
-            state_delta.push(StateChange {
-                kind: self.kind.to_owned(),
-                state_key: state_key.to_owned(),
-                from,
-                to: Some(self.event_id.to_string()),
-                cause: StateChangeCause::Event,
-            });
-            membership = self.change_facts(head, version, state_key, tables)?;
-        }
-        let place = match head.shown.extremities.is_empty() {
-            true => Place::FIRST,
-            false => head.shown.last_place.next(),
-        };
-        let redacted_by = self.take_early_redaction(head, tables)?;
-        let row = EventRow {
-            room,
-            decision: Decision::Accepted,
-            // Who could see the room before or after a change of visibility may
-            // see the change (client-server API, *History visibility*).
-            visibility: more_open(before, head.shown.visibility),
-            place,
-            depth: self.body.depth,
-            state_before,
-            state_after: head.node.id,
-            replaces,
-            redacted_by,
-        };
-        self.store(&row, tables);
-        let changed = match self.kind == REDACTION {
-            true => self.redact(shared, head, version, tables)?,
-            false => None,
-        };
-        self.extend(head, left, place);
-        head.store(tables, self.partition);
-        let annotation = Annotation {
-            decision: row.decision,
-            reason: Reason::None,
-            room,
-            event: self.sn,
-            place,
-            state_before,
-            state_after: row.state_after,
-            current_state: head.node.id,
-            state_delta,
-            memberships: membership.into_iter().collect(),
-            extremities: event_ids(&head.shown.extremities),
-            visibility: row.visibility,
-            timeline: Timeline::Live,
-        };
-        let transaction = self.body.transaction.as_ref();
-        let fresh = events::stored_event(&row, self.sn, self.envelope, transaction);
-        Ok(Judged {
-            fresh: fresh.map(Arc::new),
-            changed,
-            ..Judged::plain(annotation)
-        })
     }
 
     fn store(&self, row: &EventRow, tables: &mut Overlay<'_>) {
@@ -216,120 +246,178 @@ impl Event<'_> {
         }
     }
 
-    fn extend(&self, head: &mut Head, left: &[Extremity], place: Place) {
-        let mut extremities = Vec::with_capacity(left.len() + 1);
-        extremities.extend_from_slice(left);
-        extremities.push(Extremity {
-            event_id: self.event_id.to_owned(),
-            event: self.sn,
-            depth: self.body.depth,
-        });
-        extremities.sort_by(|a, b| a.event_id.cmp(&b.event_id));
-        head.shown.extremities = extremities.into();
-        head.shown.last_place = place;
-    }
-
-    /// Sets the event's key in current state; returns the event that had it.
-    fn change_state(
+    /// The state after the event, and what it changed.
+    fn state_after(
         &self,
-        shared: &RoomTables,
-        head: &mut Head,
-        state_key: &str,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Option<EventSn>, FoldError> {
-        let room = head.shown.room;
-        let map_key = Arc::new(StateKey::new(self.kind, state_key));
-        let replaces = head.shown.state.insert(map_key, self.sn);
+        head: &Head,
+        before: &StateNode,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<(StateNode, Option<Change>), Stop> {
+        let Some(state_key) = self.state_key else {
+            return Ok((*before, None));
+        };
+        let from = match before.id == head.node.id {
+            true => {
+                let key = StateKey::new(self.kind, state_key);
+                head.shown.state.get(&key).copied()
+            }
+            false => {
+                let entry = scope.states().entry(before.id, self.kind, state_key)?;
+                entry.and_then(|entry| entry.event)
+            }
+        };
         let key = (self.kind, state_key);
+        let (partition, room) = (self.partition, head.shown.room);
         let change = Change {
-            key: state::intern_key(tables, self.partition, room, key, self.sn)?,
-            from: replaces,
+            key: state::intern_key(scope.tables, partition, room, key, self.sn)?,
+            from,
             to: Some(self.sn),
             membership: self.membership,
         };
-        head.node = state::apply(
-            tables,
-            self.partition,
+        let after = state::apply(
+            scope.tables,
+            partition,
             room,
-            &shared.digest_key,
-            &head.node,
+            &scope.shared.digest_key,
+            before,
             &[change],
-            // By the record folded, not the event, so that ids along a branch rise.
-            state::id_after(EventSn(self.offset)),
+            scope.ids,
         )?;
-        head.shown.state_id = head.node.id;
-        Ok(replaces)
+        Ok((after, Some(change)))
     }
 
-    /// Updates what the head knows of its state beyond the event ids.
-    fn change_facts(
+    /// Makes the event a forward extremity in place of those that it builds on,
+    /// and current state what follows from all that are left.
+    fn extend(
         &self,
         head: &mut Head,
-        version: RoomVersion,
-        state_key: &str,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Option<MembershipChange>, FoldError> {
-        if self.kind == "m.room.member" {
-            return Ok(self.change_member(head, state_key, tables));
-        }
-        let read = match self.kind {
-            "m.room.power_levels"
-            | "m.room.join_rules"
-            | "m.room.third_party_invite"
-            | "m.room.history_visibility" => AcceptedEvent::read(self.envelope),
-            _ => None,
-        };
-        // Of those that the rules read, the auth check read the content already.
-        let Some(read) = read else {
-            return Ok(None);
-        };
-        if self.kind == "m.room.history_visibility" {
-            if state_key.is_empty() {
-                let word = read.content.get("history_visibility");
-                let word = word.and_then(|word| word.as_str()).unwrap_or_default();
-                head.shown.visibility = Visibility::parse(word);
+        row: &EventRow,
+        before: &StateNode,
+        after: &StateNode,
+        own: Option<Change>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<StateDelta, Stop> {
+        let mut retired: Vec<String> = vec![];
+        for id in &self.body.prev_events {
+            let extremities = &head.shown.extremities;
+            if extremities.iter().any(|known| known.event_id == *id) {
+                continue;
             }
-            return Ok(None);
+            if !matches!(scope.prior(id)?, Prior::Accepted(_)) {
+                retired.extend(self.build_on(head, id, scope)?);
+            }
         }
-        let authority = Arc::make_mut(&mut head.shown.authority);
-        auth::learn(authority, version, self.sn, &read)
-            .map_err(|_| EventError::NotAnEvent(self.offset))?;
-        Ok(None)
+        let old = head.shown.extremities.clone();
+        let builds_on = |known: &&Extremity| {
+            let id = known.event_id.as_str();
+            self.body.prev_events.iter().any(|previous| previous == id)
+                || retired.iter().any(|reached| reached == id)
+        };
+        let mut extremities: Vec<Extremity> = Vec::with_capacity(old.len() + 1);
+        extremities.extend(old.iter().filter(|known| !builds_on(known)).cloned());
+        if !row.built_on {
+            extremities.push(Extremity {
+                event_id: self.event_id.to_owned(),
+                event: self.sn,
+                depth: self.body.depth,
+                state_after: row.state_after,
+            });
+            extremities.sort_by(|a, b| a.event_id.cmp(&b.event_id));
+        }
+        let (current, changes) =
+            self.current_state(head, &extremities, before, after, own, scope)?;
+        head.shown.extremities = extremities.into();
+        match changes.is_empty() {
+            true => Ok(StateDelta::default()),
+            false => head.move_to(current, &changes, self.sn, scope),
+        }
     }
 
-    fn change_member(
+    /// What current state becomes with new extremities, and how.
+    fn current_state(
         &self,
-        head: &mut Head,
-        state_key: &str,
-        tables: &mut Overlay<'_>,
-    ) -> Option<MembershipChange> {
-        let key = StateKey::new(self.kind, state_key);
-        let (user, member) = heads::member_entry(&key, self.membership, self.sn)?;
-        let Member { membership, event } = member;
-        let authority = Arc::make_mut(&mut head.shown.authority);
-        let from = authority.members.insert(user, member);
-        let from = from.map(|member| member.membership);
-        let count = |total: &mut u64, counted: Membership| {
-            *total += u64::from(membership == counted);
-            *total -= u64::from(from == Some(counted)).min(*total);
+        head: &Head,
+        extremities: &[Extremity],
+        before: &StateNode,
+        after: &StateNode,
+        own: Option<Change>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<(StateNode, Vec<Change>), Stop> {
+        let current = match extremities {
+            [only] if only.event == self.sn => *after,
+            _ => {
+                let states = distinct(extremities);
+                if states == distinct(&head.shown.extremities) {
+                    return Ok((head.node, vec![]));
+                }
+                let states = states.into_iter().collect();
+                scope.merged(&head.shown.authority.create_info, states)?
+            }
         };
-        count(&mut head.shown.joined_members, Membership::Join);
-        count(&mut head.shown.invited_members, Membership::Invite);
-        let key = rows::user_room_key(self.partition, state_key, self.room_id.as_str());
-        tables.put(USER_ROOMS, key.as_ref(), rows::user_room(membership, event));
-        Some(MembershipChange {
-            user_id: state_key.to_owned(),
-            from,
-            to: membership,
-        })
+        if current.id == head.node.id {
+            return Ok((current, vec![]));
+        }
+        if before.id == head.node.id && current.id == after.id {
+            return Ok((current, own.into_iter().collect()));
+        }
+        let changes = scope.difference(&head.node, &current)?;
+        Ok((current, changes))
+    }
+
+    /// The visibility in force before the event.
+    fn visibility_before(
+        &self,
+        head: &Head,
+        before: &StateNode,
+        scope: &Scope<'_, '_>,
+    ) -> Result<Visibility, Stop> {
+        if before.id == head.node.id {
+            return Ok(head.shown.visibility);
+        }
+        let kind = "m.room.history_visibility";
+        let entry = scope.states().entry(before.id, kind, "")?;
+        scope.visibility_of(entry.and_then(|entry| entry.event))
+    }
+
+    /// The visibility that this event sets.
+    fn visibility_set(&self) -> Option<Visibility> {
+        if (self.kind, self.state_key) != ("m.room.history_visibility", Some("")) {
+            return None;
+        }
+        let read = super::accepted_event::AcceptedEvent::read(self.envelope)?;
+        let word = read.content.get("history_visibility")?.as_str()?;
+        Some(Visibility::parse(word))
     }
 }
 
-fn event_ids(extremities: &[Extremity]) -> Vec<String> {
-    extremities
-        .iter()
-        .map(|extremity| extremity.event_id.to_string())
-        .collect()
+fn distinct(extremities: &[Extremity]) -> Vec<StateId> {
+    let mut states: Vec<StateId> = extremities.iter().map(|tip| tip.state_after).collect();
+    states.sort();
+    states.dedup();
+    states
+}
+
+/// A place right before a known one and behind all that come before that; none
+/// if there is no room left.
+///
+/// History comes in chunks, the oldest event of a chunk first, all before the
+/// same known event. A chunk begins a stretch before that event, and the next
+/// ones of it follow each other closely: so a later chunk, before this one, has
+/// a stretch of its own.
+fn place_before(scope: &Scope<'_, '_>, later: Place) -> Result<Option<Place>, Stop> {
+    let Some(last) = later.0.checked_sub(1) else {
+        return Ok(None);
+    };
+    let prefix = rows::room_key(scope.partition, scope.room);
+    let from = rows::timeline_key(scope.partition, scope.room, Place(last));
+    let earlier = scope
+        .tables
+        .range(TIMELINE, prefix.as_ref(), Some(from.as_ref()), true, 1)?;
+    let earlier = match earlier.first() {
+        None => Place::START,
+        Some((key, _)) => rows::place_of_key(key, prefix.as_ref())?,
+    };
+    Ok(Place::between(earlier, later))
 }
 
 /// The visibility that shows more.

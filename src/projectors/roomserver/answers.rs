@@ -1,25 +1,32 @@
 //! What the query window shows of rooms: the published heads, and the tables
 //! behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log_format::record::output::Membership;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, UserId};
+use tokio::sync::watch;
 
+use super::auth_chain;
 use super::events::{EventError, Events};
-use super::heads::{self, HeadCache};
+use super::heads::{self, Head, HeadCache};
+use super::parked::ParkedRooms;
 use super::rows::{self, RoomRow};
 use super::state::{DigestKey, RoomStates};
+use crate::limits::ROOM_WORK_INLINE_MAX;
 use crate::logs::log::{Log, partition_of};
+use crate::projectors::fold::PROJECTOR_VERSION;
+use crate::query::graph::{RoomGraph, StateDifference};
 use crate::query::ids::{EventSn, Place, RoomSn, StateId};
+use crate::query::parked::{ParkedRoom, ParkedWork, WorkDone};
 use crate::query::rooms::{
     Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
 };
 use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, PUBLISHED, TIMELINE, USER_ROOMS};
 use crate::storage::keys::Key;
 use crate::storage::open::Store;
-use crate::storage::overlay::Read;
+use crate::storage::overlay::{Read, StoreError};
 
 /// Rows of one page where an answer has no limit of its own.
 const PAGE_ROWS: usize = 1024;
@@ -33,6 +40,9 @@ pub struct RoomServerOptions {
     pub events_bytes: usize,
     /// Events as the auth rules read them.
     pub auth_events_bytes: usize,
+    /// Work that an event may cost while other rooms wait. Part of what makes
+    /// replays equal: only tests change it.
+    pub inline_work: u64,
 }
 
 impl Default for RoomServerOptions {
@@ -41,6 +51,7 @@ impl Default for RoomServerOptions {
             heads_bytes: 64 << 20,
             events_bytes: 32 << 20,
             auth_events_bytes: 8 << 20,
+            inline_work: ROOM_WORK_INLINE_MAX,
         }
     }
 }
@@ -52,6 +63,8 @@ pub struct RoomTables {
     pub(super) events: Events,
     pub(super) heads: HeadCache,
     pub(super) digest_key: DigestKey,
+    pub(super) parked: ParkedRooms,
+    pub(super) inline_work: u64,
 }
 
 impl From<EventError> for QueryError {
@@ -64,8 +77,8 @@ impl From<EventError> for QueryError {
     }
 }
 
-impl From<crate::storage::overlay::StoreError> for QueryError {
-    fn from(error: crate::storage::overlay::StoreError) -> QueryError {
+impl From<StoreError> for QueryError {
+    fn from(error: StoreError) -> QueryError {
         QueryError::Store(error.to_string())
     }
 }
@@ -85,7 +98,24 @@ impl RoomTables {
             events: Events::new(input, options.events_bytes, options.auth_events_bytes),
             heads: HeadCache::new(options.heads_bytes),
             digest_key: DigestKey::of_log(log_id),
+            parked: ParkedRooms::default(),
+            inline_work: options.inline_work,
         })
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Shows whether a room waits, as of a head that is published.
+    pub(super) fn show_parked(&self, head: &Head) {
+        if head.parked.is_some() {
+            self.parked.waits();
+        }
     }
 
     fn partition(&self, room: &RoomId) -> u32 {
@@ -135,6 +165,64 @@ fn room_id_of(rest: &[u8]) -> Result<OwnedRoomId, QueryError> {
     let text = std::str::from_utf8(rest).ok();
     let id = text.and_then(|text| OwnedRoomId::try_from(text).ok());
     id.ok_or_else(|| QueryError::Store("a row's key holds no room id".to_owned()))
+}
+
+impl ParkedWork for Arc<RoomTables> {
+    fn parked(&self) -> Result<Vec<ParkedRoom>, QueryError> {
+        Ok(self.parked_rooms()?)
+    }
+
+    fn parked_changed(&self) -> watch::Receiver<()> {
+        self.parked.changed()
+    }
+
+    fn prepare(&self, room: &RoomId, cause: u64) -> Result<Option<WorkDone>, QueryError> {
+        let prepared = self.prepare_aside(self.partition(room), room, cause);
+        let digest = prepared.map_err(|error| QueryError::Store(error.to_string()))?;
+        Ok(digest.map(|digest| WorkDone {
+            digest,
+            projector_version: PROJECTOR_VERSION,
+        }))
+    }
+}
+
+impl RoomGraph for RoomTables {
+    fn auth_chain(&self, room: &RoomId, of: &[EventSn]) -> Result<BTreeSet<EventSn>, QueryError> {
+        let Some((partition, room)) = self.find(room)? else {
+            return Ok(BTreeSet::new());
+        };
+        Ok(auth_chain::auth_chain(&*self.store, partition, room, of)?)
+    }
+
+    fn state_difference(
+        &self,
+        room: &RoomId,
+        from: StateId,
+        to: StateId,
+    ) -> Result<Option<Vec<StateDifference>>, QueryError> {
+        let Some((partition, room)) = self.find(room)? else {
+            return Ok(None);
+        };
+        let states = RoomStates {
+            tables: &*self.store,
+            partition,
+            room,
+        };
+        let (Some(from), Some(to)) = (states.node(from)?, states.node(to)?) else {
+            return Ok(None);
+        };
+        let changes = states.difference(&from, &to, |_| Ok::<(), StoreError>(()))?;
+        let mut differences = Vec::with_capacity(changes.len());
+        for change in changes {
+            differences.push(StateDifference {
+                key: self.events.state_key(partition, EventSn(change.key))?,
+                from: change.from,
+                to: change.to,
+            });
+        }
+        differences.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Some(differences))
+    }
 }
 
 impl Rooms for RoomTables {

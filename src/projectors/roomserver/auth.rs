@@ -12,7 +12,7 @@ use super::accepted_event::AcceptedEvent;
 use super::events::{EventError, Events};
 use crate::matrix::RoomVersion;
 use crate::matrix::auth_rules::{
-    self, AuthError, AuthEvent, AuthKey, AuthState, CitedEvent, CreateInfo, JoinRule,
+    self, AuthError, AuthEvent, AuthKey, AuthKeys, AuthState, CitedEvent, CreateInfo, JoinRule,
     MemberContent, PowerLevels, ThirdPartyInvite,
 };
 use crate::query::authority::{Authority, Levels, Member};
@@ -47,18 +47,38 @@ pub fn cites_current_state(
     content: Option<&CanonicalJsonObject>,
     cited: &[EventSn],
 ) -> Result<bool, AuthError> {
+    let keys = deciding_keys(version, event, content)?;
+    let mut expected = keys.iter().filter_map(|key| current(head, key));
+    let count = expected.clone().count();
+    // Keys differ, so their events do: equal counts and all found is equal.
+    Ok(count == cited.len() && expected.all(|sn| cited.contains(&sn)))
+}
+
+/// The state keys whose events decide about an event.
+pub fn deciding_keys<'a>(
+    version: RoomVersion,
+    event: &AuthEvent<'a>,
+    content: Option<&'a CanonicalJsonObject>,
+) -> Result<AuthKeys<'a>, AuthError> {
     let member = content.map(MemberContent::parse).transpose()?;
-    let keys = auth_rules::auth_types_for_event(
+    Ok(auth_rules::auth_types_for_event(
         version,
         event.kind,
         event.sender,
         event.state_key,
         member,
-    );
-    let mut expected = keys.iter().filter_map(|key| current(head, key));
-    let count = expected.clone().count();
-    // Keys differ, so their events do: equal counts and all found is equal.
-    Ok(count == cited.len() && expected.all(|sn| cited.contains(&sn)))
+    ))
+}
+
+/// The rules against a state, of which the entries that decide are given.
+pub fn check_at(
+    version: RoomVersion,
+    event: &AuthEvent<'_>,
+    entries: &[Arc<AcceptedEvent>],
+    room: &Authority,
+) -> Result<(), AuthError> {
+    let facts = Facts::of(version, entries, room)?;
+    auth_rules::check(version, event, &facts)
 }
 
 /// The rules about `auth_events`, and the others against what they say.
@@ -70,16 +90,7 @@ pub fn check_cited(
 ) -> Result<(), AuthError> {
     let list: Vec<CitedEvent<'_>> = cited.iter().map(|event| event.cited()).collect();
     auth_rules::check_auth_events(version, event, &list)?;
-    let mut facts = Facts {
-        create: &room.create_info,
-        levels: None,
-        join_rule: JoinRule::Invite,
-        members: BTreeMap::new(),
-        third_party_invites: BTreeMap::new(),
-    };
-    for event in cited {
-        facts.learn(version, event)?;
-    }
+    let facts = Facts::of(version, cited, room)?;
     auth_rules::check(version, event, &facts)
 }
 
@@ -93,7 +104,25 @@ struct Facts<'a> {
     third_party_invites: BTreeMap<Box<str>, ThirdPartyInvite>,
 }
 
-impl Facts<'_> {
+impl<'a> Facts<'a> {
+    fn of(
+        version: RoomVersion,
+        events: &[Arc<AcceptedEvent>],
+        room: &'a Authority,
+    ) -> Result<Facts<'a>, AuthError> {
+        let mut facts = Facts {
+            create: &room.create_info,
+            levels: None,
+            join_rule: JoinRule::Invite,
+            members: BTreeMap::new(),
+            third_party_invites: BTreeMap::new(),
+        };
+        for event in events {
+            facts.learn(version, event)?;
+        }
+        Ok(facts)
+    }
+
     fn learn(&mut self, version: RoomVersion, event: &AcceptedEvent) -> Result<(), AuthError> {
         match (event.kind.as_ref(), event.state_key.as_deref()) {
             ("m.room.power_levels", Some("")) => {
@@ -141,16 +170,16 @@ impl AuthState for Facts<'_> {
     }
 }
 
-/// Parses what a state says about authority. `members` are its member entries.
+/// Parses what a state says about authority. `create` is the room's create
+/// event, `members` are the state's member entries.
 pub fn authority(
     events: &Events,
     partition: u32,
     version: RoomVersion,
+    create: EventSn,
     state: &StateMap,
     members: imbl::OrdMap<OwnedUserId, Member>,
 ) -> Result<Authority, EventError> {
-    let create = state.get(&StateKey::new("m.room.create", "")).copied();
-    let create = create.ok_or(EventError::NotAnEvent(0))?;
     let broken = |_| EventError::NotAnEvent(create.0);
     let event = events.accepted(partition, create)?;
     let info = CreateInfo::parse(
@@ -215,6 +244,28 @@ pub fn learn(
         _ => {}
     }
     Ok(())
+}
+
+/// No event has this key in current state any more; see [`learn`].
+pub fn forget(authority: &mut Authority, key: &StateKey) {
+    match (key.kind.as_ref(), key.state_key.as_ref()) {
+        ("m.room.power_levels", "") => {
+            authority.power_levels = None;
+            authority.power_levels_event = None;
+            authority.levels = Arc::new(Levels::default());
+            authority.power = None;
+        }
+        ("m.room.join_rules", "") => {
+            authority.join_rules = None;
+            authority.join_rules_event = None;
+            authority.rule = JoinRule::Invite;
+            authority.join_rule = JoinRule::Invite.as_str().into();
+        }
+        ("m.room.third_party_invite", token) => {
+            authority.third_party_invites.remove(token);
+        }
+        _ => {}
+    }
 }
 
 /// The content of an event, if the rules choose its authority by it.

@@ -8,68 +8,162 @@
 use log_format::codec;
 use log_format::record::Kind;
 use log_format::record::input::InputRoomEvent;
-use log_format::record::output::{Decision, Origin, Reason};
+use log_format::record::output::{Decision, Reason};
 
-use super::fold::{RoomServer, malformed, refused};
-use super::judge::Event;
+use super::annotate::Annotation;
+use super::events::EventError;
+use super::fold::RoomServer;
+use super::judge::{Event, Judged};
+use super::scope::{Effort, Stop};
+use super::state::StateIds;
+use super::turn::{Decided, Item};
 use crate::logs::log::LogRecord;
-use crate::projectors::fold::{FoldError, FoldInput, Folded};
+use crate::projectors::fold::FoldOutcome;
+use crate::query::ids::{EventSn, RoomSn};
 use crate::storage::overlay::Overlay;
 
 /// Most records of one batch. A createRoom has about ten and its invites.
 const BATCH_RECORDS_MAX: u32 = 1_000;
 
 impl RoomServer {
-    /// Folds the batch that this record ends; nothing for an earlier record of it.
-    pub(super) fn fold_batch(
+    /// Decides about the batch that this record ends; an earlier record of it
+    /// has nothing to say.
+    ///
+    /// Errors: [`Stop::Refuse`] if one of its events is refused, and then all are.
+    pub(super) fn weigh_batch(
         &mut self,
-        record: &FoldInput<'_>,
+        item: &Item<'_>,
         body: InputRoomEvent,
+        effort: Effort,
+        ids: &mut StateIds,
         tables: &mut Overlay<'_>,
-    ) -> Result<Folded, FoldError> {
+    ) -> Result<Decided, Stop> {
         let (index, count) = (body.batch_index, body.batch_count);
-        if index >= count || count > BATCH_RECORDS_MAX || u64::from(index) > record.offset {
-            return Ok(malformed(record, body));
+        if index >= count || count > BATCH_RECORDS_MAX || u64::from(index) > item.offset {
+            return Err(Stop::Refuse(Reason::Malformed));
         }
         if index + 1 < count {
-            return Ok(Folded {
-                output: vec![],
-                decision: Decision::Accepted,
-                reason: Reason::None,
-                duplicate_of: None,
-            });
+            return Ok(Decided::silent(Decision::Accepted, Reason::None));
         }
-        let earlier = self.earlier(record, index)?;
-        let mut bodies = vec![];
-        for (at, earlier) in earlier.iter().enumerate() {
-            let envelope = earlier.envelope().map_err(|source| FoldError::Envelope {
-                offset: earlier.offset,
-                source,
-            })?;
+        let earlier = self.earlier(item, index)?;
+        let mut all = Decided::silent(Decision::Accepted, Reason::None);
+        let mut repeated = true;
+        for (at, source) in earlier.iter().enumerate() {
+            let Ok(envelope) = source.envelope() else {
+                return Err(Stop::Refuse(Reason::Malformed));
+            };
             let read = codec::decode::<InputRoomEvent>(envelope.body).ok();
             let belongs = |read: &InputRoomEvent| {
                 envelope.kind == Kind::InputRoomEvent
-                    && envelope.room_id == record.envelope.room_id
+                    && envelope.room_id == item.envelope.room_id
                     && (read.batch_index as usize, read.batch_count) == (at, count)
             };
-            match read.filter(belongs) {
-                Some(read) => bodies.push((envelope, read)),
-                None => return Ok(malformed(record, body)),
+            let Some(body) = read.filter(belongs) else {
+                return Err(Stop::Refuse(Reason::Malformed));
+            };
+            let part = Item {
+                partition: item.partition,
+                offset: source.offset,
+                envelope: &envelope,
+                record: Some(source),
+            };
+            repeated &= self.weigh_part(&part, body, &effort, ids, tables, &mut all)?;
+        }
+        repeated &= self.weigh_part(item, body, &effort, ids, tables, &mut all)?;
+        all.outcome.decision = match repeated {
+            true => Decision::Duplicate,
+            false => Decision::Accepted,
+        };
+        if !repeated {
+            all.outcome.duplicate_of = None;
+        }
+        Ok(all)
+    }
+
+    /// One event of a batch; whether it was there before.
+    fn weigh_part(
+        &mut self,
+        part: &Item<'_>,
+        body: InputRoomEvent,
+        effort: &Effort,
+        ids: &mut StateIds,
+        tables: &mut Overlay<'_>,
+        all: &mut Decided,
+    ) -> Result<bool, Stop> {
+        let event = Event::read(part.partition, part.offset, part.envelope, &body);
+        let event = event.ok_or(Stop::Refuse(Reason::Malformed))?;
+        let judged = self.judge(&event, effort.clone(), ids, tables)?;
+        let decided = Decided::event(part, body, judged);
+        let FoldOutcome {
+            decision,
+            reason,
+            duplicate_of,
+        } = decided.outcome;
+        if decision == Decision::Rejected {
+            return Err(Stop::Refuse(reason));
+        }
+        if all.outcome.duplicate_of.is_none() {
+            all.outcome.duplicate_of = duplicate_of;
+        }
+        all.said.extend(decided.said);
+        all.judged.extend(decided.judged);
+        all.released.extend(decided.released);
+        Ok(decision == Decision::Duplicate)
+    }
+
+    /// The decision about a batch that is refused: the same about each of its records.
+    pub(super) fn refused_batch(
+        &self,
+        item: &Item<'_>,
+        body: InputRoomEvent,
+        reason: Reason,
+    ) -> Decided {
+        let mut all = Decided::silent(Decision::Rejected, reason);
+        let refused = |offset: u64| {
+            let (decision, event) = (Decision::Rejected, EventSn(offset));
+            Judged::plain(Annotation::unplaced(decision, reason, RoomSn(0), event))
+        };
+        // What is no batch is decided about alone.
+        let is_batch = body.batch_index + 1 == body.batch_count
+            && body.batch_count <= BATCH_RECORDS_MAX
+            && u64::from(body.batch_index) <= item.offset;
+        let earlier = match is_batch {
+            true => self.earlier(item, body.batch_index).unwrap_or_default(),
+            false => vec![],
+        };
+        for source in &earlier {
+            let envelope = source.envelope().ok();
+            let read = envelope.as_ref().and_then(|envelope| {
+                let in_batch = envelope.kind == Kind::InputRoomEvent
+                    && envelope.room_id == item.envelope.room_id;
+                let read = codec::decode::<InputRoomEvent>(envelope.body).ok();
+                read.filter(|read| in_batch && read.batch_count == body.batch_count)
+            });
+            if let (Some(envelope), Some(read)) = (envelope, read) {
+                let part = Item {
+                    partition: item.partition,
+                    offset: source.offset,
+                    envelope: &envelope,
+                    record: Some(source),
+                };
+                let decided = Decided::event(&part, read, refused(source.offset));
+                all.said.extend(decided.said);
             }
         }
-        bodies.push((record.envelope.clone(), body));
-        self.fold_together(record, bodies, tables)
+        let decided = Decided::event(item, body, refused(item.offset));
+        all.said.extend(decided.said);
+        all
     }
 
     /// The records before this one that belong to its batch.
-    fn earlier(&self, record: &FoldInput<'_>, index: u32) -> Result<Vec<LogRecord>, FoldError> {
+    fn earlier(&self, item: &Item<'_>, index: u32) -> Result<Vec<LogRecord>, EventError> {
         let mut found: Vec<LogRecord> = vec![];
-        let mut next = record.offset - u64::from(index);
-        while next < record.offset {
-            let read = self.shared.events.records_from(record.partition, next)?;
+        let mut next = item.offset - u64::from(index);
+        while next < item.offset {
+            let read = self.shared.events.records_from(item.partition, next)?;
             let read = read
                 .into_iter()
-                .take_while(|read| read.offset < record.offset);
+                .take_while(|read| read.offset < item.offset);
             let before = found.len();
             found.extend(read);
             if found.len() == before {
@@ -78,89 +172,5 @@ impl RoomServer {
             next = found.last().map_or(next, |last| last.offset + 1);
         }
         Ok(found)
-    }
-
-    fn fold_together(
-        &mut self,
-        record: &FoldInput<'_>,
-        bodies: Vec<(log_format::record::Envelope<'_>, InputRoomEvent)>,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Folded, FoldError> {
-        let first = record.offset - (bodies.len() as u64 - 1);
-        let room_id = record.envelope.room_id.unwrap_or_default();
-        let saved = ruma::OwnedRoomId::try_from(room_id)
-            .ok()
-            .map(|room_id| (self.group.heads.get(&room_id).cloned(), room_id));
-        let (fresh, changed) = (self.group.fresh.len(), self.group.changed.len());
-        let mut above = Overlay::new(&*tables);
-        let mut judged = vec![];
-        let mut refusal = None;
-        for ((envelope, body), offset) in bodies.iter().zip(first..) {
-            let Some(event) = Event::read(record.partition, offset, envelope, body) else {
-                refusal = Some(Reason::Malformed);
-                break;
-            };
-            let verdict = self.judge(&event, &mut above)?;
-            if verdict.annotation.decision == Decision::Rejected {
-                refusal = Some(verdict.annotation.reason);
-                break;
-            }
-            judged.push(verdict);
-        }
-        let writes = above.into_writes();
-        let last = bodies.len() as u32 - 1;
-        let origin = |sub: u32| Origin {
-            src_sub: sub,
-            src_last: sub == last,
-            ..record.origin()
-        };
-        if let Some(reason) = refusal {
-            // Take back what the others did: the tables never saw it.
-            self.group.fresh.truncate(fresh);
-            self.group.changed.truncate(changed);
-            self.known.clear();
-            match saved {
-                Some((Some(head), room_id)) => drop(self.group.heads.insert(room_id, head)),
-                Some((None, room_id)) => drop(self.group.heads.remove(&room_id)),
-                None => {}
-            }
-            let mut output = vec![];
-            for ((sub, (envelope, body)), offset) in (0..).zip(bodies).zip(first..) {
-                let source = FoldInput {
-                    offset,
-                    envelope: &envelope,
-                    ..*record
-                };
-                output.extend(refused(&source, body, reason, origin(sub)).output);
-            }
-            return Ok(Folded {
-                output,
-                decision: Decision::Rejected,
-                reason,
-                duplicate_of: None,
-            });
-        }
-        tables.absorb(writes);
-        let duplicate_of = judged
-            .iter()
-            .find_map(|verdict| verdict.duplicate_of.clone());
-        let repeated = judged
-            .iter()
-            .all(|verdict| verdict.annotation.decision == Decision::Duplicate);
-        let output = (0..)
-            .zip(judged.into_iter().zip(bodies))
-            .map(|(sub, (verdict, (envelope, body)))| {
-                verdict.annotation.record(&envelope, body, origin(sub))
-            })
-            .collect();
-        Ok(Folded {
-            output,
-            decision: match repeated {
-                true => Decision::Duplicate,
-                false => Decision::Accepted,
-            },
-            reason: Reason::None,
-            duplicate_of: duplicate_of.filter(|_| repeated),
-        })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use log_format::codec;
 use log_format::record::input::{InputRoomEvent, Transaction};
+use log_format::record::output::Membership;
 use log_format::record::{Envelope, Kind};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -15,7 +16,7 @@ use super::accepted_event::AcceptedEvent;
 use super::rows::EventRow;
 use crate::logs::log::{Log, LogRecord, ReadError};
 use crate::query::ids::EventSn;
-use crate::query::rooms::StoredEvent;
+use crate::query::rooms::{StateKey, StoredEvent};
 use crate::storage::overlay::{Read, StoreError};
 
 /// Average weights, by which the caches guess how many entries they will hold.
@@ -88,6 +89,44 @@ impl Events {
         record
             .filter(|record| record.offset == event.0)
             .ok_or(EventError::NotAnEvent(event.0))
+    }
+
+    /// What `read` makes of an event's record.
+    pub fn read<T>(
+        &self,
+        partition: u32,
+        event: EventSn,
+        read: impl FnOnce(&Envelope<'_>) -> Option<T>,
+    ) -> Result<T, EventError> {
+        let record = self.record(partition, event)?;
+        read(&room_event(&record)?).ok_or(EventError::NotAnEvent(event.0))
+    }
+
+    /// The state key that an event sets.
+    pub fn state_key(&self, partition: u32, event: EventSn) -> Result<StateKey, EventError> {
+        if let Some(known) = self.accepted.get(&(partition, event))
+            && let Some(state_key) = &known.state_key
+        {
+            return Ok(StateKey::new(&known.kind, state_key));
+        }
+        self.read(partition, event, |envelope| {
+            Some(StateKey::new(envelope.event_type?, envelope.state_key?))
+        })
+    }
+
+    /// The membership that a member event says; none if it is another event.
+    pub fn membership(
+        &self,
+        partition: u32,
+        event: EventSn,
+    ) -> Result<Option<Membership>, EventError> {
+        self.read(partition, event, |envelope| {
+            if envelope.event_type? != "m.room.member" {
+                return Some(None);
+            }
+            let body: InputRoomEvent = codec::decode(envelope.body).ok()?;
+            Some(body.membership.as_deref().and_then(Membership::parse))
+        })
     }
 
     /// Records from an offset on, as the log hands them out.
@@ -179,6 +218,12 @@ impl Events {
     pub fn forget(&self, partition: u32, event: EventSn) {
         self.served.remove(&(partition, event));
     }
+}
+
+/// The `prev_events` of a record.
+pub fn prev_events(envelope: &Envelope<'_>) -> Option<Vec<String>> {
+    let body: InputRoomEvent = codec::decode(envelope.body).ok()?;
+    Some(body.prev_events)
 }
 
 fn room_event(record: &LogRecord) -> Result<Envelope<'_>, EventError> {

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use log_format::codec;
 use log_format::record::Kind;
 use log_format::record::input::{InputRoomEvent, InputRoomPublished};
-use log_format::record::output::{Decision, Origin, OutputRoomPublished, Reason};
+use log_format::record::output::{Decision, OutputRoomPublished, Reason};
 use quick_cache::unsync::Cache;
-use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{OwnedRoomId, RoomId};
 
 use super::annotate::{self, Annotation};
 use super::answers::RoomTables;
+use super::auth_chain::AuthGraphs;
 use super::events::EventError;
 use super::heads::{self, Head};
-use super::judge::{Event, Judged};
-use super::rows;
-use crate::logs::log::NewRecord;
+use super::{rows, turn};
 use crate::projectors::fold::{FoldError, FoldInput, Folded, Projector};
 use crate::query::ids::{EventSn, RoomSn};
 use crate::query::rooms::StoredEvent;
@@ -35,6 +34,8 @@ pub struct RoomServer {
     pub(super) group: Group,
     /// Accepted events by id. Cleared when a batch is taken back.
     pub(super) known: KnownIds,
+    /// Auth graphs of rooms that resolved lately.
+    pub(super) graphs: AuthGraphs,
 }
 
 /// What a group of folds left to be published.
@@ -68,6 +69,7 @@ impl RoomServer {
             shared,
             group: Group::default(),
             known: Cache::new(KNOWN_IDS),
+            graphs: AuthGraphs::default(),
         }
     }
 
@@ -95,53 +97,24 @@ impl RoomServer {
         Ok(true)
     }
 
-    /// Judges an event and keeps for [`Projector::publish`] what it changed.
-    pub(super) fn judge(
-        &mut self,
-        event: &Event<'_>,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Judged, FoldError> {
-        if !self.bring_head(event.partition, event.room_id, tables)? {
-            let (judged, head) = event.create_room(&self.shared, tables)?;
-            if let Some(head) = head {
-                self.group.heads.insert(event.room_id.to_owned(), head);
-            }
-            self.keep(event.partition, &judged);
-            return Ok(judged);
-        }
-        let Some(head) = self.group.heads.get_mut(event.room_id) else {
-            return Ok(Judged::rejected(event, Reason::UnknownRoom));
-        };
-        let judged = event.judge(&self.shared, head, &mut self.known, tables)?;
-        self.keep(event.partition, &judged);
-        Ok(judged)
-    }
-
-    fn keep(&mut self, partition: u32, judged: &Judged) {
-        if let Some(fresh) = &judged.fresh {
-            self.group.fresh.push((partition, fresh.clone()));
-        }
-        let changed = judged.changed.iter().map(|event| (partition, *event));
-        self.group.changed.extend(changed);
-    }
-
-    fn fold_event(
+    /// Folds a record of a room's graph: now, or when the room goes on.
+    fn fold_graph(
         &mut self,
         record: &FoldInput<'_>,
         tables: &mut Overlay<'_>,
     ) -> Result<Folded, FoldError> {
-        let Ok(body) = codec::decode::<InputRoomEvent>(record.envelope.body) else {
-            return Ok(malformed(record, no_body()));
-        };
-        if body.batch_count > 1 {
-            return self.fold_batch(record, body, tables);
-        }
-        let event = Event::read(record.partition, record.offset, record.envelope, &body);
-        let Some(event) = event else {
+        let Some(room_id) = turn::room_id_of(record.envelope) else {
+            let body = codec::decode(record.envelope.body).unwrap_or_else(|_| no_body());
             return Ok(malformed(record, body));
         };
-        let judged = self.judge(&event, tables)?;
-        Ok(folded(judged, record, body))
+        let is_known = self.bring_head(record.partition, &room_id, tables)?;
+        let head = self.group.heads.get(&room_id);
+        let waits = is_known && head.is_some_and(|head| head.parked.is_some());
+        match (record.envelope.kind, waits) {
+            (Kind::InputRoomResumed, _) => self.resume(record, &room_id, tables),
+            (_, true) => Ok(self.queue(record, &room_id, tables)),
+            (_, false) => self.take_turn(record, &room_id, tables),
+        }
     }
 
     fn fold_published(
@@ -177,17 +150,13 @@ impl RoomServer {
             reason,
             published: body.is_some_and(|body| body.published),
         };
-        Ok(Folded {
-            output: vec![annotate::published(record.envelope, &output)],
-            decision,
-            reason,
-            duplicate_of: None,
-        })
+        let output = vec![annotate::published(record.envelope, &output)];
+        Ok(Folded::decided(output, decision, reason))
     }
 }
 
 /// Stands in for the body of a record that has none that decodes.
-fn no_body() -> InputRoomEvent {
+pub(super) fn no_body() -> InputRoomEvent {
     InputRoomEvent {
         placement: log_format::record::input::Placement::New,
         depth: 0,
@@ -204,42 +173,15 @@ fn no_body() -> InputRoomEvent {
 }
 
 /// The decision about a record that no correct writer makes.
-pub(super) fn malformed(record: &FoldInput<'_>, body: InputRoomEvent) -> Folded {
-    refused(record, body, Reason::Malformed, record.origin())
-}
-
-/// The decision about a record that is refused whatever it says.
-pub(super) fn refused(
-    record: &FoldInput<'_>,
-    body: InputRoomEvent,
-    reason: Reason,
-    origin: Origin,
-) -> Folded {
+fn malformed(record: &FoldInput<'_>, body: InputRoomEvent) -> Folded {
+    let (decision, reason) = (Decision::Rejected, Reason::Malformed);
     let event = EventSn(record.offset);
-    let annotation = Annotation::unplaced(Decision::Rejected, reason, RoomSn(0), event);
-    Folded {
-        output: vec![annotation.record(record.envelope, body, origin)],
-        decision: Decision::Rejected,
-        reason,
-        duplicate_of: None,
-    }
-}
-
-fn folded(judged: Judged, record: &FoldInput<'_>, body: InputRoomEvent) -> Folded {
-    let (decision, reason) = (judged.annotation.decision, judged.annotation.reason);
-    let output: Vec<NewRecord> =
-        vec![
-            judged
-                .annotation
-                .record(record.envelope, body, record.origin()),
-        ];
-    let duplicate_of: Option<OwnedEventId> = judged.duplicate_of;
-    Folded {
-        output,
-        decision,
-        reason,
-        duplicate_of,
-    }
+    let annotation = Annotation::unplaced(decision, reason, RoomSn(0), event);
+    let output = match record.envelope.kind {
+        Kind::InputRoomEvent => annotation.records(record.envelope, body, None, || record.origin()),
+        _ => vec![],
+    };
+    Folded::decided(output, decision, reason)
 }
 
 impl Projector for RoomServer {
@@ -249,15 +191,19 @@ impl Projector for RoomServer {
         tables: &mut Overlay<'_>,
     ) -> Result<Folded, FoldError> {
         match record.envelope.kind {
-            Kind::InputRoomEvent => self.fold_event(record, tables),
+            Kind::InputRoomEvent
+            | Kind::InputStateBegin
+            | Kind::InputStateChunk
+            | Kind::InputStateCommit
+            | Kind::InputStateAbandoned
+            | Kind::InputRoomResumed => self.fold_graph(record, tables),
             Kind::InputRoomPublished => self.fold_published(record, tables),
             // The runner hands each projector its own kinds.
-            _ => Ok(Folded {
-                output: vec![],
-                decision: Decision::Rejected,
-                reason: Reason::Malformed,
-                duplicate_of: None,
-            }),
+            _ => Ok(Folded::decided(
+                vec![],
+                Decision::Rejected,
+                Reason::Malformed,
+            )),
         }
     }
 
@@ -269,6 +215,9 @@ impl Projector for RoomServer {
         // Also what is fresh and was redacted within the group.
         for (partition, event) in group.changed {
             self.shared.events.forget(partition, event);
+        }
+        for head in group.heads.values() {
+            self.shared.show_parked(head);
         }
         self.shared.heads.publish(group.heads.into_values());
     }

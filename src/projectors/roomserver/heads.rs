@@ -10,11 +10,12 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 
 use super::auth;
 use super::events::{EventError, Events};
+use super::parked::Parked;
 use super::rows::{self, RoomRow, RoomRowRef};
 use super::state::{RoomStates, StateNode};
 use crate::matrix::RoomVersion;
 use crate::query::authority::Member;
-use crate::query::ids::RoomSn;
+use crate::query::ids::{EventSn, RoomSn};
 use crate::query::rooms::{Extremity, RoomHead, StateKey, StateMap};
 use crate::storage::columns::{ROOM_IDS, ROOMS};
 use crate::storage::overlay::{Overlay, Read};
@@ -33,6 +34,12 @@ pub struct Head {
     /// The node of the current state.
     pub node: StateNode,
     pub early_redactions: u64,
+    /// Rows of events that wait for others, and of states given for events:
+    /// where there is none, a fold spares the look-up.
+    pub waiting: u64,
+    pub given_states: u64,
+    /// Since which record the room waits for work that is done aside.
+    pub parked: Option<Parked>,
 }
 
 impl Head {
@@ -47,6 +54,8 @@ impl Head {
             joined_members: self.shown.joined_members,
             invited_members: self.shown.invited_members,
             early_redactions: self.early_redactions,
+            waiting: self.waiting,
+            given_states: self.given_states,
             extremities: &self.shown.extremities,
         };
         let key = rows::room_key(partition, self.shown.room);
@@ -94,13 +103,17 @@ pub fn load(
         state.insert(key, event);
     })?;
     let version = RoomVersion::parse(&row.version).ok_or_else(broken)?;
-    let authority = auth::authority(events, partition, version, &state, members)?;
+    // A room begins with its create event, after which it is named.
+    let create = EventSn(room.0);
+    let authority = auth::authority(events, partition, version, create, &state, members)?;
     let mut extremities = Vec::with_capacity(row.extremities.len());
-    for (event_id, event, depth) in &row.extremities {
+    for extremity in &row.extremities {
+        let event_id = OwnedEventId::try_from(extremity.event_id.as_ref());
         extremities.push(Extremity {
-            event_id: OwnedEventId::try_from(event_id.as_ref()).map_err(|_| broken())?,
-            event: *event,
-            depth: *depth,
+            event_id: event_id.map_err(|_| broken())?,
+            event: extremity.event,
+            depth: extremity.depth,
+            state_after: extremity.state_after,
         });
     }
     let shown = RoomHead {
@@ -120,6 +133,9 @@ pub fn load(
         shown,
         node,
         early_redactions: row.early_redactions,
+        waiting: row.waiting,
+        given_states: row.given_states,
+        parked: Parked::load(tables, partition, room)?,
     }))
 }
 
@@ -128,7 +144,7 @@ pub fn load(
 pub fn member_entry(
     key: &StateKey,
     membership: Option<Membership>,
-    event: crate::query::ids::EventSn,
+    event: EventSn,
 ) -> Option<(OwnedUserId, Member)> {
     if key.kind.as_ref() != "m.room.member" {
         return None;

@@ -1,34 +1,38 @@
-//! What becomes of one event: known already, refused and why, or part of the
-//! room.
+//! What becomes of one event: known already, refused and why, kept aside, or
+//! part of the room.
 //!
-//! Everything is checked before anything is written, so a refused event leaves
-//! no trace. Today a room's extremities all have the same state after them: an
-//! event whose acceptance would end that needs state resolution and is refused
-//! with `TooMuchWork`. So the state before an accepted event is the current
-//! one, and *allowed by the state before but not by current state* (soft
-//! failure) cannot happen yet.
+//! Three questions, as the server-server API asks them (*Checks performed on
+//! receipt of a PDU*): does what the event cites as its authority allow it, does
+//! the state before it, does the room's current state? No to the first two
+//! rejects it, no to the third alone makes it soft-failed. An event whose state
+//! cannot be told, since what it builds on is not known, waits as an outlier.
+//!
+//! Everything that may call the decision off is done before the first write
+//! that others would see; see [`super::turn`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use log_format::record::input::{InputRoomEvent, Placement};
 use log_format::record::output::{Decision, Membership, Reason};
 use log_format::record::{Envelope, Source};
-use ruma::{EventId, OwnedEventId, RoomId, UserId};
-use smallvec::SmallVec;
+use ruma::{CanonicalJsonObject, EventId, OwnedEventId, RoomId, UserId};
 
-use super::annotate::Annotation;
+use super::accepted_event;
+use super::annotate::{Annotation, Gap};
 use super::answers::RoomTables;
-use super::fold::KnownIds;
+use super::auth;
 use super::heads::Head;
 use super::rows::{self, EventRow};
-use super::{accepted_event, auth};
+use super::scope::{Cited, Prior, Scope, Stop};
+use super::state::StateNode;
+use super::waiting::Waiters;
 use crate::limits;
 use crate::matrix::RoomVersion;
 use crate::matrix::auth_rules::{self, AuthError, AuthEvent, EventContent};
-use crate::projectors::fold::FoldError;
 use crate::query::ids::{EventSn, RoomSn};
-use crate::query::rooms::{Extremity, StoredEvent};
-use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY};
+use crate::query::rooms::StoredEvent;
+use crate::storage::columns::IDEMPOTENCY;
 use crate::storage::overlay::Overlay;
 
 /// A room event whose fields have the shapes that the fold relies on.
@@ -53,29 +57,36 @@ pub struct Event<'a> {
 pub struct Judged {
     pub annotation: Annotation,
     pub duplicate_of: Option<OwnedEventId>,
+    /// What the event builds on and is not known.
+    pub gap: Option<Gap>,
     /// The event as it is served, if it became part of the room.
     pub fresh: Option<Arc<StoredEvent>>,
-    /// An event that it redacted.
-    pub changed: Option<EventSn>,
+    /// Events whose rows changed: redacted ones, and the event itself if it was
+    /// kept before.
+    pub changed: Vec<EventSn>,
+    /// Offsets of records that waited for this event.
+    pub released: Vec<u64>,
 }
 
-/// An event that others refer to.
-enum Prior {
-    Unknown,
-    Accepted(EventSn),
-    Other(EventSn, EventRow),
+/// What is known of an event when its decision begins.
+pub(super) struct Case<'a> {
+    pub version: RoomVersion,
+    pub event: AuthEvent<'a>,
+    pub content: Option<Cow<'a, CanonicalJsonObject>>,
+    pub cited: Cited,
+    /// Its row, if it was kept before.
+    pub prior: Option<EventRow>,
+    pub waiters: Waiters,
 }
 
-/// Why an event goes no further.
-enum Stop {
-    Fail(FoldError),
-    Refuse(Reason),
-}
-
-impl<E: Into<FoldError>> From<E> for Stop {
-    fn from(error: E) -> Stop {
-        Stop::Fail(error.into())
-    }
+/// The state before an event, or the `prev_events` for which it cannot be told.
+pub(super) enum Before {
+    State {
+        node: StateNode,
+        /// A writer gave it: there is history before the event that is not known.
+        is_given: bool,
+    },
+    Unknown(Vec<String>),
 }
 
 impl Judged {
@@ -83,19 +94,11 @@ impl Judged {
         Judged {
             annotation,
             duplicate_of: None,
+            gap: None,
             fresh: None,
-            changed: None,
+            changed: vec![],
+            released: vec![],
         }
-    }
-
-    /// A refusal that leaves no trace in the tables.
-    pub fn rejected(event: &Event<'_>, reason: Reason) -> Judged {
-        Judged::refused(event, RoomSn(0), reason)
-    }
-
-    fn refused(event: &Event<'_>, room: RoomSn, reason: Reason) -> Judged {
-        let decision = Decision::Rejected;
-        Judged::plain(Annotation::unplaced(decision, reason, room, event.sn))
     }
 
     fn duplicate(room: RoomSn, of: EventSn, id: OwnedEventId) -> Judged {
@@ -103,6 +106,19 @@ impl Judged {
         Judged {
             duplicate_of: Some(id),
             ..Judged::plain(annotation)
+        }
+    }
+}
+
+impl Case<'_> {
+    /// The event with the content that was loaded for it.
+    pub fn event(&self) -> AuthEvent<'_> {
+        match &self.content {
+            Some(content) => AuthEvent {
+                content: EventContent::Parsed(content),
+                ..self.event
+            },
+            None => self.event,
         }
     }
 }
@@ -148,64 +164,10 @@ impl<'a> Event<'a> {
 
     /// Whether this server made the event. Then what it builds on was here when
     /// it was built, and if it is not now, the fold refused it.
-    fn is_local(&self) -> bool {
+    pub(super) fn is_local(&self) -> bool {
         match self.envelope.source {
             Source::Client | Source::Appservice | Source::Internal => true,
             Source::Federation | Source::Backfill => false,
-        }
-    }
-
-    fn missing(&self) -> Reason {
-        match self.is_local() {
-            true => Reason::Rebase,
-            false => Reason::MissingEvents,
-        }
-    }
-
-    /// An event of a known room.
-    pub(super) fn judge(
-        &self,
-        shared: &RoomTables,
-        head: &mut Head,
-        known: &mut KnownIds,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Judged, FoldError> {
-        let room = head.shown.room;
-        if let Some(repeated) = self.repeated(shared, room, tables)? {
-            return Ok(repeated);
-        }
-        let reused;
-        let mut event = self;
-        match self.prior(room, self.event_id.as_str(), known, tables)? {
-            Prior::Unknown => {}
-            Prior::Accepted(sn) => {
-                return Ok(Judged::duplicate(room, sn, self.event_id.to_owned()));
-            }
-            Prior::Other(sn, row) => {
-                let adds = match row.decision {
-                    // An outlier may become part of the graph, a rejected event
-                    // may be judged again.
-                    Decision::Outlier => self.body.placement == Placement::New,
-                    Decision::Rejected => true,
-                    Decision::Accepted | Decision::SoftFailed | Decision::Duplicate => false,
-                };
-                if !adds {
-                    return Ok(Judged::duplicate(room, sn, self.event_id.to_owned()));
-                }
-                reused = Event { sn, ..*self };
-                event = &reused;
-            }
-        }
-        match event.check(shared, head, known, tables) {
-            Err(Stop::Fail(error)) => Err(error),
-            Err(Stop::Refuse(reason)) => event.refuse(room, reason, tables),
-            Ok(None) => event.keep_unplaced(room, Decision::Outlier, Reason::None, tables),
-            Ok(Some((version, left))) => {
-                let judged = event.accept(shared, head, version, &left, tables)?;
-                let id = Box::from(event.event_id.as_str());
-                known.insert(id, (event.partition, room, event.sn));
-                Ok(judged)
-            }
         }
     }
 
@@ -215,7 +177,7 @@ impl<'a> Event<'a> {
         shared: &RoomTables,
         room: RoomSn,
         tables: &Overlay<'_>,
-    ) -> Result<Option<Judged>, FoldError> {
+    ) -> Result<Option<Judged>, Stop> {
         if self.envelope.idempotency == [0; 16] {
             return Ok(None);
         }
@@ -225,146 +187,6 @@ impl<'a> Event<'a> {
         };
         let id = shared.events.event_id(self.partition, sn)?;
         Ok(Some(Judged::duplicate(room, sn, id)))
-    }
-
-    fn prior(
-        &self,
-        room: RoomSn,
-        id: &str,
-        known: &mut KnownIds,
-        tables: &Overlay<'_>,
-    ) -> Result<Prior, FoldError> {
-        if let Some((partition, in_room, sn)) = known.get(id)
-            && (*partition, *in_room) == (self.partition, room)
-        {
-            return Ok(Prior::Accepted(*sn));
-        }
-        let key = rows::room_text_key(self.partition, room, id);
-        let Some(sn) = rows::find_number(tables, EVENT_IDS, &key)?.map(EventSn) else {
-            return Ok(Prior::Unknown);
-        };
-        let Some(row) = EventRow::load(tables, self.partition, sn)? else {
-            return Ok(Prior::Unknown);
-        };
-        if row.decision != Decision::Accepted {
-            return Ok(Prior::Other(sn, row));
-        }
-        known.insert(Box::from(id), (self.partition, room, sn));
-        Ok(Prior::Accepted(sn))
-    }
-
-    /// Everything that must hold before the event becomes part of the room.
-    /// Returns the room's version and the extremities that stay beside the event;
-    /// none for an outlier.
-    fn check(
-        &self,
-        shared: &RoomTables,
-        head: &Head,
-        known: &mut KnownIds,
-        tables: &Overlay<'_>,
-    ) -> Result<Option<(RoomVersion, Vec<Extremity>)>, Stop> {
-        let version = head.shown.authority.create_info.version;
-        let named = self.envelope.room_version.unwrap_or(version.as_str());
-        if named != version.as_str() {
-            return Err(Stop::Refuse(Reason::Malformed));
-        }
-        if self.kind == "m.room.create" {
-            return Err(Stop::Refuse(Reason::RoomExists));
-        }
-        match self.body.placement {
-            Placement::New => {}
-            Placement::Outlier => return Ok(None),
-            // No writer of this version makes one.
-            Placement::Backfill { .. } => return Err(Stop::Refuse(Reason::Malformed)),
-        }
-        let left = self.check_previous(head, known, tables)?;
-        self.check_auth(shared, head, version, known, tables)?;
-        Ok(Some((version, left)))
-    }
-
-    /// All previous events are accepted, and the state before the event is the
-    /// current one. Returns the extremities that it leaves.
-    fn check_previous(
-        &self,
-        head: &Head,
-        known: &mut KnownIds,
-        tables: &Overlay<'_>,
-    ) -> Result<Vec<Extremity>, Stop> {
-        let previous = &self.body.prev_events;
-        if previous.is_empty() {
-            return Err(Stop::Refuse(Reason::Malformed));
-        }
-        let extremities = &head.shown.extremities;
-        for id in previous {
-            // The state after each extremity is the current one.
-            if extremities.iter().any(|known| known.event_id == *id) {
-                continue;
-            }
-            let Prior::Accepted(sn) = self.prior(head.shown.room, id, known, tables)? else {
-                return Err(Stop::Refuse(self.missing()));
-            };
-            let row = EventRow::load(tables, self.partition, sn)?;
-            if row.map(|row| row.state_after) != Some(head.node.id) {
-                return Err(Stop::Refuse(Reason::TooMuchWork));
-            }
-        }
-        let left: Vec<Extremity> = extremities
-            .iter()
-            .filter(|known| !previous.iter().any(|id| known.event_id == *id))
-            .cloned()
-            .collect();
-        if !left.is_empty() && self.state_key.is_some() {
-            return Err(Stop::Refuse(Reason::TooMuchWork));
-        }
-        Ok(left)
-    }
-
-    /// The auth rules: against the auth events, and against the state before,
-    /// which is the current one. A plain message parses no JSON here, as long as
-    /// it cites current state.
-    fn check_auth(
-        &self,
-        shared: &RoomTables,
-        head: &Head,
-        version: RoomVersion,
-        known: &mut KnownIds,
-        tables: &Overlay<'_>,
-    ) -> Result<(), Stop> {
-        let room = head.shown.room;
-        let mut cited = SmallVec::<[EventSn; 6]>::new();
-        for id in &self.body.auth_events {
-            let Prior::Accepted(sn) = self.prior(room, id, known, tables)? else {
-                return Err(Stop::Refuse(self.missing()));
-            };
-            cited.push(sn);
-        }
-        let forbidden = |_: AuthError| Stop::Refuse(Reason::Forbidden);
-        let event = self.to_judge().map_err(forbidden)?;
-        let content = auth::member_content(&event).map_err(forbidden)?;
-        if let Some(content) = &content
-            && content.get("membership").and_then(|word| word.as_str())
-                != self.body.membership.as_deref()
-        {
-            return Err(Stop::Refuse(Reason::Malformed));
-        }
-        let event = match &content {
-            Some(content) => AuthEvent {
-                content: EventContent::Parsed(content),
-                ..event
-            },
-            None => event,
-        };
-        let authority = &head.shown.authority;
-        let same =
-            auth::cites_current_state(&head.shown, version, &event, content.as_deref(), &cited);
-        if !same.map_err(forbidden)? {
-            let mut events = Vec::with_capacity(cited.len());
-            for sn in cited {
-                events.push(shared.events.accepted(self.partition, sn)?);
-            }
-            auth::check_cited(version, &event, &events, authority).map_err(forbidden)?;
-        }
-        auth_rules::check(version, &event, &**authority).map_err(forbidden)
     }
 
     /// The event as the rules read it.
@@ -382,17 +204,286 @@ impl<'a> Event<'a> {
         })
     }
 
-    fn refuse(
-        &self,
-        room: RoomSn,
-        reason: Reason,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Judged, FoldError> {
-        // A remote event that the rules reject is remembered, so that what
-        // builds on it is rejected too; a local one never existed.
-        if reason == Reason::Forbidden && !self.is_local() {
-            return self.keep_unplaced(room, Decision::Rejected, reason, tables);
+    /// An event of a known room.
+    ///
+    /// Errors: [`Stop::Refuse`] leaves no trace and stands for the event's
+    /// decision; the others call the decision off.
+    pub(super) fn judge(&self, head: &mut Head, scope: &mut Scope<'_, '_>) -> Result<Judged, Stop> {
+        let room = head.shown.room;
+        if let Some(repeated) = self.repeated(scope.shared, room, scope.tables)? {
+            return Ok(repeated);
         }
-        Ok(Judged::refused(self, room, reason))
+        match scope.prior(self.event_id.as_str())? {
+            Prior::Unknown => self.decide(head, None, scope),
+            Prior::Accepted(sn) => Ok(Judged::duplicate(room, sn, self.event_id.to_owned())),
+            Prior::Other(sn, row) => {
+                if !self.adds_to(sn, &row, scope)? {
+                    return Ok(Judged::duplicate(room, sn, self.event_id.to_owned()));
+                }
+                let reused = Event { sn, ..*self };
+                reused.decide(head, Some(row), scope)
+            }
+        }
+    }
+
+    /// Whether a repeat of an event that was kept may change what became of it.
+    fn adds_to(&self, sn: EventSn, row: &EventRow, scope: &Scope<'_, '_>) -> Result<bool, Stop> {
+        let adds = match row.decision {
+            // An outlier may become part of the graph.
+            Decision::Outlier => self.body.placement != Placement::Outlier,
+            // What was rejected for want of something may have it now.
+            Decision::Rejected => matches!(
+                row.reason,
+                Reason::MissingAuthEvents | Reason::RejectedAuthEvent | Reason::TooMuchWork
+            ),
+            Decision::Accepted | Decision::SoftFailed | Decision::Duplicate => false,
+        };
+        // In versions 1 and 2 another event may have the same id: the first stays.
+        let skeleton = self.envelope.skeleton.bytes();
+        Ok(adds && scope.read(sn, |first| Some(first.skeleton.bytes() == skeleton))?)
+    }
+
+    fn decide(
+        &self,
+        head: &mut Head,
+        prior: Option<EventRow>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Judged, Stop> {
+        let version = head.shown.authority.create_info.version;
+        let named = self.envelope.room_version.unwrap_or(version.as_str());
+        if named != version.as_str() {
+            return Err(Stop::Refuse(Reason::Malformed));
+        }
+        if self.kind == "m.room.create" {
+            return Err(Stop::Refuse(Reason::RoomExists));
+        }
+        // What this server makes is news.
+        let is_news = self.body.placement == Placement::New || !self.is_local();
+        if self.body.prev_events.is_empty() || !is_news {
+            return Err(Stop::Refuse(Reason::Malformed));
+        }
+        let forbidden = |_: AuthError| Stop::Refuse(Reason::Forbidden);
+        let event = self.to_judge().map_err(forbidden)?;
+        let content = auth::member_content(&event).map_err(forbidden)?;
+        let word = content.as_ref().map(|content| content.get("membership"));
+        if let Some(word) = word
+            && word.and_then(|word| word.as_str()) != self.body.membership.as_deref()
+        {
+            return Err(Stop::Refuse(Reason::Malformed));
+        }
+        let case = Case {
+            version,
+            event,
+            content,
+            cited: scope.cited(&self.body.auth_events)?,
+            prior,
+            waiters: self.waiters(head, scope)?,
+        };
+        let refused = self.refused_by_cited(head, &case, scope)?;
+        if self.body.placement == Placement::Outlier {
+            let decision = match refused {
+                Some(_) => Decision::Rejected,
+                None => Decision::Outlier,
+            };
+            let reason = refused.unwrap_or(Reason::None);
+            return self.keep(head, &case, (decision, reason), None, vec![], scope);
+        }
+        let (before, is_given) = match self.state_before(head, case.prior.as_ref(), scope)? {
+            Before::State { node, is_given } => (node, is_given),
+            Before::Unknown(missing) => {
+                let kept = match refused {
+                    Some(reason) => (Decision::Rejected, reason),
+                    None => (Decision::Outlier, Reason::MissingEvents),
+                };
+                return self.keep(head, &case, kept, None, missing, scope);
+            }
+        };
+        let is_current = before.id == head.node.id;
+        let refused = match refused {
+            None if !is_current => self.refused_by_state(head, &before, &case, scope)?,
+            other => other,
+        };
+        if let Some(reason) = refused {
+            let kept = (Decision::Rejected, reason);
+            return self.keep(head, &case, kept, Some(before), vec![], scope);
+        }
+        if let Placement::Backfill { before: later } = &self.body.placement {
+            return self.accept_history(head, &case, &before, later, scope);
+        }
+        // A room that is only known from outside has no current state yet.
+        let allowed = head.shown.extremities.is_empty()
+            || auth_rules::check(version, &case.event(), &*head.shown.authority).is_ok();
+        match (allowed, is_current) {
+            (true, _) => self.accept(head, &case, &before, is_given, scope),
+            (false, true) => {
+                let kept = (Decision::Rejected, Reason::Forbidden);
+                self.keep(head, &case, kept, Some(before), vec![], scope)
+            }
+            (false, false) => {
+                let kept = (Decision::SoftFailed, Reason::Forbidden);
+                self.keep(head, &case, kept, Some(before), vec![], scope)
+            }
+        }
+    }
+
+    /// Why what the event cites as its authority does not allow it; none if it
+    /// does. What cites just what current state has is left to the check
+    /// against that: the rules say the same of both, and no JSON is parsed.
+    fn refused_by_cited(
+        &self,
+        head: &Head,
+        case: &Case<'_>,
+        scope: &Scope<'_, '_>,
+    ) -> Result<Option<Reason>, Stop> {
+        if !case.cited.missing.is_empty() {
+            return Ok(Some(match self.is_local() {
+                true => Reason::Rebase,
+                false => Reason::MissingAuthEvents,
+            }));
+        }
+        if !case.cited.rejected.is_empty() {
+            return Ok(Some(Reason::RejectedAuthEvent));
+        }
+        let (event, shown) = (case.event(), &head.shown);
+        let cited = &case.cited.events;
+        if self.is_next(head) {
+            let content = case.content.as_deref();
+            match auth::cites_current_state(shown, case.version, &event, content, cited) {
+                Ok(true) => return Ok(None),
+                Ok(false) => {}
+                Err(_) => return Ok(Some(Reason::Forbidden)),
+            }
+        }
+        let mut events = Vec::with_capacity(cited.len());
+        for sn in cited {
+            events.push(scope.shared.events.accepted(self.partition, *sn)?);
+        }
+        let allowed = auth::check_cited(case.version, &event, &events, &shown.authority);
+        Ok(allowed.err().map(|_| Reason::Forbidden))
+    }
+
+    /// Whether the event builds on just the room's forward extremities, so that
+    /// the state before it is the current one.
+    pub(super) fn is_next(&self, head: &Head) -> bool {
+        let (extremities, previous) = (&head.shown.extremities, &self.body.prev_events);
+        let is_extremity = |id: &String| extremities.iter().any(|known| known.event_id == *id);
+        self.body.placement == Placement::New
+            && head.given_states == 0
+            && !extremities.is_empty()
+            && previous.len() == extremities.len()
+            && previous.iter().all(is_extremity)
+    }
+
+    /// Why a state that is not current does not allow the event; none if it does.
+    fn refused_by_state(
+        &self,
+        head: &Head,
+        before: &StateNode,
+        case: &Case<'_>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Option<Reason>, Stop> {
+        let event = case.event();
+        let keys = auth::deciding_keys(case.version, &event, case.content.as_deref());
+        let Ok(keys) = keys else {
+            return Ok(Some(Reason::Forbidden));
+        };
+        let mut events = Vec::with_capacity(keys.len());
+        for key in &keys {
+            let entry = scope.states().entry(before.id, key.kind, &key.state_key)?;
+            if let Some(sn) = entry.and_then(|entry| entry.event) {
+                events.push(scope.shared.events.accepted(self.partition, sn)?);
+            }
+        }
+        let allowed = auth::check_at(case.version, &event, &events, &head.shown.authority);
+        Ok(allowed.err().map(|_| Reason::Forbidden))
+    }
+
+    /// The state before the event: as a writer gave it, or out of the states
+    /// after its `prev_events`.
+    fn state_before(
+        &self,
+        head: &mut Head,
+        prior: Option<&EventRow>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Before, Stop> {
+        // Told when the event was kept first.
+        if let Some(prior) = prior.filter(|row| row.has_state())
+            && let Some(node) = scope.states().node(prior.state_before)?
+        {
+            return Ok(Before::State {
+                node,
+                is_given: false,
+            });
+        }
+        if let Some(node) = self.given_state(head, scope)? {
+            self.forget_given(head, scope);
+            return Ok(Before::State {
+                node,
+                is_given: true,
+            });
+        }
+        if self.is_next(head) {
+            return Ok(Before::State {
+                node: head.node,
+                is_given: false,
+            });
+        }
+        let mut states = vec![];
+        let mut missing = vec![];
+        for id in &self.body.prev_events {
+            let mut extremities = head.shown.extremities.iter();
+            if let Some(extremity) = extremities.find(|known| known.event_id == *id) {
+                states.push(extremity.state_after);
+                continue;
+            }
+            let row = match scope.prior(id)? {
+                Prior::Unknown => None,
+                Prior::Accepted(sn) => EventRow::load(&*scope.tables, self.partition, sn)?,
+                Prior::Other(_, row) => Some(row),
+            };
+            match row.filter(EventRow::has_state) {
+                Some(row) => states.push(row.state_after),
+                None => missing.push(id.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            return Ok(Before::Unknown(missing));
+        }
+        Ok(Before::State {
+            node: scope.merged(&head.shown.authority.create_info, states)?,
+            is_given: false,
+        })
+    }
+
+    /// Keeps an event that is no part of the timeline, and what it waits for. A
+    /// local event that is refused never existed.
+    fn keep(
+        &self,
+        head: &mut Head,
+        case: &Case<'_>,
+        (decision, reason): (Decision, Reason),
+        before: Option<StateNode>,
+        missing: Vec<String>,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Judged, Stop> {
+        if self.is_local() {
+            return Err(Stop::Refuse(match reason {
+                Reason::MissingEvents | Reason::MissingAuthEvents => Reason::Rebase,
+                other => other,
+            }));
+        }
+        let released = self.release(head, case, decision, before.is_some(), scope)?;
+        let mut judged = self.keep_unplaced(head, case, (decision, reason), before, scope)?;
+        judged.released = released;
+        self.wait_for(head, case, &missing, scope)?;
+        let auth_events = case.cited.missing.clone();
+        if !missing.is_empty() || !auth_events.is_empty() {
+            judged.gap = Some(Gap {
+                prev_events: missing,
+                auth_events,
+            });
+        }
+        head.store(scope.tables, self.partition);
+        Ok(judged)
     }
 }

@@ -9,16 +9,27 @@ mod accepted_event;
 mod annotate;
 pub mod answers;
 mod auth;
+mod auth_chain;
 mod batch;
+mod create;
+mod current_state;
+mod divergence;
 mod events;
 pub mod fold;
+mod given;
 mod heads;
 mod judge;
+mod merge;
+mod parked;
 mod redaction;
+mod resume;
 mod rows;
+mod scope;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod waiting;
 
 pub use answers::{RoomServerOptions, RoomTables};
 pub use fold::RoomServer;

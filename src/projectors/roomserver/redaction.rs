@@ -6,12 +6,13 @@
 
 pub use crate::matrix::redaction::REDACTION_TYPE as REDACTION;
 
-use super::answers::RoomTables;
 use super::heads::Head;
 use super::judge::Event;
 use super::rows::{self, EarlyRedaction, EventRow};
+use super::scope::{Scope, Stop};
+use super::state::StateNode;
 use crate::matrix::RoomVersion;
-use crate::projectors::fold::FoldError;
+use crate::matrix::auth_rules::{PowerLevels, PowerLevelsView};
 use crate::query::ids::EventSn;
 use crate::storage::columns::{EARLY_REDACTIONS, EVENT_IDS};
 use crate::storage::overlay::Overlay;
@@ -21,22 +22,54 @@ use crate::storage::overlay::Overlay;
 const WAITING_MAX: usize = 32;
 
 impl Event<'_> {
+    /// Whether the event, if it is a redaction, may redact what others sent: by
+    /// the level that its sender had in the state before it.
+    pub(super) fn may_redact(
+        &self,
+        head: &Head,
+        version: RoomVersion,
+        before: &StateNode,
+        scope: &Scope<'_, '_>,
+    ) -> Result<bool, Stop> {
+        if self.kind != REDACTION {
+            return Ok(false);
+        }
+        if version.rules().authorization.special_case_room_redaction {
+            return Ok(true);
+        }
+        let authority = &head.shown.authority;
+        if before.id == head.node.id {
+            return Ok(authority.view().can_redact_others(self.sender));
+        }
+        let entry = scope.states().entry(before.id, "m.room.power_levels", "")?;
+        let levels = match entry.and_then(|entry| entry.event) {
+            None => None,
+            Some(sn) => {
+                let event = scope.shared.events.accepted(self.partition, sn)?;
+                PowerLevels::parse(version, &event.content).ok()
+            }
+        };
+        let view = PowerLevelsView::new(&authority.create_info, levels.as_ref());
+        Ok(view.can_redact_others(self.sender))
+    }
+
     /// Applies an accepted redaction, or leaves it waiting for its event.
     /// Returns the event whose row changed.
     pub(super) fn redact(
         &self,
-        shared: &RoomTables,
         head: &mut Head,
-        version: RoomVersion,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Option<EventSn>, FoldError> {
+        has_power: bool,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Vec<EventSn>, Stop> {
         let Some(target) = self.body.redacts.as_deref() else {
-            return Ok(None);
+            return Ok(vec![]);
         };
-        let has_power = version.rules().authorization.special_case_room_redaction
-            || head.shown.authority.view().can_redact_others(self.sender);
+        if self.kind != REDACTION {
+            return Ok(vec![]);
+        }
+        let tables = &mut *scope.tables;
         let key = rows::room_text_key(self.partition, head.shown.room, target);
-        let Some(known) = rows::find_number(tables, EVENT_IDS, &key)?.map(EventSn) else {
+        let Some(known) = rows::find_number(&*tables, EVENT_IDS, &key)?.map(EventSn) else {
             let waiting = tables.get(EARLY_REDACTIONS, key.as_ref())?;
             let mut waiting = match waiting {
                 Some(bytes) => rows::read_early_redactions(&bytes)?,
@@ -52,21 +85,22 @@ impl Event<'_> {
                 tables.put(EARLY_REDACTIONS, key.as_ref(), row);
                 head.early_redactions += 1;
             }
-            return Ok(None);
+            return Ok(vec![]);
         };
-        let Some(mut row) = EventRow::load(tables, self.partition, known)? else {
-            return Ok(None);
+        let Some(mut row) = EventRow::load(&*tables, self.partition, known)? else {
+            return Ok(vec![]);
         };
+        let events = &scope.shared.events;
         let allowed = row.redacted_by.is_none()
             && (has_power
-                || shared.events.sender(self.partition, known)?.server_name()
+                || events.sender(self.partition, known)?.server_name()
                     == self.sender.server_name());
         if !allowed {
-            return Ok(None);
+            return Ok(vec![]);
         }
         row.redacted_by = Some(self.sn);
         row.store(tables, self.partition, known);
-        Ok(Some(known))
+        Ok(vec![known])
     }
 
     /// The redaction that waited for this event and takes effect, if one did.
@@ -74,7 +108,7 @@ impl Event<'_> {
         &self,
         head: &mut Head,
         tables: &mut Overlay<'_>,
-    ) -> Result<Option<EventSn>, FoldError> {
+    ) -> Result<Option<EventSn>, Stop> {
         if head.early_redactions == 0 {
             return Ok(None);
         }

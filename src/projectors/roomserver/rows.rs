@@ -5,10 +5,12 @@
 //! in no row: an event's interned id is its record's offset.
 
 use bytes::Bytes;
-use log_format::record::output::{Decision, Membership, Visibility};
+use log_format::record::output::{Decision, Membership, Reason, Visibility};
 
 use crate::query::ids::{EventSn, Place, RoomSn, StateId};
-use crate::storage::columns::{EARLY_REDACTIONS, EVENTS, ROOMS, STATE_HISTORY, Table, USER_ROOMS};
+use crate::storage::columns::{
+    EARLY_REDACTIONS, EVENTS, ROOMS, STATE_HISTORY, TIMELINE, Table, USER_ROOMS,
+};
 use crate::storage::keys::{Key, RowReader, RowWriter};
 use crate::storage::overlay::{Overlay, Read, StoreError};
 
@@ -17,9 +19,14 @@ use crate::storage::overlay::{Overlay, Read, StoreError};
 pub struct EventRow {
     pub room: RoomSn,
     pub decision: Decision,
+    /// Why, if it was refused or has no place in the graph.
+    pub reason: Reason,
+    /// Whether an accepted event builds on it, though it is not accepted itself.
+    pub built_on: bool,
     pub visibility: Visibility,
     pub place: Place,
     pub depth: u64,
+    /// Both [`StateId::EMPTY`] where the state is not known.
     pub state_before: StateId,
     pub state_after: StateId,
     pub replaces: Option<EventSn>,
@@ -32,6 +39,20 @@ const DECISIONS: [Decision; 5] = [
     Decision::Rejected,
     Decision::Outlier,
     Decision::Duplicate,
+];
+const REASONS: [Reason; 12] = [
+    Reason::None,
+    Reason::Forbidden,
+    Reason::UnknownRoom,
+    Reason::RoomExists,
+    Reason::MissingEvents,
+    Reason::Rebase,
+    Reason::Malformed,
+    Reason::Taken,
+    Reason::NotFound,
+    Reason::TooMuchWork,
+    Reason::MissingAuthEvents,
+    Reason::RejectedAuthEvent,
 ];
 const VISIBILITIES: [Visibility; 4] = [
     Visibility::WorldReadable,
@@ -55,7 +76,7 @@ fn position<T: PartialEq>(all: &[T], value: &T) -> u8 {
 }
 
 /// Membership as one byte, 0 for none.
-fn membership_byte(membership: Option<Membership>) -> u8 {
+pub fn membership_byte(membership: Option<Membership>) -> u8 {
     membership.map_or(0, |membership| position(&MEMBERSHIPS, &membership) + 1)
 }
 
@@ -69,12 +90,24 @@ fn membership_of(row: &RowReader<'_>, byte: u8) -> Result<Option<Membership>, St
     }
 }
 
+/// Reads [`membership_byte`].
+pub fn read_membership(row: &mut RowReader<'_>) -> Result<Option<Membership>, StoreError> {
+    let byte = row.u8()?;
+    membership_of(row, byte)
+}
+
 fn visibility_of(row: &RowReader<'_>, byte: u8) -> Result<Visibility, StoreError> {
     let known = VISIBILITIES.get(usize::from(byte)).copied();
     known.ok_or_else(|| row.error("unknown visibility"))
 }
 
 impl EventRow {
+    /// Whether the state at the event is known. Only a room's create event has
+    /// nothing before it, and it has something after it.
+    pub fn has_state(&self) -> bool {
+        self.state_after != StateId::EMPTY
+    }
+
     /// The row of an event, if it is known.
     pub fn load(
         tables: &dyn Read,
@@ -93,6 +126,7 @@ impl EventRow {
         let mut row = RowWriter::with_capacity(40);
         row.varint(self.room.0)
             .u8(position(&DECISIONS, &self.decision))
+            .u8(position(&REASONS, &self.reason) << 1 | u8::from(self.built_on))
             .u8(position(&VISIBILITIES, &self.visibility))
             .bytes(&self.place.to_bytes())
             .varint(self.depth)
@@ -109,10 +143,15 @@ impl EventRow {
         let decision = row.u8()?;
         let decision = DECISIONS.get(usize::from(decision)).copied();
         let decision = decision.ok_or_else(|| row.error("unknown decision"))?;
+        let why = row.u8()?;
+        let reason = REASONS.get(usize::from(why >> 1)).copied();
+        let reason = reason.ok_or_else(|| row.error("unknown reason"))?;
         let visibility = row.u8()?;
         let read = EventRow {
             room,
             decision,
+            reason,
+            built_on: why & 1 != 0,
             visibility: visibility_of(&row, visibility)?,
             place: Place::from_bytes(row.array()?),
             depth: row.varint()?,
@@ -138,8 +177,20 @@ pub struct RoomRow {
     pub invited_members: u64,
     /// Redactions that wait for their event; lets a fold skip the look-up.
     pub early_redactions: u64,
-    /// Event id, interned id, depth; ordered by event id.
-    pub extremities: Vec<(Box<str>, EventSn, u64)>,
+    /// The same of events that wait for others, and of states given for events.
+    pub waiting: u64,
+    pub given_states: u64,
+    /// Ordered by event id.
+    pub extremities: Vec<ExtremityRow>,
+}
+
+/// A forward extremity as the room's row holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtremityRow {
+    pub event_id: Box<str>,
+    pub event: EventSn,
+    pub depth: u64,
+    pub state_after: StateId,
 }
 
 impl RoomRow {
@@ -166,12 +217,17 @@ impl RoomRow {
             joined_members: row.varint()?,
             invited_members: row.varint()?,
             early_redactions: row.varint()?,
+            waiting: row.varint()?,
+            given_states: row.varint()?,
             extremities: vec![],
         };
         while !row.is_empty() {
-            let event_id = row.text()?.into();
-            read.extremities
-                .push((event_id, EventSn(row.varint()?), row.varint()?));
+            read.extremities.push(ExtremityRow {
+                event_id: row.text()?.into(),
+                event: EventSn(row.varint()?),
+                depth: row.varint()?,
+                state_after: StateId(row.varint()?),
+            });
         }
         Ok(read)
     }
@@ -187,6 +243,8 @@ pub struct RoomRowRef<'a> {
     pub joined_members: u64,
     pub invited_members: u64,
     pub early_redactions: u64,
+    pub waiting: u64,
+    pub given_states: u64,
     pub extremities: &'a [crate::query::rooms::Extremity],
 }
 
@@ -200,11 +258,14 @@ impl RoomRowRef<'_> {
             .u8(position(&VISIBILITIES, &self.visibility))
             .varint(self.joined_members)
             .varint(self.invited_members)
-            .varint(self.early_redactions);
+            .varint(self.early_redactions)
+            .varint(self.waiting)
+            .varint(self.given_states);
         for extremity in self.extremities {
             row.text(extremity.event_id.as_str())
                 .varint(extremity.event.0)
-                .varint(extremity.depth);
+                .varint(extremity.depth)
+                .varint(extremity.state_after.0);
         }
         row.finish()
     }
@@ -329,6 +390,17 @@ pub fn timeline_key(partition: u32, room: RoomSn, place: Place) -> Key {
     room_key(partition, room).bytes(&place.to_bytes())
 }
 
+/// The place that ends a timeline key behind its room's prefix.
+pub fn place_of_key(key: &[u8], prefix: &[u8]) -> Result<Place, StoreError> {
+    let place = key
+        .get(prefix.len()..)
+        .and_then(|rest| rest.try_into().ok());
+    place.map(Place::from_bytes).ok_or(StoreError::Row {
+        table: TIMELINE.name,
+        why: "a key holds no place".to_owned(),
+    })
+}
+
 pub fn idempotency_key(partition: u32, room: RoomSn, key: &[u8; 16]) -> Key {
     room_key(partition, room).bytes(key)
 }
@@ -354,11 +426,13 @@ mod tests {
         #[test]
         fn event_rows_read_back(
             numbers: [u64; 4], place: u128, replaces: Option<u64>, redacted: Option<u64>,
-            decision in 0usize..5, visibility in 0usize..4,
+            decision in 0usize..5, reason in 0usize..12, built_on: bool, visibility in 0usize..4,
         ) {
             let row = EventRow {
                 room: RoomSn(numbers[0]),
                 decision: DECISIONS[decision],
+                reason: REASONS[reason],
+                built_on,
                 visibility: VISIBILITIES[visibility],
                 place: Place(place),
                 depth: numbers[1],

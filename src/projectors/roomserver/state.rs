@@ -8,10 +8,11 @@
 //! each, so that one change updates it in constant time. The key comes from
 //! the log's random id; who does not know it cannot make two states collide.
 //!
-//! Ids are made from the offset of the event whose fold made the state:
-//! `2 · offset + 2` for the state after it; `2 · offset + 1` is kept for a
-//! resolved state before it. A key is interned as the event that set it first.
+//! Ids are made from the offset of the record whose fold made the state
+//! ([`StateIds`]), so they rise with the log. A key is interned as the event
+//! that set it first.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -32,8 +33,61 @@ const PAGE_ROWS: usize = 4096;
 /// So much of a digest is the key of its index; the rest is compared in the node.
 const DIGEST_KEY_BYTES: usize = 8;
 
+/// States that the fold of one record can make: a record may release others
+/// that waited, and each may need a resolved state before it, the one after it
+/// and a resolved current one.
+const STATES_PER_RECORD: u64 = 1024;
+/// A fork goes on from the tip of a branch nearer to the room's first one
+/// rather than lie this deep: each branch costs a look-up a seek.
+const BRANCH_DEPTH_MAX: u64 = 8;
+
+/// The ids of the states that the fold of one record makes, in rising order.
+#[derive(Clone, Debug)]
+pub struct StateIds {
+    next: u64,
+    end: u64,
+}
+
+impl StateIds {
+    /// The ids that belong to the record at this *input* offset.
+    pub fn of(offset: u64) -> StateIds {
+        StateIds::after(offset, 0)
+    }
+
+    /// The same behind the first `used`.
+    pub fn after(offset: u64, used: u64) -> StateIds {
+        let first = offset.saturating_mul(STATES_PER_RECORD);
+        StateIds {
+            // 0 is the empty state.
+            next: first + 1 + used,
+            end: first + STATES_PER_RECORD,
+        }
+    }
+
+    /// How many were taken.
+    pub fn used(&self) -> u64 {
+        self.next - 1 - (self.end - STATES_PER_RECORD)
+    }
+
+    /// Whether a record's fold may go on: there are ids for one more event.
+    pub fn suffice(&self) -> bool {
+        self.next + 8 <= self.end
+    }
+
+    fn take(&mut self) -> StateId {
+        let id = self.next;
+        self.next += 1;
+        StateId(id)
+    }
+}
+
+/// The offset of the record whose fold made a state.
+fn offset_of(state: StateId) -> u64 {
+    state.0 / STATES_PER_RECORD
+}
+
 /// The digest of a room's state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest(u128);
 
 /// The secret of one log's digests.
@@ -71,7 +125,18 @@ pub struct Change {
     pub key: u64,
     pub from: Option<EventSn>,
     pub to: Option<EventSn>,
+    /// Of `to`, if it is a member event.
     pub membership: Option<Membership>,
+}
+
+impl Change {
+    /// The entry as it is after the change.
+    pub fn entry(&self) -> HistoryEntry {
+        HistoryEntry {
+            event: self.to,
+            membership: self.membership,
+        }
+    }
 }
 
 /// A state as the tables hold it.
@@ -100,6 +165,29 @@ pub struct RoomStates<'a> {
     pub tables: &'a dyn Read,
     pub partition: u32,
     pub room: RoomSn,
+}
+
+/// States whose ids rise, each changing the one before it.
+#[derive(Clone, Copy)]
+struct Branch {
+    /// Its newest state.
+    tip: StateId,
+    /// The branch that it left, and the state there at which it did.
+    left: u64,
+    until: StateId,
+    /// Branches between it and the room's first.
+    depth: u64,
+}
+
+impl Branch {
+    fn encode(&self) -> Vec<u8> {
+        let mut row = RowWriter::with_capacity(20);
+        row.varint(self.tip.0)
+            .varint(self.left)
+            .varint(self.until.0)
+            .varint(self.depth);
+        row.finish()
+    }
 }
 
 /// A branch as far as it belongs to a state: entries up to `until`.
@@ -141,15 +229,44 @@ impl RoomStates<'_> {
         rows::find_number(self.tables, STATE_KEYS, &key)
     }
 
-    /// Where a branch left another: that branch and the state it left; and its newest state.
-    fn branch(&self, branch: u64) -> Result<Option<(u64, StateId, StateId)>, StoreError> {
+    fn branch(&self, branch: u64) -> Result<Option<Branch>, StoreError> {
         let key = self.key().number(branch);
         let Some(bytes) = self.tables.get(STATE_BRANCHES, key.as_ref())? else {
             return Ok(None);
         };
         let mut row = RowReader::new(STATE_BRANCHES, &bytes);
-        let tip = StateId(row.varint()?);
-        Ok(Some((row.varint()?, StateId(row.varint()?), tip)))
+        Ok(Some(Branch {
+            tip: StateId(row.varint()?),
+            left: row.varint()?,
+            until: StateId(row.varint()?),
+            depth: row.varint()?,
+        }))
+    }
+
+    /// How many branches lie between a state and the room's first one.
+    pub fn depth(&self, node: &StateNode) -> Result<u64, StoreError> {
+        Ok(self.branch(node.branch)?.map_or(0, |branch| branch.depth))
+    }
+
+    /// What the state changed of its parent: key and entry.
+    pub fn changes(&self, state: StateId) -> Result<Vec<(u64, HistoryEntry)>, StoreError> {
+        let key = self.key().number(state.0);
+        let Some(bytes) = self.tables.get(STATE_NODES, key.as_ref())? else {
+            return Ok(vec![]);
+        };
+        let mut row = RowReader::new(STATE_NODES, &bytes);
+        let (_, _) = (row.varint()?, row.varint()?);
+        let _: [u8; 16] = row.array()?;
+        let by = offset_of(state);
+        let mut changes = vec![];
+        while !row.is_empty() {
+            let key = by.wrapping_sub(row.varint()?);
+            let event = row.optional_varint()?;
+            let event = event.map(|back| EventSn(by.wrapping_sub(back)));
+            let membership = rows::read_membership(&mut row)?;
+            changes.push((key, HistoryEntry { event, membership }));
+        }
+        Ok(changes)
     }
 
     /// The branches that a state's entries lie on, newest first.
@@ -160,7 +277,7 @@ impl RoomStates<'_> {
         }];
         let mut branch = state.branch;
         while branch != 0 {
-            let Some((left, until, _)) = self.branch(branch)? else {
+            let Some(Branch { left, until, .. }) = self.branch(branch)? else {
                 let why = format!("branch {branch} of room {} is missing", self.room.0);
                 let table = STATE_BRANCHES.name;
                 return Err(StoreError::Row { table, why });
@@ -187,7 +304,16 @@ impl RoomStates<'_> {
         let Some(node) = self.node(state)? else {
             return Ok(None);
         };
-        for reach in self.reaches(&node)? {
+        self.entry_of_key(&node, key)
+    }
+
+    /// [`RoomStates::entry`] of an interned key.
+    pub fn entry_of_key(
+        &self,
+        node: &StateNode,
+        key: u64,
+    ) -> Result<Option<HistoryEntry>, StoreError> {
+        for reach in self.reaches(node)? {
             let prefix = self.history_key(key, reach.branch);
             let until = prefix.clone().number(reach.until.0);
             let found = self.tables.range(
@@ -318,7 +444,7 @@ pub fn intern_key(
 }
 
 /// The state that `changes` make of `parent`: a known one if there is an equal
-/// one, else a new one with the id `new`.
+/// one, else a new one. Each change's `from` is what `parent` has.
 pub fn apply(
     tables: &mut Overlay<'_>,
     partition: u32,
@@ -326,7 +452,7 @@ pub fn apply(
     digest_key: &DigestKey,
     parent: &StateNode,
     changes: &[Change],
-    new: StateId,
+    ids: &mut StateIds,
 ) -> Result<StateNode, StoreError> {
     let mut digest = parent.digest;
     for change in changes {
@@ -352,27 +478,52 @@ pub fn apply(
     {
         return Ok(node);
     }
-    let fork = states.branch(parent.branch)?;
-    let extends = fork.is_none_or(|(_, _, tip)| tip == parent.id);
-    let (branch, left, until) = match (extends, fork) {
-        (true, Some((left, until, _))) => (parent.branch, left, until),
-        (true, None) => (parent.branch, 0, StateId::EMPTY),
-        (false, _) => (new.0, parent.branch, parent.id),
+    let mut parent = *parent;
+    let mut gathered = Cow::Borrowed(changes);
+    let mut fork = states.branch(parent.branch)?;
+    while let Some(branch) = fork
+        && branch.tip != parent.id
+        && branch.depth >= BRANCH_DEPTH_MAX
+    {
+        // Says the same from the tip of the branch that this one left.
+        let left = states.branch(branch.left)?;
+        let tip = left.map_or(StateId::EMPTY, |left| left.tip);
+        let tip = states.node(tip)?.unwrap_or(StateNode::EMPTY);
+        gathered = Cow::Owned(states.moved(&tip, &parent, &gathered)?);
+        (parent, fork) = (tip, left);
+    }
+    let new = ids.take();
+    let row = match fork {
+        None => Branch {
+            tip: new,
+            left: 0,
+            until: StateId::EMPTY,
+            depth: 0,
+        },
+        Some(branch) if branch.tip == parent.id => Branch { tip: new, ..branch },
+        Some(branch) => Branch {
+            tip: new,
+            left: parent.branch,
+            until: parent.id,
+            depth: branch.depth + 1,
+        },
     };
+    let extends = fork.is_none_or(|branch| branch.tip == parent.id);
     let node = StateNode {
         id: new,
         parent: parent.id,
-        branch,
+        branch: match extends {
+            true => parent.branch,
+            false => new.0,
+        },
         digest,
     };
-    put_node(tables, &room_key, &node, changes);
+    put_node(tables, &room_key, &node, &gathered);
     if known.is_none() {
         tables.put(STATE_DIGESTS, index.as_ref(), rows::number(new.0));
     }
-    let mut row = RowWriter::with_capacity(16);
-    row.varint(new.0).varint(left).varint(until.0);
-    let key = room_key.number(branch);
-    tables.put(STATE_BRANCHES, key.as_ref(), row.finish());
+    let key = room_key.number(node.branch);
+    tables.put(STATE_BRANCHES, key.as_ref(), row.encode());
     Ok(node)
 }
 
@@ -381,27 +532,20 @@ fn put_node(tables: &mut Overlay<'_>, room_key: &Key, node: &StateNode, changes:
     row.varint(node.id.0 - node.parent.0)
         .varint(node.branch)
         .bytes(&node.digest.0.to_le_bytes());
+    let by = offset_of(node.id);
     for change in changes {
-        // Interned keys and events are offsets below the state's id: the
-        // differences are shorter than the numbers.
-        row.varint(node.id.0.wrapping_sub(change.key))
-            .optional_varint(change.to.map(|event| node.id.0.wrapping_sub(event.0)));
-        let entry = HistoryEntry {
-            event: change.to,
-            membership: change.membership,
-        };
+        // Interned keys and events are offsets up to that of the fold that
+        // makes the state: the differences are shorter than the numbers.
+        row.varint(by.wrapping_sub(change.key))
+            .optional_varint(change.to.map(|event| by.wrapping_sub(event.0)))
+            .u8(rows::membership_byte(change.membership));
         let key = room_key
             .clone()
             .number(change.key)
             .number(node.branch)
             .number(node.id.0);
-        tables.put(STATE_HISTORY, key.as_ref(), entry.encode());
+        tables.put(STATE_HISTORY, key.as_ref(), change.entry().encode());
     }
     let key = room_key.clone().number(node.id.0);
     tables.put(STATE_NODES, key.as_ref(), row.finish());
-}
-
-/// The id of the state after the event at this offset, if it makes a new one.
-pub fn id_after(event: EventSn) -> StateId {
-    StateId(event.0.saturating_mul(2).saturating_add(2))
 }

@@ -1,8 +1,10 @@
 //! Records in, records and answers out, over a real RocksDB.
 
 mod batches;
+mod forks;
 mod harness;
 mod levels;
+mod parked;
 mod redactions;
 mod rooms;
 mod states;

@@ -170,16 +170,8 @@ impl Projector for UserProjector {
         if decision != Decision::Accepted {
             output.body_part = Part::Absent;
         }
-        Ok(Folded {
-            output: vec![NewRecord::new(
-                Kind::OutputUser,
-                record.envelope.source,
-                &output,
-            )],
-            decision,
-            reason,
-            duplicate_of: None,
-        })
+        let output = NewRecord::new(Kind::OutputUser, record.envelope.source, &output);
+        Ok(Folded::decided(vec![output], decision, reason))
     }
 
     fn publish(&mut self) {

@@ -133,7 +133,10 @@ impl House {
         batch.apply(tables.into_writes()).unwrap();
         self.store.write(batch).unwrap();
         self.users.publish();
-        (folded.decision, folded.reason, folded.output.remove(0))
+        {
+            let outcome = folded.outcome.expect("decided");
+            (outcome.decision, outcome.reason, folded.output.remove(0))
+        }
     }
 
     /// Folds a record of Alice that must be accepted.

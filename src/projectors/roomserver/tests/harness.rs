@@ -14,11 +14,13 @@ use ruma::{CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, RoomId, Room
 use serde_json::{Value, json};
 
 use crate::logs::log::{Log, LogRecord, NewRecord, PartitionId, ReadError, Waiting};
-use crate::projectors::fold::{FoldInput, Folded, Projector};
+use crate::projectors::fold::{FoldError, FoldInput, Folded, Projector};
 use crate::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
 use crate::query::rooms::{RoomHead, Rooms, StateKey};
+use crate::storage::columns::WAITING;
+use crate::storage::keys::Key;
 use crate::storage::open::{Store, StoreOptions};
-use crate::storage::overlay::Overlay;
+use crate::storage::overlay::{Overlay, Read};
 
 pub const ALICE: &str = "@alice:hs";
 pub const BOB: &str = "@bob:hs";
@@ -38,6 +40,10 @@ impl MemoryLog {
             payload: record.payload.into(),
         });
         offset
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 
     pub fn get(&self, offset: u64) -> LogRecord {
@@ -217,7 +223,10 @@ impl Outcome {
     }
 
     pub fn verdict(&self) -> (Decision, Reason) {
-        (self.folded.decision, self.folded.reason)
+        {
+            let outcome = self.folded.outcome.as_ref().expect("decided");
+            (outcome.decision, outcome.reason)
+        }
     }
 
     pub fn accepted(self) -> Outcome {
@@ -239,7 +248,10 @@ pub struct House {
     pub tables: Arc<RoomTables>,
     pub lane: RoomServer,
     pub puts: usize,
-    next_id: u64,
+    /// What was drafted and accepted, in order.
+    pub drafts: Vec<Draft>,
+    options: RoomServerOptions,
+    pub next_id: u64,
 }
 
 impl House {
@@ -249,9 +261,21 @@ impl House {
 
     /// A fresh store over a log.
     pub fn over(log: Arc<MemoryLog>) -> House {
+        House::over_with(log, RoomServerOptions::default().inline_work)
+    }
+
+    /// A house where an event may cost so much while others wait.
+    pub fn with_inline_work(inline_work: u64) -> House {
+        House::over_with(Arc::new(MemoryLog::default()), inline_work)
+    }
+
+    pub fn over_with(log: Arc<MemoryLog>, inline_work: u64) -> House {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(dir.path(), &StoreOptions::default()).unwrap());
-        let options = RoomServerOptions::default();
+        let options = RoomServerOptions {
+            inline_work,
+            ..RoomServerOptions::default()
+        };
         let tables = RoomTables::new(store.clone(), log.clone(), &[9; 16], &options);
         House {
             _dir: dir,
@@ -260,14 +284,16 @@ impl House {
             lane: RoomServer::new(tables.clone()),
             tables,
             puts: 0,
+            drafts: vec![],
+            options,
             next_id: 0,
         }
     }
 
     /// The same store as after a restart: nothing in memory.
     pub fn restart(&mut self) {
-        let options = RoomServerOptions::default();
-        self.tables = RoomTables::new(self.store.clone(), self.log.clone(), &[9; 16], &options);
+        let options = &self.options;
+        self.tables = RoomTables::new(self.store.clone(), self.log.clone(), &[9; 16], options);
         self.lane = RoomServer::new(self.tables.clone());
     }
 
@@ -319,7 +345,34 @@ impl House {
     }
 
     pub fn fold(&mut self, draft: &Draft) -> Outcome {
-        self.fold_group(vec![draft.record()]).pop().unwrap()
+        let outcome = self.fold_group(vec![draft.record()]).pop().unwrap();
+        if outcome.verdict().0 == Decision::Accepted {
+            self.drafts.push(draft.clone());
+        }
+        outcome
+    }
+
+    /// A fold that may fail; nothing is written.
+    pub fn try_fold(&mut self, record: NewRecord) -> Result<Folded, FoldError> {
+        let offset = self.log.append(record);
+        let record = self.log.get(offset);
+        let input = FoldInput {
+            partition: 0,
+            offset,
+            time_us: record.time_us,
+            envelope: &record.envelope().unwrap(),
+        };
+        self.lane.fold(&input, &mut Overlay::new(&*self.store))
+    }
+
+    /// Rows of events that wait.
+    pub fn head_waiting(&self, room: &RoomId) -> usize {
+        let sn = self.head(room).room;
+        let prefix = Key::of(0).number(sn.0);
+        let rows = self
+            .store
+            .range(WAITING, prefix.as_ref(), None, false, 1000);
+        rows.unwrap().len()
     }
 
     pub fn head(&self, room: &RoomId) -> Arc<RoomHead> {

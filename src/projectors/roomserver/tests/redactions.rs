@@ -107,7 +107,7 @@ fn both_within_one_group_are_shown_redacted() {
     assert!(
         outcomes
             .iter()
-            .all(|one| one.folded.decision == Decision::Accepted)
+            .all(|one| one.verdict().0 == Decision::Accepted)
     );
     assert!(!shows(&house, &room, &message.id, "secret"));
 }

@@ -6,7 +6,9 @@ use log_format::record::output::Membership;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::projectors::roomserver::state::{self, Change, DigestKey, RoomStates, StateNode};
+use crate::projectors::roomserver::state::{
+    self, Change, DigestKey, RoomStates, StateIds, StateNode,
+};
 use crate::query::ids::{EventSn, RoomSn, StateId};
 use crate::storage::open::{Store, StoreOptions};
 use crate::storage::overlay::{Overlay, StoreError};
@@ -82,6 +84,37 @@ fn any_state_reads_as_a_plain_map() {
     outcome.unwrap();
 }
 
+/// The difference of any two states is that of their maps.
+fn compare_differences(
+    states: &RoomStates<'_>,
+    known: &[(StateNode, Model)],
+) -> Result<(), TestCaseError> {
+    let pairs = known.iter().zip(known.iter().rev());
+    for ((from, before), (to, after)) in pairs {
+        let changes = states.difference(from, to, |_| Ok::<(), StoreError>(()));
+        let mut moved = before.clone();
+        for change in changes.unwrap() {
+            let event = change.to.map(|event| event.0);
+            let held = change.from.map(|event| event.0);
+            // A key is interned as the event that set it first.
+            let key = known.iter().find_map(|(_, model)| {
+                let of_key = |(key, _): &(&(String, String), &u64)| {
+                    states.find_key(&key.0, &key.1).unwrap() == Some(change.key)
+                };
+                model.iter().find(of_key).map(|(key, _)| key.clone())
+            });
+            let key = key.unwrap();
+            prop_assert_eq!(held, moved.get(&key).copied());
+            match event {
+                Some(event) => moved.insert(key, event),
+                None => moved.remove(&key),
+            };
+        }
+        prop_assert_eq!(&moved, after);
+    }
+    Ok(())
+}
+
 fn compare(
     states: &States,
     room: RoomSn,
@@ -108,10 +141,11 @@ fn compare(
                 to: is_set.then_some(event),
                 membership: None,
             };
-            let id = state::id_after(event);
+            let mut ids = StateIds::of(*offset);
             let changes = [change];
-            let node =
-                state::apply(&mut overlay, 0, room, &states.key, &parent, &changes, id).unwrap();
+            let key = &states.key;
+            let node = state::apply(&mut overlay, 0, room, key, &parent, &changes, &mut ids);
+            let node = node.unwrap();
             match is_set {
                 true => model.insert((kind, state_key), *offset),
                 false => model.remove(&(kind, state_key)),
@@ -120,6 +154,7 @@ fn compare(
         }
         states.write(overlay);
     }
+    compare_differences(&states.read_room(room), &known)?;
     let mut by_content: BTreeMap<Content, StateId> = BTreeMap::new();
     for (node, model) in &known {
         let mut sorted: Vec<_> = model.clone().into_iter().collect();
@@ -168,7 +203,7 @@ fn the_order_of_changes_does_not_make_a_state() {
             &states.key,
             parent,
             &[change],
-            StateId(id),
+            &mut StateIds::of(id),
         )
         .unwrap()
     };
@@ -194,7 +229,7 @@ fn the_order_of_changes_does_not_make_a_state() {
         &states.key,
         &empty,
         &[change],
-        StateId(50),
+        &mut StateIds::of(50),
     );
     let theirs = state::apply(
         &mut overlay,
@@ -203,7 +238,7 @@ fn the_order_of_changes_does_not_make_a_state() {
         &other,
         &empty,
         &[change],
-        StateId(50),
+        &mut StateIds::of(50),
     );
     assert_ne!(mine.unwrap().digest, theirs.unwrap().digest);
 }
@@ -235,8 +270,10 @@ fn a_large_room_stores_its_states_in_few_bytes() {
                 to: Some(event),
                 membership: Some(Membership::Join),
             };
-            let id = state::id_after(event);
-            node = state::apply(&mut overlay, 0, ROOM, &states.key, &node, &[change], id).unwrap();
+            let mut ids = StateIds::of(event.0);
+            let (key, changes) = (&states.key, [change]);
+            let made = state::apply(&mut overlay, 0, ROOM, key, &node, &changes, &mut ids);
+            node = made.unwrap();
             if number == MEMBERS {
                 middle = node;
             }

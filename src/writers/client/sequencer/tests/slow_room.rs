@@ -116,6 +116,7 @@ impl SlowRoom {
                     event_id: event_id.clone(),
                     event: EventSn(offset),
                     depth: body.depth,
+                    state_after: StateId(offset),
                 }]);
                 head.last_place = head.last_place.next();
                 if let Some(state_key) = envelope.state_key {
@@ -182,6 +183,7 @@ fn first_head() -> RoomHead {
             event_id: id("$member"),
             event: EventSn(2),
             depth: 2,
+            state_after: StateId(2),
         }]),
         last_place: Place::FIRST,
         state_id: StateId(2),
