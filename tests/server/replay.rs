@@ -19,7 +19,10 @@ use engram::projectors::snapshots::Snapshots;
 use engram::projectors::start::{self, Folders, Report};
 use engram::projectors::userserver::{Sessions, UserProjector};
 use engram::query::outcome::{OutcomeError, Outcomes};
-use engram::storage::columns::{EARLY_REDACTIONS, PROFILES, STATE_BRANCHES};
+use engram::storage::columns::{
+    EARLY_REDACTIONS, GIVEN_STATES, PARKED, PARKED_RECORDS, PROFILES, STATE_BRANCHES,
+    STATES_BEFORE, WAITING,
+};
 use engram::storage::open::{Store, StoreOptions};
 use engram::storage::overlay::{Overlay, Read};
 use log_format::codec;
