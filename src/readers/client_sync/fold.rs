@@ -3,14 +3,15 @@
 //! A plain message costs one row of 24 bytes and one number in memory, however
 //! many members its room has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use log_format::codec;
 use log_format::record::output::{
-    Decision, MembershipChange, OutputRoomEvent, OutputRoomState, OutputUser, StateChange, Timeline,
+    Decision, Membership, MembershipChange, OutputRoomEvent, OutputRoomState, OutputUser,
+    StateChange, Timeline,
 };
 use log_format::record::{Envelope, Kind};
-use ruma::{EventId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 
 use super::memory::{Memory, RoomIx};
 use super::rows::{
@@ -18,8 +19,8 @@ use super::rows::{
 };
 use crate::logs::log::{LogRecord, PartitionId};
 use crate::matrix::ids::domain_of;
-use crate::query::ids::{EventSn, Place, RoomSn};
-use crate::query::rooms::Rooms;
+use crate::query::ids::{EventSn, Place, RoomSn, StateId};
+use crate::query::rooms::{Rooms, StateKey};
 use crate::readers::run::ReaderError;
 use crate::storage::columns::{
     SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE,
@@ -29,7 +30,7 @@ use crate::storage::overlay::{Overlay, Read};
 const MEMBER: &str = "m.room.member";
 
 /// What became of users of this server, by user id.
-type Memberships = Vec<(String, MembershipRow)>;
+type Memberships = Vec<(String, Membership)>;
 
 /// One group of records on its way into rows and memory.
 pub struct Group<'a, 's> {
@@ -155,11 +156,10 @@ impl<'a, 's> Group<'a, 's> {
         let room_id = <&RoomId>::try_from(room_id).map_err(|_| missing("room id"))?;
         let room = RoomSn(body.room_sn);
         let ix = self.memory.intern_room(room_id, self.partition, room);
-        let memberships = self.local_memberships(room_id, &body.memberships, &body.state_delta)?;
         let row = StateRow::Part {
             first: *self.memory.room_mut(ix).parts_from.get_or_insert(offset),
             deltas: deltas(&body.state_delta),
-            memberships,
+            memberships: self.local(&body.memberships).collect(),
         };
         let key = Key::new(self.partition).room(room).number(offset);
         rows::put(&mut self.rows, SYNC_STATE, &key, &row);
@@ -177,17 +177,7 @@ impl<'a, 's> Group<'a, 's> {
         parts_from: Option<u64>,
         body: &OutputRoomEvent,
     ) -> Result<(), ReaderError> {
-        let slot = self.memory.room(ix);
-        let (room, room_id) = (slot.room, slot.room_id.clone());
-        if let Some(first) = parts_from {
-            let mut next = first;
-            while let Some((at, part)) = self.part_from(room, next, offset)? {
-                for (user, row) in part {
-                    self.set_membership(ix, offset, &user, row);
-                }
-                next = at + 1;
-            }
-        }
+        let room = self.memory.room(ix).room;
         let row = StateRow::Change {
             state: body.current_state,
             first: parts_from,
@@ -195,25 +185,17 @@ impl<'a, 's> Group<'a, 's> {
         };
         let key = Key::new(self.partition).room(room).number(offset);
         rows::put(&mut self.rows, SYNC_STATE, &key, &row);
-        // The record says itself which event it is about.
-        let own = body.memberships.first().and_then(|own| {
-            let changed = body.state_delta.iter();
-            let mut of_user =
-                changed.filter(|change| change.kind == MEMBER && change.state_key == own.user_id);
-            let is_own = of_user.any(|change| change.to.as_deref() == Some(event_id));
-            is_own.then(|| (own.user_id.clone(), own.to))
-        });
-        let others = body.memberships.get(usize::from(own.is_some())..);
-        let others = others.unwrap_or_default();
-        for (user, row) in self.local_memberships(&room_id, others, &body.state_delta)? {
-            self.set_membership(ix, offset, &user, row);
+        let mut next = parts_from;
+        while let Some(from) = next {
+            let part = self.part_from(room, from, offset)?;
+            next = part.as_ref().map(|(at, _)| at + 1);
+            for (user, membership) in part.map(|(_, part)| part).unwrap_or_default() {
+                self.set_membership(ix, offset, (&user, membership), event_id, body)?;
+            }
         }
-        if let Some((user, membership)) = own {
-            let row = MembershipRow {
-                membership,
-                event: Some(body.event_sn),
-            };
-            self.set_membership(ix, offset, &user, row);
+        let last: Memberships = self.local(&body.memberships).collect();
+        for (user, membership) in last {
+            self.set_membership(ix, offset, (&user, membership), event_id, body)?;
         }
         Ok(())
     }
@@ -239,59 +221,56 @@ impl<'a, 's> Group<'a, 's> {
         }
     }
 
-    /// The changes that concern users of this server, each with its event.
-    fn local_memberships(
-        &self,
-        room_id: &RoomId,
-        changes: &[MembershipChange],
-        state_delta: &[StateChange],
-    ) -> Result<Memberships, ReaderError> {
-        let is_local = |change: &&MembershipChange| {
-            domain_of(&change.user_id) == Some(self.server_name.as_str())
-        };
-        let local: Vec<&MembershipChange> = changes.iter().filter(is_local).collect();
-        if local.is_empty() {
-            return Ok(Vec::new());
-        }
-        let members = state_delta.iter();
-        let members = members.filter(|change| change.kind == MEMBER);
-        let events: BTreeMap<&str, Option<&str>> = members
-            .map(|change| (&*change.state_key, change.to.as_deref()))
-            .collect();
-        let mut found = Vec::with_capacity(local.len());
-        for change in local {
-            let event = events.get(&*change.user_id).copied().flatten();
-            let event = event.and_then(|event| <&EventId>::try_from(event).ok());
-            let event = match event {
-                Some(event) => self.rooms.event(room_id, event)?,
-                None => None,
-            };
-            let row = MembershipRow {
-                membership: change.to,
-                event: event.map(|event| event.event.0),
-            };
-            found.push((change.user_id.clone(), row));
-        }
-        Ok(found)
+    /// The changes that concern users of this server.
+    fn local(&self, changes: &[MembershipChange]) -> impl Iterator<Item = (String, Membership)> {
+        let server_name = self.server_name.as_str();
+        let local = changes
+            .iter()
+            .filter(move |change| domain_of(&change.user_id) == Some(server_name));
+        local.map(|change| (change.user_id.clone(), change.to))
     }
 
-    fn set_membership(&mut self, ix: RoomIx, offset: u64, user: &str, row: MembershipRow) {
+    /// Keeps a membership, with the event that holds it in current state. Of
+    /// the record's own event that is known without a look.
+    fn set_membership(
+        &mut self,
+        ix: RoomIx,
+        offset: u64,
+        (user, membership): (&str, Membership),
+        event_id: &str,
+        body: &OutputRoomEvent,
+    ) -> Result<(), ReaderError> {
         let Ok(user) = <&UserId>::try_from(user) else {
-            return;
+            return Ok(());
         };
-        if user.server_name() != self.server_name {
-            return;
-        }
+        let is_own = |change: &StateChange| {
+            change.kind == MEMBER
+                && change.state_key == user.as_str()
+                && change.to.as_deref() == Some(event_id)
+        };
+        let slot = self.memory.room(ix);
+        let room = slot.room;
+        let event = match body.state_delta.first().is_some_and(is_own) {
+            true => Some(EventSn(body.event_sn)),
+            false => {
+                let state = StateId(body.current_state);
+                let key = StateKey::new(MEMBER, user.as_str());
+                self.rooms.state_entry(&slot.room_id, state, &key)?
+            }
+        };
         let user_ix = self.memory.intern_user(user);
-        let event = row.event.map(EventSn);
         self.memory
-            .set_membership(user_ix, ix, row.membership, event, offset);
-        let room = self.memory.room(ix).room;
+            .set_membership(user_ix, ix, membership, event, offset);
         let key = Key::new(self.partition)
             .text(user.as_str())
             .room(room)
             .number(offset);
+        let row = MembershipRow {
+            membership,
+            event: event.map(|event| event.0),
+        };
         rows::put(&mut self.rows, SYNC_MEMBERS, &key, &row);
+        Ok(())
     }
 
     fn user(

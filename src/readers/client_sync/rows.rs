@@ -103,7 +103,7 @@ pub enum StateRow {
         first: u64,
         deltas: Vec<Delta>,
         /// Memberships of local users that change with it.
-        memberships: Vec<(String, MembershipRow)>,
+        memberships: Vec<(String, Membership)>,
     },
     Change {
         /// Id of current state from here on.
