@@ -106,7 +106,8 @@ impl RoomServer {
             all.outcome.duplicate_of = duplicate_of;
         }
         all.said.extend(decided.said);
-        all.judged.extend(decided.judged);
+        all.fresh.extend(decided.fresh);
+        all.changed.extend(decided.changed);
         all.released.extend(decided.released);
         Ok(decision == Decision::Duplicate)
     }

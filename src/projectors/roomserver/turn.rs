@@ -2,6 +2,7 @@
 //! releases, each decided as a whole or not at all.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use log_format::codec;
 use log_format::record::input::InputRoomEvent;
@@ -22,7 +23,7 @@ use crate::limits::RELEASED_RECORDS_MAX;
 use crate::logs::log::{LogRecord, NewRecord};
 use crate::projectors::fold::{FoldError, FoldInput, FoldOutcome, Folded, PROJECTOR_VERSION};
 use crate::query::ids::{EventSn, RoomSn};
-use crate::query::rooms::StateMap;
+use crate::query::rooms::{StateMap, StoredEvent};
 use crate::storage::batch::Writes;
 use crate::storage::overlay::Overlay;
 
@@ -58,7 +59,10 @@ pub(super) enum Said {
 pub(super) struct Decided {
     pub outcome: FoldOutcome,
     pub said: Vec<Said>,
-    pub judged: Vec<Judged>,
+    /// Events as they are served from now on.
+    pub fresh: Vec<Arc<StoredEvent>>,
+    /// Events whose rows changed.
+    pub changed: Vec<EventSn>,
     /// Offsets of records that waited for what it brought.
     pub released: Vec<u64>,
 }
@@ -69,29 +73,31 @@ impl Decided {
         Decided {
             outcome: FoldOutcome::of(decision, reason),
             said: vec![],
-            judged: vec![],
+            fresh: vec![],
+            changed: vec![],
             released: vec![],
         }
     }
 
     /// The decision about one event.
-    pub fn event(item: &Item<'_>, body: InputRoomEvent, mut judged: Judged) -> Decided {
-        let annotation = judged.annotation.clone();
+    pub fn event(item: &Item<'_>, body: InputRoomEvent, judged: Judged) -> Decided {
+        let annotation = judged.annotation;
         Decided {
             outcome: FoldOutcome {
                 decision: annotation.decision,
                 reason: annotation.reason,
-                duplicate_of: judged.duplicate_of.take(),
+                duplicate_of: judged.duplicate_of,
             },
             said: vec![Said::Event {
                 record: item.record.cloned(),
                 about: item.offset,
                 body: Box::new(body),
                 annotation: Box::new(annotation),
-                gap: judged.gap.take(),
+                gap: judged.gap,
             }],
-            released: std::mem::take(&mut judged.released),
-            judged: vec![judged],
+            fresh: judged.fresh.into_iter().collect(),
+            changed: judged.changed,
+            released: judged.released,
         }
     }
 }
@@ -111,14 +117,16 @@ impl RoomServer {
             record: None,
         };
         let mut ids = StateIds::of(record.offset);
-        let decided = match self.is_plain(&item, room_id) {
-            true => self.decide_plainly(&item, &mut ids, tables)?,
-            false => self.decide(
-                &item,
-                Effort::inline(self.shared.inline_work),
-                &mut ids,
-                tables,
-            )?,
+        let body = codec::decode::<InputRoomEvent>(record.envelope.body).ok();
+        let body = body.filter(|_| record.envelope.kind == Kind::InputRoomEvent);
+        let decided = match body {
+            Some(body) if self.is_plain(&item, &body, room_id) => {
+                Some(self.decide_plainly(&item, body, &mut ids, tables)?)
+            }
+            _ => {
+                let effort = Effort::inline(self.shared.inline_work);
+                self.decide(&item, effort, &mut ids, tables)?
+            }
         };
         let Some(decided) = decided else {
             self.park(room_id, &[record.offset], record, ids.used(), tables)?;
@@ -207,19 +215,16 @@ impl RoomServer {
         Ok(())
     }
 
-    /// Whether a record can take no more than the work of a plain message, so
+    /// Whether an event can take no more than the work of a plain message, so
     /// that nothing need be taken back.
-    fn is_plain(&self, item: &Item<'_>, room_id: &RoomId) -> bool {
-        let Ok(body) = codec::decode::<InputRoomEvent>(item.envelope.body) else {
-            return true;
-        };
-        if item.envelope.kind != Kind::InputRoomEvent || body.batch_count > 1 {
+    fn is_plain(&self, item: &Item<'_>, body: &InputRoomEvent, room_id: &RoomId) -> bool {
+        if body.batch_count > 1 {
             return false;
         }
         let Some(head) = self.group.heads.get(room_id) else {
             return true;
         };
-        let event = Event::read(item.partition, item.offset, item.envelope, &body);
+        let event = Event::read(item.partition, item.offset, item.envelope, body);
         event.is_some_and(|event| event.is_next(head) && (head.waiting == 0 || event.is_local()))
     }
 
@@ -227,17 +232,25 @@ impl RoomServer {
     fn decide_plainly(
         &mut self,
         item: &Item<'_>,
+        body: InputRoomEvent,
         ids: &mut StateIds,
         tables: &mut Overlay<'_>,
-    ) -> Result<Option<Decided>, FoldError> {
-        match self.weigh(item, Effort::aside(), ids, tables) {
-            Ok(decided) => {
+    ) -> Result<Decided, FoldError> {
+        let event = Event::read(item.partition, item.offset, item.envelope, &body);
+        let judged = match event {
+            Some(event) => self.judge(&event, Effort::aside(), ids, tables),
+            None => Err(Stop::Refuse(Reason::Malformed)),
+        };
+        match judged {
+            Ok(judged) => {
+                let decided = Decided::event(item, body, judged);
                 self.keep(item.partition, &decided);
-                Ok(Some(decided))
+                Ok(decided)
             }
             Err(Stop::Fail(error)) => Err(error),
-            Err(Stop::Refuse(reason)) => Ok(Some(self.refused(item, reason, tables))),
-            Err(Stop::Wait) => Ok(None),
+            Err(Stop::Refuse(reason)) => Ok(self.refused(item, reason, tables)),
+            // Effort that is spent aside never asks to wait.
+            Err(Stop::Wait) => Ok(self.refused(item, Reason::TooMuchWork, tables)),
         }
     }
 
@@ -440,13 +453,11 @@ impl RoomServer {
 
     /// Keeps for publishing what a decision changed.
     pub(super) fn keep(&mut self, partition: u32, decided: &Decided) {
-        for judged in &decided.judged {
-            if let Some(fresh) = &judged.fresh {
-                self.group.fresh.push((partition, fresh.clone()));
-            }
-            let changed = judged.changed.iter().map(|event| (partition, *event));
-            self.group.changed.extend(changed);
-        }
+        let fresh = decided.fresh.iter();
+        let fresh = fresh.map(|event| (partition, event.clone()));
+        self.group.fresh.extend(fresh);
+        let changed = decided.changed.iter().map(|event| (partition, *event));
+        self.group.changed.extend(changed);
     }
 
     /// What the fold of a record says, if that is all it led to.

@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use super::authorize::{authorize, check, message_auth_events};
 use super::event_builder::{Draft, EventBuilder, Parents, RecordFields};
 use super::room_error::RoomWriteError;
+use crate::limits::{INTEGER_MAX, PREV_EVENTS_MAX};
 use crate::query::ids::StateId;
 use crate::query::rooms::{RoomHead, Rooms};
 use crate::writers::submit::{SubmitError, Submitted, Submitter};
@@ -36,8 +37,6 @@ const REBUILDS_MAX: usize = 16;
 const LINES_MAX: usize = 16_384;
 /// Senders whose auth events are remembered per room, so that a huge room stays small here.
 const SENDERS_MAX: usize = 1_024;
-/// `prev_events` of one event (server-server API, *PDUs*: at most 20).
-const PREV_EVENTS_MAX: usize = 20;
 
 /// Where the next event of a room goes while earlier ones are not yet folded.
 #[derive(Clone, Debug)]
@@ -369,7 +368,7 @@ impl Shared {
                 Some(tip) if tip.state_id == head.state_id && head.extremities.len() == 1 => {
                     Parents {
                         prev_events: vec![tip.event_id],
-                        depth: tip.depth.saturating_add(1),
+                        depth: depth_behind(tip.depth),
                     }
                 }
                 // Others changed the state or forked the room below what is in
@@ -476,12 +475,21 @@ impl Shared {
     }
 }
 
-/// What the next event builds on when nothing is in flight.
+/// What the next event builds on when nothing is in flight: the deepest forward
+/// extremities, as many as an event may name. So a room with many of them has
+/// fewer with each event that is sent here.
 fn parents_of(head: &RoomHead) -> Parents {
-    let newest = head.extremities.iter().map(|tip| tip.depth).max();
-    let tips = head.extremities.iter().take(PREV_EVENTS_MAX);
+    let mut tips: Vec<_> = head.extremities.iter().collect();
+    tips.sort_by(|a, b| b.depth.cmp(&a.depth).then(a.event_id.cmp(&b.event_id)));
+    tips.truncate(PREV_EVENTS_MAX);
     Parents {
-        prev_events: tips.map(|tip| tip.event_id.clone()).collect(),
-        depth: newest.unwrap_or(0).saturating_add(1),
+        prev_events: tips.iter().map(|tip| tip.event_id.clone()).collect(),
+        depth: depth_behind(tips.first().map_or(0, |tip| tip.depth)),
     }
+}
+
+/// The depth of what builds on an event of this depth. Another server may have
+/// sent the greatest one that there is; then all that follow share it.
+fn depth_behind(depth: u64) -> u64 {
+    depth.saturating_add(1).min(INTEGER_MAX.unsigned_abs())
 }

@@ -13,6 +13,8 @@ use ruma::{OwnedEventId, RoomId, room_id, user_id};
 use self::slow_room::SlowRoom;
 use super::*;
 use crate::crypto::ServerKey;
+use crate::query::ids::EventSn;
+use crate::query::rooms::Extremity;
 use crate::writers::client::room_presets::text;
 
 fn the_room() -> &'static RoomId {
@@ -187,4 +189,28 @@ async fn idle_lines_are_dropped() {
         .send(the_room(), &message("x"), None)
         .await
         .expect("sends");
+}
+
+#[test]
+fn an_event_builds_on_the_deepest_ends_and_its_depth_has_a_bound() {
+    let mut head = slow_room::first_head();
+    let state = head.state_id;
+    let end = |number: u64| Extremity {
+        event_id: OwnedEventId::try_from(format!("$end{number:02}")).expect("valid"),
+        event: EventSn(number),
+        depth: number,
+        state_after: state,
+    };
+    head.extremities = (1..=25).map(end).collect();
+    let parents = parents_of(&head);
+    let deepest: Vec<_> = (6..=25).rev().map(|number| end(number).event_id).collect();
+    assert_eq!(parents.prev_events, deepest);
+    assert_eq!(parents.depth, 26);
+    let greatest = INTEGER_MAX.unsigned_abs();
+    let deep = Extremity {
+        depth: greatest,
+        ..end(1)
+    };
+    head.extremities = Arc::new([deep]);
+    assert_eq!(parents_of(&head).depth, greatest);
 }

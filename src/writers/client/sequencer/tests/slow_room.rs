@@ -159,7 +159,7 @@ async fn fold_all(room: Arc<SlowRoom>) {
     }
 }
 
-fn first_head() -> RoomHead {
+pub fn first_head() -> RoomHead {
     let creator = owned_user_id!("@a:hs");
     let id = |id: &str| OwnedEventId::try_from(id).expect("valid");
     let entry = |kind: &str, key: &str, sn| (Arc::new(StateKey::new(kind, key)), EventSn(sn));
