@@ -1,6 +1,7 @@
 //! Why the authorization rules refuse an event: a variant per rule.
 
 use super::super::ids::OwnedUserId;
+use super::rule::Rule;
 
 /// A rule that refused an event. Numbers are those of room version 12, unless a
 /// variant names another version; older versions number the same rules lower.
@@ -44,8 +45,10 @@ pub enum AuthError {
     JoinBanned,
     #[error("rule 5.3.4: the room is joined by invitation")]
     JoinNotInvited,
-    #[error("rule 5.3.5.2: the join is not authorised by a member who may invite")]
-    JoinNotAuthorised,
+    #[error("rule 5.3.5.2: the join is not authorised by a member")]
+    JoinAuthoriserNotJoined,
+    #[error("rule 5.3.5.2: the join is authorised by a member who may not invite")]
+    JoinAuthoriserPower,
     #[error("rule 5.3.7: the join rule lets nobody in")]
     JoinRule,
     #[error("rule 5.4.1.1: the invited user is banned")]
@@ -74,12 +77,16 @@ pub enum AuthError {
     KickSenderNotJoined,
     #[error("rule 5.5.3: the sender may not lift a ban")]
     UnbanPower,
-    #[error("rule 5.5.5: the sender may not kick this user")]
+    #[error("rule 5.5.5: the sender may not kick")]
     KickPower,
+    #[error("rule 5.5.5: the user's level is not below the sender's")]
+    KickTargetPower,
     #[error("rule 5.6.1: the banning user is not in the room")]
     BanSenderNotJoined,
-    #[error("rule 5.6.3: the sender may not ban this user")]
+    #[error("rule 5.6.3: the sender may not ban")]
     BanPower,
+    #[error("rule 5.6.3: the user's level is not below the sender's")]
+    BanTargetPower,
     #[error("rule 5.7.1: the room is not joined by knocking")]
     KnockRule,
     #[error("rule 5.7.2: a user knocks for another")]
@@ -104,10 +111,20 @@ pub enum AuthError {
     PowerLevelsUsers,
     #[error("rule 10.4: users names the room creator {0}")]
     PowerLevelsCreator(OwnedUserId),
-    #[error("rule 10.6: {0} is or becomes higher than the sender's level")]
-    PowerLevelsField(&'static str),
-    #[error("rules 10.7 and 10.8: {map} {key:?} is or becomes higher than the sender's level")]
-    PowerLevelsEntry { map: &'static str, key: Box<str> },
+    #[error("rule 10.6.1: {0} is higher than the sender's level")]
+    PowerLevelsFieldCurrent(&'static str),
+    #[error("rule 10.6.2: {0} becomes higher than the sender's level")]
+    PowerLevelsFieldNew(&'static str),
+    #[error("rule 10.7: the level of event type {0:?} is higher than the sender's")]
+    PowerLevelsEventCurrent(Box<str>),
+    #[error("rule 10.8: the level of event type {0:?} becomes higher than the sender's")]
+    PowerLevelsEventNew(Box<str>),
+    #[error("rule 10.7 (since version 6): notification {0:?} is higher than the sender's level")]
+    PowerLevelsNotificationCurrent(Box<str>),
+    #[error(
+        "rule 10.8 (since version 6): notification {0:?} becomes higher than the sender's level"
+    )]
+    PowerLevelsNotificationNew(Box<str>),
     #[error("rule 10.9: {0} has a level not below the sender's")]
     PowerLevelsOtherUser(OwnedUserId),
     #[error("rule 10.10: {0} gets a level above the sender's")]
@@ -116,4 +133,74 @@ pub enum AuthError {
     RedactionPower,
     #[error("content could not be read")]
     Content,
+}
+
+impl AuthError {
+    /// The rule that refused; none if the event could not be read at all.
+    pub fn rule(&self) -> Option<Rule> {
+        Some(match self {
+            AuthError::CreateWithPrevEvents => Rule::CreateWithPrevEvents,
+            AuthError::CreateRoomIdDomain => Rule::CreateRoomIdDomain,
+            AuthError::CreateUnknownVersion(_) => Rule::CreateUnknownVersion,
+            AuthError::CreateWithoutCreator => Rule::CreateWithoutCreator,
+            AuthError::CreateAdditionalCreators => Rule::CreateAdditionalCreators,
+            AuthError::RoomIdMismatch => Rule::RoomIdMismatch,
+            AuthError::AuthEventsDuplicate { .. } => Rule::AuthEventsDuplicate,
+            AuthError::AuthEventsUnexpected { .. } => Rule::AuthEventsUnexpected,
+            AuthError::AuthEventsRejected => Rule::AuthEventsRejected,
+            AuthError::AuthEventsWithoutCreate => Rule::AuthEventsWithoutCreate,
+            AuthError::AuthEventsOtherRoom => Rule::AuthEventsOtherRoom,
+            AuthError::NoCreate => Rule::NoCreate,
+            AuthError::NotFederated => Rule::NotFederated,
+            AuthError::AliasesWithoutStateKey => Rule::AliasesWithoutStateKey,
+            AuthError::AliasesDomain => Rule::AliasesDomain,
+            AuthError::MemberMalformed => Rule::MemberMalformed,
+            AuthError::JoinForOther => Rule::JoinForOther,
+            AuthError::JoinBanned => Rule::JoinBanned,
+            AuthError::JoinNotInvited => Rule::JoinNotInvited,
+            AuthError::JoinAuthoriserNotJoined => Rule::JoinAuthoriserNotJoined,
+            AuthError::JoinAuthoriserPower => Rule::JoinAuthoriserPower,
+            AuthError::JoinRule => Rule::JoinRule,
+            AuthError::ThirdPartyInviteBanned => Rule::ThirdPartyInviteBanned,
+            AuthError::ThirdPartyInviteUnsigned => Rule::ThirdPartyInviteUnsigned,
+            AuthError::ThirdPartyInviteMalformed => Rule::ThirdPartyInviteMalformed,
+            AuthError::ThirdPartyInviteOtherUser => Rule::ThirdPartyInviteOtherUser,
+            AuthError::ThirdPartyInviteUnknownToken => Rule::ThirdPartyInviteUnknownToken,
+            AuthError::ThirdPartyInviteOtherSender => Rule::ThirdPartyInviteOtherSender,
+            AuthError::ThirdPartyInviteSignature => Rule::ThirdPartyInviteSignature,
+            AuthError::InviteSenderNotJoined => Rule::InviteSenderNotJoined,
+            AuthError::InviteTargetJoinedOrBanned => Rule::InviteTargetJoinedOrBanned,
+            AuthError::InvitePower => Rule::InvitePower,
+            AuthError::LeaveNotMember => Rule::LeaveNotMember,
+            AuthError::KickSenderNotJoined => Rule::KickSenderNotJoined,
+            AuthError::UnbanPower => Rule::UnbanPower,
+            AuthError::KickPower => Rule::KickPower,
+            AuthError::KickTargetPower => Rule::KickTargetPower,
+            AuthError::BanSenderNotJoined => Rule::BanSenderNotJoined,
+            AuthError::BanPower => Rule::BanPower,
+            AuthError::BanTargetPower => Rule::BanTargetPower,
+            AuthError::KnockRule => Rule::KnockRule,
+            AuthError::KnockForOther => Rule::KnockForOther,
+            AuthError::KnockMembership => Rule::KnockMembership,
+            AuthError::MembershipUnknown(_) => Rule::MembershipUnknown,
+            AuthError::SenderNotJoined => Rule::SenderNotJoined,
+            AuthError::ThirdPartyInvitePower => Rule::ThirdPartyInvitePower,
+            AuthError::EventPower => Rule::EventPower,
+            AuthError::StateKeyOfOther => Rule::StateKeyOfOther,
+            AuthError::PowerLevelsNotInteger(_) => Rule::PowerLevelsNotInteger,
+            AuthError::PowerLevelsNotIntegers(_) => Rule::PowerLevelsNotIntegers,
+            AuthError::PowerLevelsUsers => Rule::PowerLevelsUsers,
+            AuthError::PowerLevelsCreator(_) => Rule::PowerLevelsCreator,
+            AuthError::PowerLevelsFieldCurrent(_) => Rule::PowerLevelsFieldCurrent,
+            AuthError::PowerLevelsFieldNew(_) => Rule::PowerLevelsFieldNew,
+            AuthError::PowerLevelsEventCurrent(_) => Rule::PowerLevelsEventCurrent,
+            AuthError::PowerLevelsEventNew(_) => Rule::PowerLevelsEventNew,
+            AuthError::PowerLevelsNotificationCurrent(_) => Rule::PowerLevelsNotificationCurrent,
+            AuthError::PowerLevelsNotificationNew(_) => Rule::PowerLevelsNotificationNew,
+            AuthError::PowerLevelsOtherUser(_) => Rule::PowerLevelsOtherUser,
+            AuthError::PowerLevelsUserRaised(_) => Rule::PowerLevelsUserRaised,
+            AuthError::RedactionPower => Rule::RedactionPower,
+            AuthError::Content => return None,
+        })
+    }
 }

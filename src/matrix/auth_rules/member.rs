@@ -11,7 +11,8 @@ use super::super::canonical_json::to_bytes_without;
 use super::super::ids::UserId;
 use super::super::signing::verify_bytes;
 use super::contents::{CreateInfo, JoinRule, MemberContent};
-use super::{AuthError, AuthEvent, AuthState, Level, PowerLevelsView};
+use super::rule::{allows, refuse, require};
+use super::{AuthError, AuthEvent, AuthState, Level, PowerLevelsView, Rule};
 
 /// What the sub-rules share.
 struct Member<'a, S> {
@@ -31,10 +32,15 @@ pub(super) fn check<S: AuthState>(
     state: &S,
 ) -> Result<(), AuthError> {
     // Rule 5.1. A state key that is no user id can be no member's.
-    let target = event.state_key.ok_or(AuthError::MemberMalformed)?;
+    let target = event
+        .state_key
+        .and_then(|key| <&UserId>::try_from(key).ok());
+    let (Some(target), Ok(content)) = (target, MemberContent::parse(content)) else {
+        return refuse(AuthError::MemberMalformed);
+    };
     let member = Member {
-        content: MemberContent::parse(content)?,
-        target: <&UserId>::try_from(target).map_err(|_| AuthError::MemberMalformed)?,
+        content,
+        target,
         levels: PowerLevelsView::new(create, state.power_levels()),
         event,
         create,
@@ -47,7 +53,7 @@ pub(super) fn check<S: AuthState>(
         "leave" => member.check_leave(),
         "ban" => member.check_ban(),
         "knock" if knocking => member.check_knock(),
-        other => Err(AuthError::MembershipUnknown(other.into())),
+        other => refuse(AuthError::MembershipUnknown(other.into())),
     }
 }
 
@@ -67,49 +73,48 @@ impl<S: AuthState> Member<'_, S> {
         } else {
             self.create.is_creator(self.target)
         };
-        if first && founder {
+        if allows(Rule::JoinOfCreator, first && founder) {
             return Ok(());
         }
         // Rule 5.3.2.
-        if self.event.sender != self.target {
-            return Err(AuthError::JoinForOther);
-        }
+        require(self.event.sender == self.target, AuthError::JoinForOther)?;
         // Rule 5.3.3.
         let membership = self.state.membership(self.target);
-        if membership == Some(Membership::Ban) {
-            return Err(AuthError::JoinBanned);
-        }
+        require(membership != Some(Membership::Ban), AuthError::JoinBanned)?;
         let invited = matches!(membership, Some(Membership::Invite | Membership::Join));
         match self.state.join_rule() {
             // Rule 5.3.4.
-            JoinRule::Invite => allow_if(invited, AuthError::JoinNotInvited),
-            JoinRule::Knock if rules.knocking => allow_if(invited, AuthError::JoinNotInvited),
+            JoinRule::Invite => check_invited(invited),
+            JoinRule::Knock if rules.knocking => check_invited(invited),
             // Rule 5.3.5.
             JoinRule::Restricted if rules.restricted_join_rule => self.check_restricted(invited),
             JoinRule::KnockRestricted if rules.knock_restricted_join_rule => {
                 self.check_restricted(invited)
             }
             // Rule 5.3.6.
-            JoinRule::Public => Ok(()),
+            JoinRule::Public if allows(Rule::JoinPublic, true) => Ok(()),
             // Rule 5.3.7.
-            _ => Err(AuthError::JoinRule),
+            _ => refuse(AuthError::JoinRule),
         }
     }
 
     /// Rule 5.3.5.
     fn check_restricted(&self, invited: bool) -> Result<(), AuthError> {
-        if invited {
+        if allows(Rule::JoinRestrictedInvited, invited) {
             return Ok(());
         }
         let authoriser = self
             .content
             .join_authorised_via_users_server
-            .and_then(|user| <&UserId>::try_from(user).ok())
-            .ok_or(AuthError::JoinNotAuthorised)?;
+            .and_then(|user| <&UserId>::try_from(user).ok());
+        let Some(authoriser) = authoriser else {
+            return refuse(AuthError::JoinAuthoriserNotJoined);
+        };
         let joined = self.state.membership(authoriser) == Some(Membership::Join);
-        allow_if(
-            joined && self.levels.can_invite(authoriser),
-            AuthError::JoinNotAuthorised,
+        require(joined, AuthError::JoinAuthoriserNotJoined)?;
+        require(
+            self.levels.can_invite(authoriser),
+            AuthError::JoinAuthoriserPower,
         )
     }
 
@@ -120,15 +125,15 @@ impl<S: AuthState> Member<'_, S> {
             return self.check_third_party_invite(invite);
         }
         // Rule 5.4.2.
-        if !self.sender_joined() {
-            return Err(AuthError::InviteSenderNotJoined);
-        }
+        require(self.sender_joined(), AuthError::InviteSenderNotJoined)?;
         // Rule 5.4.3.
-        if let Some(Membership::Join | Membership::Ban) = self.state.membership(self.target) {
-            return Err(AuthError::InviteTargetJoinedOrBanned);
-        }
+        let target = self.state.membership(self.target);
+        require(
+            !matches!(target, Some(Membership::Join | Membership::Ban)),
+            AuthError::InviteTargetJoinedOrBanned,
+        )?;
         // Rules 5.4.4 and 5.4.5.
-        allow_if(
+        require(
             self.levels.can_invite(self.event.sender),
             AuthError::InvitePower,
         )
@@ -137,32 +142,34 @@ impl<S: AuthState> Member<'_, S> {
     /// Rule 5.4.1.
     fn check_third_party_invite(&self, invite: &CanonicalJsonValue) -> Result<(), AuthError> {
         // Rule 5.4.1.1.
-        if self.state.membership(self.target) == Some(Membership::Ban) {
-            return Err(AuthError::ThirdPartyInviteBanned);
-        }
+        let banned = self.state.membership(self.target) == Some(Membership::Ban);
+        require(!banned, AuthError::ThirdPartyInviteBanned)?;
         // Rule 5.4.1.2.
         let signed = invite
             .as_object()
-            .and_then(|invite| invite.get("signed")?.as_object())
-            .ok_or(AuthError::ThirdPartyInviteUnsigned)?;
+            .and_then(|invite| invite.get("signed")?.as_object());
+        let Some(signed) = signed else {
+            return refuse(AuthError::ThirdPartyInviteUnsigned);
+        };
         // Rule 5.4.1.3.
         let text = |key: &str| signed.get(key).and_then(|value| value.as_str());
         let (Some(mxid), Some(token)) = (text("mxid"), text("token")) else {
-            return Err(AuthError::ThirdPartyInviteMalformed);
+            return refuse(AuthError::ThirdPartyInviteMalformed);
         };
         // Rule 5.4.1.4.
-        if mxid != self.target.as_str() {
-            return Err(AuthError::ThirdPartyInviteOtherUser);
-        }
+        require(
+            mxid == self.target.as_str(),
+            AuthError::ThirdPartyInviteOtherUser,
+        )?;
         // Rule 5.4.1.5.
-        let invitation = self
-            .state
-            .third_party_invite(token)
-            .ok_or(AuthError::ThirdPartyInviteUnknownToken)?;
+        let Some(invitation) = self.state.third_party_invite(token) else {
+            return refuse(AuthError::ThirdPartyInviteUnknownToken);
+        };
         // Rule 5.4.1.6.
-        if invitation.sender != self.event.sender {
-            return Err(AuthError::ThirdPartyInviteOtherSender);
-        }
+        require(
+            invitation.sender == self.event.sender,
+            AuthError::ThirdPartyInviteOtherSender,
+        )?;
         // Rules 5.4.1.7 and 5.4.1.8.
         let bytes = to_bytes_without(signed, &["signatures", "unsigned"]);
         let matches_key = |signature: &str| {
@@ -180,7 +187,10 @@ impl<S: AuthState> Member<'_, S> {
             .flatten()
             .filter(|(key_id, _)| key_id.starts_with("ed25519:"))
             .any(|(_, signature)| signature.as_str().is_some_and(matches_key));
-        allow_if(valid, AuthError::ThirdPartyInviteSignature)
+        if allows(Rule::ThirdPartyInviteSigned, valid) {
+            return Ok(());
+        }
+        refuse(AuthError::ThirdPartyInviteSignature)
     }
 
     /// Rule 5.5.
@@ -194,35 +204,40 @@ impl<S: AuthState> Member<'_, S> {
                 Some(Membership::Knock) => rules.knocking,
                 _ => false,
             };
-            return allow_if(may_leave, AuthError::LeaveNotMember);
+            if allows(Rule::LeaveOwn, may_leave) {
+                return Ok(());
+            }
+            return refuse(AuthError::LeaveNotMember);
         }
         // Rule 5.5.2.
-        if !self.sender_joined() {
-            return Err(AuthError::KickSenderNotJoined);
-        }
+        require(self.sender_joined(), AuthError::KickSenderNotJoined)?;
         // Rule 5.5.3.
         let sender_level = self.levels.user_level(self.event.sender);
-        if target_membership == Some(Membership::Ban)
-            && sender_level < Level::Finite(self.levels.ban_level())
-        {
-            return Err(AuthError::UnbanPower);
-        }
+        let may_ban = sender_level >= Level::Finite(self.levels.ban_level());
+        require(
+            target_membership != Some(Membership::Ban) || may_ban,
+            AuthError::UnbanPower,
+        )?;
         // Rules 5.5.4 and 5.5.5.
-        allow_if(
-            self.levels.can_kick(self.event.sender, self.target),
-            AuthError::KickPower,
-        )
+        let may_kick = sender_level >= Level::Finite(self.levels.kick_level());
+        require(may_kick, AuthError::KickPower)?;
+        require(self.is_above_target(), AuthError::KickTargetPower)
+    }
+
+    fn is_above_target(&self) -> bool {
+        let target_level = self.levels.user_level(self.target);
+        target_level < self.levels.user_level(self.event.sender)
     }
 
     /// Rule 5.6.
     fn check_ban(&self) -> Result<(), AuthError> {
-        if !self.sender_joined() {
-            return Err(AuthError::BanSenderNotJoined);
-        }
-        allow_if(
-            self.levels.can_ban(self.event.sender, self.target),
-            AuthError::BanPower,
-        )
+        // Rule 5.6.1.
+        require(self.sender_joined(), AuthError::BanSenderNotJoined)?;
+        // Rules 5.6.2 and 5.6.3.
+        let sender_level = self.levels.user_level(self.event.sender);
+        let may_ban = sender_level >= Level::Finite(self.levels.ban_level());
+        require(may_ban, AuthError::BanPower)?;
+        require(self.is_above_target(), AuthError::BanTargetPower)
     }
 
     /// Rule 5.7.
@@ -234,23 +249,23 @@ impl<S: AuthState> Member<'_, S> {
             JoinRule::KnockRestricted => rules.knock_restricted_join_rule,
             _ => false,
         };
-        if !knockable {
-            return Err(AuthError::KnockRule);
-        }
+        require(knockable, AuthError::KnockRule)?;
         // Rule 5.7.2.
-        if self.event.sender != self.target {
-            return Err(AuthError::KnockForOther);
-        }
+        require(self.event.sender == self.target, AuthError::KnockForOther)?;
         // Rules 5.7.3 and 5.7.4.
         let membership = self.state.membership(self.target);
         let outside = !matches!(
             membership,
             Some(Membership::Ban | Membership::Invite | Membership::Join)
         );
-        allow_if(outside, AuthError::KnockMembership)
+        require(outside, AuthError::KnockMembership)
     }
 }
 
-fn allow_if(allowed: bool, error: AuthError) -> Result<(), AuthError> {
-    if allowed { Ok(()) } else { Err(error) }
+/// Rule 5.3.4.
+fn check_invited(invited: bool) -> Result<(), AuthError> {
+    if allows(Rule::JoinInvited, invited) {
+        return Ok(());
+    }
+    refuse(AuthError::JoinNotInvited)
 }

@@ -9,6 +9,7 @@ mod contents;
 mod error;
 mod member;
 mod power_levels;
+pub(crate) mod rule;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use contents::{
 };
 pub use error::AuthError;
 pub use power_levels::{Level, PowerLevels, PowerLevelsView};
+pub use rule::Rule;
 pub use selection::{AuthKey, AuthKeys, auth_types_for_event};
 
 use super::Membership;
@@ -30,6 +32,7 @@ use super::canonical_json::parse_object;
 use super::event::Pdu;
 use super::ids::{EventId, RoomId, UserId, domain_of};
 use super::room_version::RoomVersion;
+use rule::{allows, refuse, require};
 
 /// Room state as the rules read it, parsed when it changed and not at each look.
 pub trait AuthState {
@@ -143,29 +146,28 @@ pub fn check_auth_events(
             |other: &CitedEvent<'_>| other.kind == entry.kind && other.state_key == entry.state_key;
         // Rule 3.1.
         if cited[..index].iter().any(same) {
-            return Err(AuthError::AuthEventsDuplicate {
+            refuse(AuthError::AuthEventsDuplicate {
                 kind: entry.kind.into(),
                 state_key: entry.state_key.into(),
-            });
+            })?;
         }
         // Rule 3.2.
         if !expected
             .iter()
             .any(|key| key.kind == entry.kind && key.state_key == entry.state_key)
         {
-            return Err(AuthError::AuthEventsUnexpected {
+            refuse(AuthError::AuthEventsUnexpected {
                 kind: entry.kind.into(),
                 state_key: entry.state_key.into(),
-            });
+            })?;
         }
         // Rule 3.3.
-        if entry.rejected {
-            return Err(AuthError::AuthEventsRejected);
-        }
+        require(!entry.rejected, AuthError::AuthEventsRejected)?;
         // Rule 3.5.
-        if entry.room_id != event.room_id {
-            return Err(AuthError::AuthEventsOtherRoom);
-        }
+        require(
+            entry.room_id == event.room_id,
+            AuthError::AuthEventsOtherRoom,
+        )?;
     }
     // Rule 2.4 up to version 11.
     let must_cite_create = version
@@ -173,10 +175,11 @@ pub fn check_auth_events(
         .event_format
         .allow_room_create_in_auth_events
         && event.kind != "m.room.create";
-    if must_cite_create && !cited.iter().any(|entry| entry.kind == "m.room.create") {
-        return Err(AuthError::AuthEventsWithoutCreate);
-    }
-    Ok(())
+    let cites_create = cited.iter().any(|entry| entry.kind == "m.room.create");
+    require(
+        cites_create || !must_cite_create,
+        AuthError::AuthEventsWithoutCreate,
+    )
 }
 
 /// Whether a room in `state` allows an event: every rule but those about
@@ -194,52 +197,54 @@ pub fn check(
     if event.kind == "m.room.create" {
         return check_create(version, event);
     }
-    let create = state.create().ok_or(AuthError::NoCreate)?;
+    let Some(create) = state.create() else {
+        return refuse(AuthError::NoCreate);
+    };
     // Rule 2, since version 12.
-    if rules.room_create_event_id_as_room_id && !create.makes(event.room_id) {
-        return Err(AuthError::RoomIdMismatch);
+    if rules.room_create_event_id_as_room_id {
+        require(create.makes(event.room_id), AuthError::RoomIdMismatch)?;
     }
     // Rule 4.
-    if !create.federate && create.sender.server_name() != event.sender.server_name() {
-        return Err(AuthError::NotFederated);
-    }
+    let may_federate = create.federate || create.sender.server_name() == event.sender.server_name();
+    require(may_federate, AuthError::NotFederated)?;
     // Rule 4 of versions 1 to 5.
     if rules.special_case_room_aliases && event.kind == "m.room.aliases" {
-        let server = event.state_key.ok_or(AuthError::AliasesWithoutStateKey)?;
-        let own = event.sender.server_name().as_str() == server;
-        return if own {
-            Ok(())
-        } else {
-            Err(AuthError::AliasesDomain)
+        let Some(server) = event.state_key else {
+            return refuse(AuthError::AliasesWithoutStateKey);
         };
+        let own = event.sender.server_name().as_str() == server;
+        require(own, AuthError::AliasesDomain)?;
+        if allows(Rule::AliasesOfServer, true) {
+            return Ok(());
+        }
     }
     // Rule 5.
     if event.kind == "m.room.member" {
         return member::check(event, event.content.load()?.as_ref(), create, state);
     }
     // Rule 6.
-    if state.membership(event.sender) != Some(Membership::Join) {
-        return Err(AuthError::SenderNotJoined);
-    }
+    let joined = state.membership(event.sender) == Some(Membership::Join);
+    require(joined, AuthError::SenderNotJoined)?;
     let levels = PowerLevelsView::new(create, state.power_levels());
     // Rule 7.
     if event.kind == "m.room.third_party_invite" {
-        let may = levels.can_invite(event.sender);
-        return if may {
-            Ok(())
-        } else {
-            Err(AuthError::ThirdPartyInvitePower)
-        };
+        require(
+            levels.can_invite(event.sender),
+            AuthError::ThirdPartyInvitePower,
+        )?;
+        if allows(Rule::ThirdPartyInviteByLevel, true) {
+            return Ok(());
+        }
     }
     // Rule 8.
-    if !levels.can_send(event.sender, event.kind, event.state_key.is_some()) {
-        return Err(AuthError::EventPower);
-    }
+    let may_send = levels.can_send(event.sender, event.kind, event.state_key.is_some());
+    require(may_send, AuthError::EventPower)?;
     // Rule 9.
     let of_other = |key: &str| key.starts_with('@') && key != event.sender.as_str();
-    if event.state_key.is_some_and(of_other) {
-        return Err(AuthError::StateKeyOfOther);
-    }
+    require(
+        !event.state_key.is_some_and(of_other),
+        AuthError::StateKeyOfOther,
+    )?;
     match event.kind {
         // Rule 10.
         "m.room.power_levels" => {
@@ -258,37 +263,48 @@ pub fn check(
 fn check_create(version: RoomVersion, event: &AuthEvent<'_>) -> Result<(), AuthError> {
     let rules = &version.rules().authorization;
     // Rule 1.1.
-    if event.prev_events_count > 0 {
-        return Err(AuthError::CreateWithPrevEvents);
-    }
+    require(
+        event.prev_events_count == 0,
+        AuthError::CreateWithPrevEvents,
+    )?;
     // Rule 1.2 up to version 11.
-    if !rules.room_create_event_id_as_room_id
-        && domain_of(event.room_id.as_str()) != Some(event.sender.server_name().as_str())
-    {
-        return Err(AuthError::CreateRoomIdDomain);
+    if !rules.room_create_event_id_as_room_id {
+        let own = domain_of(event.room_id.as_str()) == Some(event.sender.server_name().as_str());
+        require(own, AuthError::CreateRoomIdDomain)?;
     }
     let content = event.content.load()?;
     // Rule 1.3.
-    room_version_of(&content)?;
+    room_version_of(&content).map(drop).or_else(refuse)?;
     // Rule 1.4 up to version 10.
-    if !rules.use_room_create_sender && !content.contains_key("creator") {
-        return Err(AuthError::CreateWithoutCreator);
+    if !rules.use_room_create_sender {
+        require(
+            content.contains_key("creator"),
+            AuthError::CreateWithoutCreator,
+        )?;
     }
     // Rule 1.4 of version 12.
     if rules.additional_room_creators {
-        contents::additional_creators(&content)?;
+        let named = contents::additional_creators(&content).map(drop);
+        named.or_else(refuse)?;
     }
     Ok(())
 }
 
 /// Rule 11 of versions 1 and 2.
 fn check_redaction(event: &AuthEvent<'_>, levels: &PowerLevelsView<'_>) -> Result<(), AuthError> {
-    if levels.can_redact_others(event.sender) {
+    // Rule 11.1.
+    if allows(
+        Rule::RedactionByLevel,
+        levels.can_redact_others(event.sender),
+    ) {
         return Ok(());
     }
+    // Rule 11.2.
     let target = event.redacts.and_then(domain_of);
-    if target.is_some() && target == domain_of(event.event_id.as_str()) {
+    let own = target.is_some() && target == domain_of(event.event_id.as_str());
+    if allows(Rule::RedactionOfServer, own) {
         return Ok(());
     }
-    Err(AuthError::RedactionPower)
+    // Rule 11.3.
+    refuse(AuthError::RedactionPower)
 }

@@ -1,6 +1,6 @@
 //! Power levels: parsed content, effective levels, and the rules for changing them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ruma::CanonicalJsonObject;
 use ruma::canonical_json::CanonicalJsonValue;
@@ -8,8 +8,9 @@ use ruma::room_version_rules::AuthorizationRules;
 
 use super::super::ids::{OwnedUserId, UserId};
 use super::super::room_version::RoomVersion;
-use super::AuthError;
 use super::contents::CreateInfo;
+use super::rule::{allows, refuse, require};
+use super::{AuthError, Rule};
 
 /// A user's power level. Any level is below that of the creators of a version
 /// 12 room.
@@ -270,7 +271,10 @@ pub(super) fn check_change(
 ) -> Result<(), AuthError> {
     let rules = &create.version.rules().authorization;
     // Rules 10.1 to 10.3.
-    let new = PowerLevels::parse(create.version, content)?;
+    let new = match PowerLevels::parse(create.version, content) {
+        Ok(new) => new,
+        Err(error) => return refuse(error),
+    };
     // Rule 10.4.
     if rules.explicitly_privilege_room_creators {
         let named = create
@@ -278,39 +282,56 @@ pub(super) fn check_change(
             .iter()
             .find(|creator| new.users.contains_key(*creator));
         if let Some(creator) = named {
-            return Err(AuthError::PowerLevelsCreator(creator.clone()));
+            refuse(AuthError::PowerLevelsCreator(creator.clone()))?;
         }
     }
     // Rule 10.5.
-    let Some(current) = current else {
+    if allows(Rule::PowerLevelsFirst, current.is_none()) {
         return Ok(());
-    };
+    }
+    let none = PowerLevels::default();
+    let current = current.unwrap_or(&none);
     let sender_level = PowerLevelsView::new(create, Some(current)).user_level(sender);
     let above = |level: Option<i64>| level.is_some_and(|level| Level::Finite(level) > sender_level);
 
     // Rule 10.6.
     for ((name, old), (_, new)) in current.fields().into_iter().zip(new.fields()) {
-        if old != new && (above(old) || above(new)) {
-            return Err(AuthError::PowerLevelsField(name));
+        if old != new {
+            require(!above(old), AuthError::PowerLevelsFieldCurrent(name))?;
+            require(!above(new), AuthError::PowerLevelsFieldNew(name))?;
         }
     }
     // Rules 10.7 and 10.8; `notifications` since version 6.
-    let mut maps = vec![("events", &current.events, &new.events)];
-    if rules.limit_notifications_power_levels {
-        maps.push(("notifications", &current.notifications, &new.notifications));
+    for (key, old, new) in changed(&current.events, &new.events) {
+        if above(old) {
+            refuse(AuthError::PowerLevelsEventCurrent(key.clone()))?;
+        }
+        if above(new) {
+            refuse(AuthError::PowerLevelsEventNew(key.clone()))?;
+        }
     }
-    for (map, old, new) in maps {
-        for key in old.keys().chain(new.keys()) {
-            let (old, new) = (old.get(key).copied(), new.get(key).copied());
-            if old != new && (above(old) || above(new)) {
-                return Err(AuthError::PowerLevelsEntry {
-                    map,
-                    key: key.clone(),
-                });
+    if rules.limit_notifications_power_levels {
+        for (key, old, new) in changed(&current.notifications, &new.notifications) {
+            if above(old) {
+                refuse(AuthError::PowerLevelsNotificationCurrent(key.clone()))?;
+            }
+            if above(new) {
+                refuse(AuthError::PowerLevelsNotificationNew(key.clone()))?;
             }
         }
     }
     check_users_change(sender, sender_level, &current.users, &new.users)
+}
+
+/// The entries that differ, each with its old and new level.
+fn changed<'a, K: Ord>(
+    old: &'a BTreeMap<K, i64>,
+    new: &'a BTreeMap<K, i64>,
+) -> impl Iterator<Item = (&'a K, Option<i64>, Option<i64>)> {
+    let added = new.keys().filter(|key| !old.contains_key(*key));
+    let keys = old.keys().chain(added);
+    let entries = keys.map(|key| (key, old.get(key).copied(), new.get(key).copied()));
+    entries.filter(|(_, old, new)| old != new)
 }
 
 /// Rules 10.9 and 10.10.
@@ -320,18 +341,13 @@ fn check_users_change(
     old: &BTreeMap<OwnedUserId, i64>,
     new: &BTreeMap<OwnedUserId, i64>,
 ) -> Result<(), AuthError> {
-    let users: BTreeSet<&OwnedUserId> = old.keys().chain(new.keys()).collect();
-    for user in users {
-        let (old, new) = (old.get(user).copied(), new.get(user).copied());
-        if old == new {
-            continue;
-        }
+    for (user, old, new) in changed(old, new) {
         let not_below = old.is_some_and(|level| Level::Finite(level) >= sender_level);
         if user != sender && not_below {
-            return Err(AuthError::PowerLevelsOtherUser(user.clone()));
+            refuse(AuthError::PowerLevelsOtherUser(user.clone()))?;
         }
         if new.is_some_and(|level| Level::Finite(level) > sender_level) {
-            return Err(AuthError::PowerLevelsUserRaised(user.clone()));
+            refuse(AuthError::PowerLevelsUserRaised(user.clone()))?;
         }
     }
     Ok(())
