@@ -139,7 +139,10 @@ pub fn check_auth_events(
         "m.room.member" => Some(event.content.load()?),
         _ => None,
     };
-    let member = content.as_deref().map(MemberContent::parse).transpose()?;
+    // Without a membership it is refused by rule 5.1, and cites what any event does.
+    let member = content
+        .as_deref()
+        .and_then(|content| MemberContent::parse(content).ok());
     let expected = auth_types_for_event(version, event.kind, event.sender, event.state_key, member);
     for (index, entry) in cited.iter().enumerate() {
         let same =

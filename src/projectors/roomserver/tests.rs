@@ -7,4 +7,5 @@ mod levels;
 mod parked;
 mod redactions;
 mod rooms;
+mod scenario;
 mod states;
