@@ -11,17 +11,19 @@ use tokio::sync::watch;
 use super::auth_chain;
 use super::events::{EventError, Events};
 use super::heads::{self, Head, HeadCache};
-use super::parked::ParkedRooms;
+use super::parked::{Parked, ParkedRooms};
 use super::rows::{self, RoomRow};
 use super::state::{DigestKey, RoomStates};
+use super::waiting;
 use crate::limits::ROOM_WORK_INLINE_MAX;
 use crate::logs::log::{Log, partition_of};
 use crate::projectors::fold::PROJECTOR_VERSION;
 use crate::query::graph::{RoomGraph, StateDifference};
-use crate::query::ids::{EventSn, Place, RoomSn, StateId};
+use crate::query::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
 use crate::query::parked::{ParkedRoom, ParkedWork, WorkDone};
 use crate::query::rooms::{
-    Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
+    Direction, QueryError, RoomHead, RoomMembership, RoomWaits, Rooms, StateKey, StateMap,
+    StoredEvent,
 };
 use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, PUBLISHED, TIMELINE, USER_ROOMS};
 use crate::storage::keys::Key;
@@ -402,6 +404,17 @@ impl Rooms for RoomTables {
         let row = self.store.get(USER_ROOMS, key.as_ref())?;
         let row = row.map(|row| rows::read_user_room(&row)).transpose()?;
         Ok(row.map(|(membership, _)| membership))
+    }
+
+    fn waits(&self, room: &RoomId) -> Result<RoomWaits, QueryError> {
+        let Some((partition, room)) = self.find(room)? else {
+            return Ok(RoomWaits::default());
+        };
+        let parked = Parked::load(&*self.store, partition, room)?;
+        Ok(RoomWaits {
+            parked_at: parked.map(|parked| InputOffset(parked.cause)),
+            events: waiting::count(&*self.store, partition, room)?,
+        })
     }
 
     fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {

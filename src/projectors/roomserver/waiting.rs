@@ -5,7 +5,7 @@
 //! The same table remembers which missing events an accepted one builds on, so
 //! that none of them becomes a forward extremity when it comes late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log_format::record::output::Decision;
 
@@ -13,8 +13,10 @@ use super::heads::Head;
 use super::judge::{Case, Event};
 use super::rows::{self, EventRow};
 use super::scope::{Prior, Scope, Stop};
+use crate::query::ids::RoomSn;
 use crate::storage::columns::WAITING;
 use crate::storage::keys::{Key, RowReader};
+use crate::storage::overlay::{Read, StoreError};
 
 /// Rows read at a time.
 const PAGE_ROWS: usize = 1024;
@@ -27,9 +29,34 @@ const BUILT_ON: u8 = 4;
 /// Who waits for one event: offset of the record, and for what.
 pub(super) type Waiters = Vec<(u64, u8)>;
 
-fn key(scope_key: (u32, crate::query::ids::RoomSn), event_id: &str) -> Key {
+fn key(scope_key: (u32, RoomSn), event_id: &str) -> Key {
     let (partition, room) = scope_key;
     rows::room_key(partition, room).text(event_id)
+}
+
+/// How many records of a room wait for events.
+pub(super) fn count(tables: &dyn Read, partition: u32, room: RoomSn) -> Result<u64, StoreError> {
+    let prefix = rows::room_key(partition, room);
+    let prefix = prefix.as_ref();
+    let mut waiting = BTreeSet::new();
+    let mut from: Option<Vec<u8>> = None;
+    loop {
+        let page = tables.range(WAITING, prefix, from.as_deref(), false, PAGE_ROWS)?;
+        for (key, value) in &page {
+            let rest = key.get(prefix.len()..).unwrap_or_default();
+            let mut key = RowReader::new(WAITING, rest);
+            key.key_text()?;
+            if RowReader::new(WAITING, value).u8()? & (FOR_STATE | FOR_AUTHORITY) != 0 {
+                waiting.insert(key.number()?);
+            }
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE_ROWS => {
+                from = Some([last.as_ref(), &[0]].concat());
+            }
+            _ => return Ok(waiting.len() as u64),
+        }
+    }
 }
 
 impl Event<'_> {

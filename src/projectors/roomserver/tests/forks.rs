@@ -216,6 +216,7 @@ fn what_misses_its_past_waits_and_says_so() {
             assert_eq!(told.prev_events, draft.prev_events);
             assert!(told.auth_events.is_empty());
         }
+        assert_eq!(house.tables.waits(&room).unwrap().events, 2);
         let extremities = house.extremities(&room);
         assert!(!extremities.contains(&third.id.to_string()));
         // The first brings the others along, in the order of the graph.

@@ -65,6 +65,8 @@ fn a_room_waits_alone_and_goes_on() {
     }
     let parked = house.tables.parked().unwrap();
     let cause = parked[0].cause;
+    let waits = house.tables.waits(&room).unwrap();
+    assert_eq!(waits.parked_at.map(|offset| offset.0), Some(cause));
     let done = house.tables.prepare(&room, cause).unwrap().unwrap();
     // Preparing twice, as after a restart, comes to the same.
     assert_eq!(house.tables.prepare(&room, cause).unwrap(), Some(done));
