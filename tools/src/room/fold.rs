@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use log_format::codec;
 use log_format::record::output::{
-    Membership, MembershipChange, OutputRoomEvent, OutputRoomState, StateChange, StateChangeCause,
+    Membership, Origin, OutputRoomEvent, OutputRoomState, StateChange, StateChangeCause,
 };
 use log_format::record::{Envelope, Kind};
 use log_format::{PartitionReader, StoredRecord};
@@ -112,23 +112,22 @@ impl RoomFold {
     }
 
     fn apply(&mut self, found: &StoredRecord, decision: OutputRoomEvent, begin: u64) {
-        let mut fits = true;
-        for part in std::mem::take(&mut self.parts) {
-            // Parts belong to the next decision about the same record.
-            if (part.origin.src_offset, part.origin.about)
-                == (decision.origin.src_offset, decision.origin.about)
-            {
-                fits &= self.change(found.offset, part.state_delta, &part.memberships, begin);
-            } else {
-                fits = false;
-            }
+        let source = |origin: &Origin| (origin.src_offset, origin.about);
+        // Parts belong to the next decision about the same record.
+        let (parts, strays): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parts)
+            .into_iter()
+            .partition(|part| source(&part.origin) == source(&decision.origin));
+        // A membership may stand in another part than the event that gave it.
+        let told = parts.iter().flat_map(|part| &part.memberships);
+        let words: HashMap<&str, Membership> = told
+            .chain(&decision.memberships)
+            .map(|member| (&*member.user_id, member.to))
+            .collect();
+        let deltas = parts.iter().map(|part| &part.state_delta);
+        let mut fits = strays.is_empty();
+        for change in deltas.chain([&decision.state_delta]).flatten() {
+            fits &= self.change(found.offset, change, &words, begin);
         }
-        fits &= self.change(
-            found.offset,
-            decision.state_delta,
-            &decision.memberships,
-            begin,
-        );
         self.misfits += u64::from(!fits);
         // A room is never without one: a decision that names none left them as they are.
         if !decision.extremities.is_empty() {
@@ -141,52 +140,47 @@ impl RoomFold {
         });
     }
 
-    /// Whether the changes fit the state they change.
+    /// Changes a key. Returns whether that fits what held it before.
     fn change(
         &mut self,
         offset: u64,
-        delta: Vec<StateChange>,
-        memberships: &[MembershipChange],
+        change: &StateChange,
+        memberships: &HashMap<&str, Membership>,
         begin: u64,
     ) -> bool {
-        let mut fits = true;
-        let words: HashMap<&str, Membership> = memberships
-            .iter()
-            .map(|member| (&*member.user_id, member.to))
-            .collect();
-        for change in delta {
-            let key: Key = (change.kind.into(), change.state_key.into());
+        let key: Key = (
+            change.kind.as_str().into(),
+            change.state_key.as_str().into(),
+        );
+        let before = self.state.remove(&key);
+        if let Some(event_id) = &change.to {
             // A new profile in a member event changes no membership.
-            let membership = (&*key.0 == MEMBER)
-                .then(|| words.get(&*key.1).copied())
-                .flatten()
-                .or_else(|| self.state.get(&key).and_then(|entry| entry.membership));
-            let before = match change.to {
-                Some(event_id) => {
-                    let entry = Entry {
-                        event_id: event_id.into(),
-                        since: offset,
-                        cause: change.cause,
-                        membership,
-                    };
-                    self.state.insert(key.clone(), entry)
-                }
-                None => self.state.remove(&key),
+            let membership = memberships
+                .get(&*key.1)
+                .copied()
+                .or_else(|| before.as_ref().and_then(|entry| entry.membership))
+                .filter(|_| &*key.0 == MEMBER);
+            let entry = Entry {
+                event_id: event_id.as_str().into(),
+                since: offset,
+                cause: change.cause,
+                membership,
             };
-            // What was before the log's first record cannot be known.
-            let known = before.as_ref().map(|entry| &*entry.event_id);
-            fits &= known == change.from.as_deref() || (known.is_none() && begin > 0);
-            if let Some(noted) = &mut self.noted {
-                let change_of_key = noted.entry(key).or_insert(KeyChange {
-                    before,
-                    last: offset,
-                    cause: change.cause,
-                    times: 0,
-                });
-                change_of_key.last = offset;
-                change_of_key.cause = change.cause;
-                change_of_key.times += 1;
-            }
+            self.state.insert(key.clone(), entry);
+        }
+        // What was before the log's first record cannot be known.
+        let known = before.as_ref().map(|entry| &*entry.event_id);
+        let fits = known == change.from.as_deref() || (known.is_none() && begin > 0);
+        if let Some(noted) = &mut self.noted {
+            let noted = noted.entry(key).or_insert(KeyChange {
+                before,
+                last: offset,
+                cause: change.cause,
+                times: 0,
+            });
+            noted.last = offset;
+            noted.cause = change.cause;
+            noted.times += 1;
         }
         fits
     }

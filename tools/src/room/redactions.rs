@@ -1,6 +1,11 @@
 //! Which redactions took effect: *output* holds every accepted one, also those
 //! of users who may not redact the event.
 //!
+//! The room server asks the state before the redaction. *Output* does not hold
+//! that at forks, so both the power levels in force and those that the redaction
+//! names among its auth events are asked, and either suffices: in doubt, content
+//! is withheld.
+//!
 //! Source: room version 3, *Handling redactions*. In versions 1 and 2 the auth
 //! rules decide, and what they allowed takes effect.
 
@@ -14,8 +19,6 @@ use serde_json::Value;
 const POWER_LEVELS: &str = "m.room.power_levels";
 const CREATE: &str = "m.room.create";
 const REDACT_DEFAULT: i64 = 50;
-/// Of the creator, while a room has no power levels.
-const CREATOR_DEFAULT: i64 = 100;
 /// From this room version on creators stand above every level.
 const CREATORS_RULE_FROM: u32 = 12;
 
@@ -77,10 +80,8 @@ impl Redactions {
         let (Some(event_id), Some(sender)) = (envelope.event_id, envelope.sender) else {
             return;
         };
-        let content = || {
-            let event: Value = serde_json::from_slice(envelope.skeleton.bytes()?).ok()?;
-            event.get("content").cloned()
-        };
+        let event = || -> Option<Value> { serde_json::from_slice(envelope.skeleton.bytes()?).ok() };
+        let content = || event()?.get("content").cloned();
         match (envelope.event_type, envelope.state_key) {
             (Some(POWER_LEVELS), Some("")) => {
                 self.levels
@@ -102,31 +103,39 @@ impl Redactions {
                 && envelope.event_type == Some("m.room.redaction")
         });
         if let Some(target) = target.filter(|target| wanted.contains(target)) {
+            let version = envelope.room_version.unwrap_or("1");
+            let event = event().unwrap_or_default();
+            let named = event["auth_events"].as_array();
+            let named = named.into_iter().flatten().filter_map(Value::as_str);
+            let mut levels = self.in_force.as_deref().into_iter().chain(named);
             let redaction = Redaction {
                 event_id: event_id.to_owned(),
                 sender: sender.to_owned(),
-                has_power: self.has_power(sender, envelope.room_version.unwrap_or("1")),
+                has_power: self.may_anyway(sender, version)
+                    || levels.any(|levels| self.may_under(sender, levels)),
             };
             let known = self.by_target.entry(target.to_owned()).or_default();
             known.push(redaction);
         }
     }
 
-    /// Whether a user may redact the events of others, as things stand.
-    fn has_power(&self, user: &str, version: &str) -> bool {
-        if matches!(version, "1" | "2") {
-            return true;
-        }
-        let creator = self.creators.iter().position(|creator| creator == user);
-        if creator.is_some() && creators_are_above_all(version) {
-            return true;
-        }
-        let in_force = self.in_force.as_ref();
-        let Some(levels) = in_force.and_then(|event_id| self.levels.get(event_id)) else {
-            return creator == Some(0) && CREATOR_DEFAULT >= REDACT_DEFAULT;
+    /// Whether a user may redact the events of others under a power levels event.
+    fn may_under(&self, user: &str, event_id: &str) -> bool {
+        let Some(levels) = self.levels.get(event_id) else {
+            return false;
         };
         let own = level(&levels["users"][user]).or_else(|| level(&levels["users_default"]));
         own.unwrap_or(0) >= level(&levels["redact"]).unwrap_or(REDACT_DEFAULT)
+    }
+
+    /// Whether a user may redact the events of others whatever the power levels
+    /// say, or because there are none.
+    fn may_anyway(&self, user: &str, version: &str) -> bool {
+        let creator = self.creators.iter().position(|creator| creator == user);
+        let is_above_all = creator.is_some() && creators_are_above_all(version);
+        // Without power levels the creator has 100, and a redaction needs 50.
+        let is_alone = creator == Some(0) && self.in_force.is_none();
+        matches!(version, "1" | "2") || is_above_all || is_alone
     }
 
     /// The redaction that took effect on an event of this sender, if one did.
@@ -178,19 +187,18 @@ mod tests {
     #[test]
     fn who_may_redact_others() {
         let none = with_levels(None);
-        assert!(none.has_power("@a:x", "11"));
-        assert!(
-            !none.has_power("@b:x", "11"),
-            "only version 12 knows others"
-        );
-        assert!(none.has_power("@b:x", "12"));
-        assert!(none.has_power("@c:x", "2"), "the auth rules decided");
+        assert!(none.may_anyway("@a:x", "11"));
+        assert!(!none.may_anyway("@b:x", "11"), "only version 12 knows more");
+        assert!(none.may_anyway("@b:x", "12"));
+        assert!(none.may_anyway("@c:x", "2"), "the auth rules decided");
         let levels = json!({ "users": { "@c:x": 60, "@d:x": "70" }, "users_default": 10 });
         let levels = with_levels(Some(levels));
-        assert!(levels.has_power("@c:x", "11"));
-        assert!(levels.has_power("@d:x", "9"));
-        assert!(!levels.has_power("@a:x", "11"), "levels bind the creator");
+        assert!(levels.may_under("@c:x", "$levels"));
+        assert!(levels.may_under("@d:x", "$levels"), "a level as text");
+        assert!(!levels.may_under("@c:x", "$other"));
+        assert!(!levels.may_under("@a:x", "$levels"));
+        assert!(!levels.may_anyway("@a:x", "11"), "levels bind the creator");
         let open = with_levels(Some(json!({ "users_default": 10, "redact": 10 })));
-        assert!(open.has_power("@anybody:x", "11"));
+        assert!(open.may_under("@anybody:x", "$levels"));
     }
 }

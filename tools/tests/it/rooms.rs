@@ -57,11 +57,6 @@ fn told(folder: &TempDir) -> Story {
             Some("$ban"),
             StateChangeCause::Resolution,
         )],
-        memberships: vec![MembershipChange {
-            user_id: BOB.to_owned(),
-            from: Some(Membership::Join),
-            to: Membership::Ban,
-        }],
         extremities: vec!["$left".to_owned(), "$merge".to_owned()],
         ..message("$merge", ALICE)
     };
@@ -85,7 +80,13 @@ fn told(folder: &TempDir) -> Story {
         StateChangeCause::Resolution,
     );
     let about = (story.next + 1) * SOURCES;
-    story.part(ROOM, about, vec![back]);
+    // Memberships go with any part, not with that of their event.
+    let banned = MembershipChange {
+        user_id: BOB.to_owned(),
+        from: Some(Membership::Join),
+        to: Membership::Ban,
+    };
+    story.part(ROOM, about, vec![back], vec![banned]);
     story.decide(ROOM, &resolving);
     story.decide(
         "!other:hs.test",

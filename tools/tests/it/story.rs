@@ -210,7 +210,13 @@ impl Story {
     }
 
     /// Appends a part of a change that the next decision completes.
-    pub fn part(&mut self, room: &str, about: u64, delta: Vec<StateChange>) {
+    pub fn part(
+        &mut self,
+        room: &str,
+        about: u64,
+        delta: Vec<StateChange>,
+        memberships: Vec<MembershipChange>,
+    ) {
         let mut origin = self.origin(Some(about));
         // Of the same fold as the decision that follows.
         origin.src_offset = (self.next + 1) * SOURCES;
@@ -219,7 +225,7 @@ impl Story {
             origin,
             room_sn: 0,
             state_delta: delta,
-            memberships: vec![],
+            memberships,
         });
         let envelope = NewEnvelope {
             key: room,
