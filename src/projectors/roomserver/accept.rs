@@ -315,7 +315,9 @@ impl Event<'_> {
         };
         let mut extremities: Vec<Extremity> = Vec::with_capacity(old.len() + 1);
         extremities.extend(old.iter().filter(|known| !builds_on(known)).cloned());
-        if !row.built_on {
+        // Ids of versions 1 and 2 are no hashes: events there may name each other
+        // in a circle, and a room must have an end all the same.
+        if !row.built_on || extremities.is_empty() {
             extremities.push(Extremity {
                 event_id: self.event_id.to_owned(),
                 event: self.sn,

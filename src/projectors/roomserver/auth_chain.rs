@@ -42,6 +42,8 @@ pub struct AuthGraphs {
     graphs: BTreeMap<RoomSn, (u64, Arc<AuthGraph>)>,
     bytes: usize,
     clock: u64,
+    /// A room whose graph was added to since [`AuthGraphs::begin`].
+    touched: Option<RoomSn>,
     events: Cache<AtEvent, Arc<ResolutionEvent>>,
 }
 
@@ -51,6 +53,7 @@ impl Default for AuthGraphs {
             graphs: BTreeMap::new(),
             bytes: 0,
             clock: 0,
+            touched: None,
             events: Cache::new(EVENTS_KEPT),
         }
     }
@@ -61,6 +64,18 @@ impl AuthGraphs {
     pub fn forget(&mut self, room: RoomSn) {
         if let Some((_, graph)) = self.graphs.remove(&room) {
             self.bytes = self.bytes.saturating_sub(graph.size_bytes());
+        }
+    }
+
+    /// A decision begins that may be called off.
+    pub fn begin(&mut self) {
+        self.touched = None;
+    }
+
+    /// It was called off: what it added is dropped.
+    pub fn take_back(&mut self) {
+        if let Some(room) = self.touched.take() {
+            self.forget(room);
         }
     }
 
@@ -98,6 +113,7 @@ impl AuthGraphs {
         let Some((_, graph)) = self.graphs.get_mut(&room) else {
             return;
         };
+        self.touched = Some(room);
         let before = graph.size_bytes();
         let cited: Vec<u64> = auth_events.iter().map(|sn| sn.0).collect();
         Arc::make_mut(graph).insert(event.0, kind, &cited);

@@ -91,35 +91,46 @@ impl Parked {
         self.store(tables, partition, room);
     }
 
-    /// The first records of the queue.
+    /// The first records of the queue: number and offset.
     pub fn first(
         tables: &dyn Read,
         partition: u32,
         room: RoomSn,
         limit: usize,
-    ) -> Result<Vec<u64>, StoreError> {
+    ) -> Result<Vec<(u64, u64)>, StoreError> {
         let prefix = rows::room_key(partition, room);
-        let rows = tables.range(PARKED_RECORDS, prefix.as_ref(), None, false, limit)?;
+        let prefix = prefix.as_ref();
+        let rows = tables.range(PARKED_RECORDS, prefix, None, false, limit)?;
         rows.iter()
-            .map(|(_, value)| rows::read_number(PARKED_RECORDS, value))
+            .map(|(key, value)| {
+                let rest = key.get(prefix.len()..).unwrap_or_default();
+                let number = RowReader::new(PARKED_RECORDS, rest).number()?;
+                Ok((number, rows::read_number(PARKED_RECORDS, value)?))
+            })
             .collect()
     }
 
-    /// Takes all records out of the queue, and ends the wait.
-    pub fn end(
+    /// A record of the queue is decided.
+    pub fn decided(number: u64, tables: &mut Overlay<'_>, partition: u32, room: RoomSn) {
+        let key = rows::room_key(partition, room).number(number);
+        tables.delete(PARKED_RECORDS, key.as_ref());
+    }
+
+    /// Goes on waiting since another record, if any is left in the queue.
+    pub fn again(
+        mut self,
+        (cause, ids_used): (u64, u64),
         tables: &mut Overlay<'_>,
         partition: u32,
         room: RoomSn,
-    ) -> Result<Vec<u64>, StoreError> {
-        let prefix = rows::room_key(partition, room);
-        let rows = tables.range(PARKED_RECORDS, prefix.as_ref(), None, false, usize::MAX)?;
-        let mut offsets = Vec::with_capacity(rows.len());
-        for (key, value) in &rows {
-            offsets.push(rows::read_number(PARKED_RECORDS, value)?);
-            tables.delete(PARKED_RECORDS, key);
+    ) -> Result<Option<Parked>, StoreError> {
+        if Parked::first(&*tables, partition, room, 1)?.is_empty() {
+            tables.delete(PARKED, rows::room_key(partition, room).as_ref());
+            return Ok(None);
         }
-        tables.delete(PARKED, prefix.as_ref());
-        Ok(offsets)
+        (self.cause, self.ids_used) = (cause, ids_used);
+        self.store(tables, partition, room);
+        Ok(Some(self))
     }
 }
 
@@ -229,7 +240,8 @@ impl RoomTables {
             return Ok(None);
         };
         let first = Parked::first(&tables, partition, room, 1)?;
-        let Some(offset) = first.first().copied().filter(|_| parked.cause == cause) else {
+        let first = first.first().filter(|_| parked.cause == cause);
+        let Some((_, offset)) = first.copied() else {
             return Ok(None);
         };
         let mut ids = StateIds::after(cause, parked.ids_used);

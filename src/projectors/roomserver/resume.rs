@@ -1,7 +1,5 @@
 //! A room goes on: the work for which it waited was done aside.
 
-use std::collections::VecDeque;
-
 use log_format::codec;
 use log_format::record::input::InputRoomResumed;
 use log_format::record::output::{Decision, Reason};
@@ -12,6 +10,7 @@ use super::parked::{self, Parked};
 use super::scope::Effort;
 use super::state::StateIds;
 use super::turn::{Decided, Item, told};
+use crate::limits::RELEASED_RECORDS_MAX;
 use crate::projectors::fold::{FoldError, FoldInput, FoldOutcome, Folded, PROJECTOR_VERSION};
 use crate::storage::overlay::Overlay;
 
@@ -42,39 +41,64 @@ impl RoomServer {
         let Ok(body) = codec::decode::<InputRoomResumed>(record.envelope.body) else {
             return Ok(silent(Decision::Rejected, Reason::Malformed));
         };
-        let head = self.group.heads.get_mut(room_id);
+        let head = self.group.heads.get(room_id);
         let parked = head.and_then(|head| {
             let parked = head.parked.filter(|parked| parked.cause == body.cause)?;
-            head.parked = None;
             Some((parked, head.shown.room))
         });
-        let Some((parked, room)) = parked else {
+        let Some((mut parked, room)) = parked else {
             // Said twice, for instance around a restart.
             return Ok(silent(Decision::Duplicate, Reason::None));
         };
-        let mut queue = VecDeque::from(Parked::end(tables, record.partition, room)?);
-        let Some(first) = queue.pop_front() else {
-            return Ok(silent(Decision::Accepted, Reason::None));
-        };
-        let decided = self.decided_aside(record, room_id, &parked, first, &body, tables)?;
-        let mut settled = vec![(first, decided.outcome.clone())];
-        let mut said = decided.said;
-        queue.extend(decided.released);
+        let partition = record.partition;
         let mut ids = StateIds::of(record.offset);
-        self.go_on(
-            record,
-            room_id,
-            queue,
-            &mut ids,
-            &mut said,
-            &mut settled,
-            tables,
-        )?;
+        let (mut said, mut settled) = (vec![], vec![]);
+        let queue = Parked::first(&*tables, partition, room, RELEASED_RECORDS_MAX)?;
+        for (index, (number, offset)) in queue.into_iter().enumerate() {
+            let decided = match index {
+                0 => Some(self.decided_aside(record, room_id, &parked, offset, &body, tables)?),
+                _ if ids.suffice() => self.decide_queued(record, offset, &mut ids, tables)?,
+                _ => None,
+            };
+            let Some(decided) = decided else { break };
+            Parked::decided(number, tables, partition, room);
+            for released in decided.released {
+                parked.queue(released, tables, partition, room);
+            }
+            said.extend(decided.said);
+            settled.push((offset, decided.outcome));
+        }
+        let since = (record.offset, ids.used());
+        let parked = parked.again(since, tables, partition, room)?;
+        if let Some(head) = self.group.heads.get_mut(room_id) {
+            head.parked = parked;
+        }
         Ok(Folded {
             output: told(record, said)?,
             outcome: Some(FoldOutcome::of(Decision::Accepted, Reason::None)),
             settled,
         })
+    }
+
+    fn decide_queued(
+        &mut self,
+        record: &FoldInput<'_>,
+        offset: u64,
+        ids: &mut StateIds,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Option<Decided>, FoldError> {
+        let source = self.shared.events.log_record(record.partition, offset)?;
+        let envelope = source
+            .envelope()
+            .map_err(|source| FoldError::Envelope { offset, source })?;
+        let item = Item {
+            partition: record.partition,
+            offset,
+            envelope: &envelope,
+            record: Some(&source),
+        };
+        let effort = Effort::inline(self.shared.inline_work);
+        self.decide(&item, effort, ids, tables)
     }
 
     fn decided_aside(
@@ -93,9 +117,7 @@ impl RoomServer {
             prepared.filter(|prepared| is_ours && prepared.digest == body.digest)
         {
             tables.absorb(prepared.writes);
-            self.known.clear();
-            if let Some(mut head) = prepared.head {
-                head.parked = None;
+            if let Some(head) = prepared.head {
                 self.graphs.forget(head.shown.room);
                 self.group.heads.insert(room_id.to_owned(), head);
             }

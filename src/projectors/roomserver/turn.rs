@@ -158,7 +158,7 @@ impl RoomServer {
     /// Decides released records, and those that they release; parks the room
     /// with those that are too many or too much.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn go_on(
+    fn go_on(
         &mut self,
         record: &FoldInput<'_>,
         room_id: &RoomId,
@@ -256,7 +256,7 @@ impl RoomServer {
 
     /// Decides about one record; none if that takes more than `effort`, and then
     /// nothing has changed.
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         item: &Item<'_>,
         effort: Effort,
@@ -285,13 +285,14 @@ impl RoomServer {
             .as_ref()
             .and_then(|room_id| self.group.heads.get(room_id).cloned());
         let ids_before = ids.clone();
+        self.graphs.begin();
         let mut above = Overlay::new(tables);
         let stopped = match self.weigh(item, effort, ids, &mut above) {
             Ok(decided) => return Ok(Some((decided, above.into_writes()))),
             Err(stopped) => stopped,
         };
         *ids = ids_before;
-        self.take_back(room_id, saved);
+        self.take_back(item, room_id, saved);
         match stopped {
             Stop::Fail(error) => Err(error),
             Stop::Wait => Ok(None),
@@ -304,16 +305,17 @@ impl RoomServer {
     }
 
     /// The room's head as it was, and nothing remembered of what was tried.
-    pub(super) fn take_back(&mut self, room_id: Option<OwnedRoomId>, saved: Option<Head>) {
-        self.known.clear();
+    fn take_back(&mut self, item: &Item<'_>, room_id: Option<OwnedRoomId>, saved: Option<Head>) {
+        match item.envelope.event_id {
+            Some(event_id) if !is_batch(item) => drop(self.known.remove(event_id)),
+            _ => self.known.clear(),
+        }
+        self.graphs.take_back();
         let Some(room_id) = room_id else { return };
-        let gone = match saved {
+        match saved {
             Some(head) => self.group.heads.insert(room_id, head),
             None => self.group.heads.remove(&room_id),
         };
-        if let Some(head) = gone {
-            self.graphs.forget(head.shown.room);
-        }
     }
 
     fn weigh(
@@ -472,6 +474,11 @@ impl RoomServer {
             settled: vec![],
         })
     }
+}
+
+fn is_batch(item: &Item<'_>) -> bool {
+    let body = codec::decode::<InputRoomEvent>(item.envelope.body);
+    body.is_ok_and(|body| body.batch_count > 1)
 }
 
 /// The room of a record.

@@ -601,3 +601,26 @@ fn a_replay_of_forks_is_the_same_whatever_the_groups() {
         assert_eq!(again.dump(), dump);
     }
 }
+
+#[test]
+fn events_that_name_each_other_leave_the_room_an_end() {
+    let mut house = House::new();
+    let room = room(&mut house, "1");
+    let ids: Vec<String> = house
+        .drafts
+        .iter()
+        .map(|draft| draft.id.to_string())
+        .collect();
+    let ids = current(&house, &room, &ids);
+    let mut one = house.says(&room, BOB, "one");
+    let two = on(&house.says(&room, BOB, "two"), &[&one]);
+    // What was there is built on as well, so that nothing else is an end.
+    let ends = house.extremities(&room);
+    one.prev_events = vec![two.id.to_string()];
+    one.prev_events.extend(ends);
+    give(&mut house, &room, 1, &two, &ids);
+    house.fold(&two).accepted();
+    house.fold(&one).accepted();
+    assert_eq!(house.extremities(&room), [one.id.to_string()]);
+    house.message(&room, BOB, "three").accepted();
+}
