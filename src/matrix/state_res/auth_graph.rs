@@ -123,6 +123,13 @@ impl AuthGraph {
             + self.late.len() * LATE_BYTES
     }
 
+    /// Gives back memory that was taken for events to come.
+    pub fn shrink(&mut self) {
+        self.ids.shrink_to_fit();
+        self.nodes.shrink_to_fit();
+        self.edges.shrink_to_fit();
+    }
+
     /// Places there are: one for each event that was added or cited.
     pub(super) fn places_count(&self) -> usize {
         self.nodes.len()

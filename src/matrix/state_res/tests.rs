@@ -4,5 +4,8 @@
 mod by_ruma;
 mod by_text;
 mod cases;
+mod graph;
+mod hostile;
 mod random;
+mod resets;
 mod room;

@@ -66,12 +66,15 @@ impl Growth {
         let public = r#"{"join_rule":"public"}"#;
         growth.must(0, "@a:hs", "m.room.join_rules", "", public, 3);
         growth.must(0, "@b:hs", "m.room.member", "@b:hs", join, 4);
-        let forks = 2 + growth.dice.below(3);
-        growth.forks = vec![growth.forks[0].clone(); forks];
-        for _ in 0..8 + growth.dice.below(22) {
-            growth.act();
-        }
         growth
+    }
+
+    /// Lets so many things happen on so many forks.
+    fn grow(&mut self, forks: usize, acts: usize) {
+        self.forks = vec![self.forks[0].clone(); forks];
+        for _ in 0..acts {
+            self.act();
+        }
     }
 
     fn must(&mut self, fork: usize, user: &str, kind: &str, state_key: &str, json: &str, ts: u64) {
@@ -261,6 +264,9 @@ fn check_version(version: RoomVersion) {
     let (mut compared, mut conflicts) = (0, 0);
     for seed in seeds(version) {
         let mut growth = Growth::new(version, seed);
+        let forks = 2 + growth.dice.below(3);
+        let acts = 8 + growth.dice.below(22);
+        growth.grow(forks, acts);
         if growth.dice.one_in(6) {
             growth.reject_some();
         }
@@ -290,6 +296,30 @@ fn check_version(version: RoomVersion) {
         "{conflicts} conflicts in {rooms}"
     );
     println!("version {version}: {compared} of {rooms} rooms compared");
+}
+
+/// More states than bits in a word, and not a multiple of it.
+#[test]
+fn hundreds_of_states() {
+    let mut compared = 0;
+    for version in RoomVersion::all() {
+        for (seed, forks) in [(1, 64), (2, 65), (3, 100), (4, 130), (5, 200), (6, 333)] {
+            let mut growth = Growth::new(version, seed);
+            growth.grow(forks, forks + 40);
+            let states = growth.states();
+            let ours = growth.room.named(&growth.room.resolve(&states));
+            if version == RoomVersion::V1 {
+                let theirs = by_text::resolve(&growth.room, &states);
+                assert_eq!(ours, growth.room.named(&theirs), "{forks} states");
+            } else if !growth.has_join_without_join_rules() {
+                let theirs = by_ruma::resolve(&growth.room, &states);
+                assert_eq!(ours, theirs, "version {version}, {forks} states");
+                compared += 1;
+            }
+            check_put_otherwise(&mut growth, &ours, seed);
+        }
+    }
+    assert!(compared >= 40, "compared {compared}");
 }
 
 /// The order of states, one that is given twice, the numbers of events, what is
