@@ -125,7 +125,7 @@ pub fn resolve<R: Room>(
             added: Vec::new(),
         });
     }
-    work.check(work::least(conflict))?;
+    work.check(work::least(create.version, conflict))?;
     let mut events = Events::new(create, graph, room, work);
     events.add_conflict(conflict)?;
     match create.version.rules().state_res {

@@ -1,6 +1,7 @@
 //! How much a resolution may do, in units that are counted and not timed, so
 //! that every replay gives up at the same place.
 
+use super::super::room_version::RoomVersion;
 use super::conflict::Conflict;
 
 /// Reading an edge of the auth graph, or an agreed entry: the unit.
@@ -61,9 +62,11 @@ impl Work {
     }
 }
 
-/// The least that a conflict takes: every event in it is read and judged.
+/// The least that a conflict takes: every event in it is read, and in all
+/// versions but the first judged.
 ///
-/// Lets a caller know before it prepares anything else that a budget is short.
-pub(super) fn least(conflict: &Conflict) -> u64 {
-    conflict.events_count() as u64 * (EVENT + CHECK)
+/// Lets a caller know before anything else is done that a budget is short.
+pub(super) fn least(version: RoomVersion, conflict: &Conflict) -> u64 {
+    let judging = if version == RoomVersion::V1 { 0 } else { CHECK };
+    conflict.events_count() as u64 * (EVENT + judging)
 }

@@ -273,6 +273,7 @@ fn check_version(version: RoomVersion) {
         let room = &growth.room;
         let states = growth.states();
         let ours = room.resolve(&states);
+        check_budget(room, &states, seed);
         conflicts += u64::from(states.iter().any(|state| **state != *states[0]));
         if version == RoomVersion::V1 {
             assert_eq!(ours, by_text::resolve(room, &states), "seed {seed}");
@@ -296,6 +297,17 @@ fn check_version(version: RoomVersion) {
         "{conflicts} conflicts in {rooms}"
     );
     println!("version {version}: {compared} of {rooms} rooms compared");
+}
+
+/// What was spent once is enough again, and less is not.
+fn check_budget(room: &TestRoom, states: &[&StateMap], seed: u64) {
+    let with = |max| room.resolve_as(states, &mut Dice(seed), Work::new(max));
+    let resolved = with(u64::MAX).expect("resolves");
+    let (_, spent) = &resolved;
+    let short = spent.checked_sub(1).map(with);
+    assert_eq!(with(*spent), Ok(resolved), "seed {seed}");
+    let too_much = Err(ResolveError::TooMuchWork);
+    assert!(short.is_none_or(|short| short == too_much), "seed {seed}");
 }
 
 /// More states than bits in a word, and not a multiple of it.
