@@ -160,6 +160,11 @@ impl<'a, R: Room> Events<'a, R> {
         self.ids.len()
     }
 
+    /// Whether an event was read already.
+    pub(super) fn is_read(&self, node: Node) -> bool {
+        !matches!(self.fetched[node.at()], Fetched::NotYet)
+    }
+
     /// An event that may be unknown.
     pub(super) fn find(&mut self, node: Node) -> Result<Option<&Known>, ResolveError<R::Error>> {
         if let Fetched::NotYet = self.fetched[node.at()] {

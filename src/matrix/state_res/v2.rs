@@ -67,11 +67,9 @@ fn full_conflicted_set<R: Room>(
             full.push(node);
         }
     }
-    // Those of the conflict are read already; the others are about to be.
-    let more = full.len().saturating_sub(conflict.events_count()) as u64;
-    events
-        .work
-        .check(more * EVENT + full.len() as u64 * CHECK)?;
+    // Give up before reading rather than in the middle of it.
+    let unread = full.iter().filter(|node| !events.is_read(**node)).count();
+    events.work.check(unread as u64 * EVENT)?;
     // An event that nobody knows can neither be ordered nor judged.
     let mut known = Vec::with_capacity(full.len());
     for node in full {
@@ -79,6 +77,7 @@ fn full_conflicted_set<R: Room>(
             known.push(node);
         }
     }
+    events.work.check(known.len() as u64 * CHECK)?;
     Ok((known, reach))
 }
 

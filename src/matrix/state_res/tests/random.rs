@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
 use super::super::*;
-use super::room::{Dice, Draft, Fork, StateMap, TestRoom};
+use super::room::{Dice, Draft, Fork, StateMap, TestRoom, key};
 use super::{by_ruma, by_text};
 use crate::crypto::signing_key::ServerKey;
 use crate::matrix::RoomVersion;
@@ -137,7 +137,7 @@ impl Growth {
         let target = USERS[at];
         let ts = 5 + self.dice.below(7) as u64;
         let member = |word: &str| format!(r#"{{"membership":"{word}"}}"#);
-        let (kind, key, content) = match self.dice.below(22) {
+        let (kind, state_key, content) = match self.dice.below(23) {
             0 | 1 => ("m.room.topic", "", format!(r#"{{"topic":"{ts}"}}"#)),
             2..=4 => {
                 let levels = [0, 25, 50, 75, 100];
@@ -169,9 +169,10 @@ impl Growth {
                 let content = format!(r#"{{"redacts":"{redacted}"}}"#);
                 ("m.room.redaction", "", content)
             }
+            20 => return self.mistake(fork),
             _ => return self.merge(fork),
         };
-        self.add(fork, user, kind, key, &content, ts);
+        self.add(fork, user, kind, state_key, &content, ts);
     }
 
     fn join_rules_content(&mut self) -> String {
@@ -199,6 +200,19 @@ impl Growth {
             depth,
             prev_events_count: 2,
             after_create: false,
+        };
+    }
+
+    /// A server is wrong about the state: it holds an entry that is older, or
+    /// of another fork, or none.
+    fn mistake(&mut self, fork: usize) {
+        let id = 1 + self.dice.below(self.room.events.len() - 1) as u64;
+        let event = &self.room.events[&id];
+        let key = key(&event.kind, &event.state_key);
+        let state = &mut self.forks[fork].state;
+        match self.dice.one_in(4) {
+            true => state.remove(&key),
+            false => state.insert(key, id),
         };
     }
 
