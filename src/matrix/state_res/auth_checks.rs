@@ -176,7 +176,8 @@ fn holder_of<R: Room>(
     }
     let counts = |known: &Known| known.slot == slot && !known.event.rejected;
     // Of two that hold the same key, the later one counts.
-    for cited in events.cited(judged)?.into_iter().rev() {
+    for at in events.cited(judged)?.rev() {
+        let cited = events.edge(at);
         if events.kind(cited)? == Some(kind) && events.find(cited)?.is_some_and(counts) {
             return Ok(Some(cited));
         }

@@ -155,9 +155,14 @@ impl AuthGraph {
         }
     }
 
+    /// What the event at a place was added as.
+    pub(super) fn kind_at(&self, place: u32) -> Option<AuthKind> {
+        self.nodes[place as usize].kind
+    }
+
     /// Whether the event at a place was added.
     pub(super) fn is_known(&self, place: u32) -> bool {
-        self.nodes[place as usize].kind.is_some()
+        self.kind_at(place).is_some()
     }
 
     /// The places of what the event at a place cites: nothing, if it was only

@@ -2,9 +2,8 @@
 //! was read and parsed of them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
-
-use smallvec::SmallVec;
 
 use super::super::Membership;
 use super::super::auth_rules::{CreateInfo, Level, PowerLevels, PowerLevelsView};
@@ -26,9 +25,9 @@ impl Node {
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub event: Arc<ResolutionEvent>,
-    pub kind: AuthKind,
     /// Its key.
     pub slot: Slot,
+    pub kind: AuthKind,
     /// The membership that it sets, if it is a member event.
     pub membership: Option<Membership>,
 }
@@ -41,25 +40,61 @@ impl Known {
             AuthKind::PowerLevels | AuthKind::JoinRules | AuthKind::Create => true,
             AuthKind::Member => {
                 matches!(self.membership, Some(Membership::Leave | Membership::Ban))
-                    && *self.event.state_key != *self.event.sender.as_str()
+                    && !self.is_of_sender()
             }
             AuthKind::ThirdPartyInvite | AuthKind::Other => false,
         }
     }
+
+    /// Whether its state key is its sender.
+    pub(super) fn is_of_sender(&self) -> bool {
+        *self.event.state_key == *self.event.sender.as_str()
+    }
 }
 
-#[derive(Clone, Debug)]
+/// What is known of an event.
+#[derive(Debug)]
+struct Info {
+    id: u64,
+    /// Where it is in the graph, or [`NONE`].
+    place: u32,
+    /// What it cites, in `Events::edges`; begins at [`NONE`] until it was asked.
+    edges: (u32, u32),
+    /// The power levels event that it cites; [`NONE`] if none.
+    cited_levels: Lazy,
+    /// Its power levels, in `Events::levels`.
+    levels: Lazy,
+    fetched: Fetched,
+}
+
+/// A number that is found out when it is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Lazy {
+    NotYet,
+    Is(u32),
+}
+
+/// Stands where there is no number.
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
 enum Fetched {
     NotYet,
     Unknown,
     Known(Known),
 }
 
-/// What an event cites as its power levels.
-#[derive(Clone, Copy, Debug)]
-enum CitedLevels {
-    NotYet,
-    Is(Option<Node>),
+/// One key of the conflict.
+#[derive(Clone, Debug)]
+pub(super) struct Contest {
+    /// None if no state has an event there.
+    pub slot: Option<Slot>,
+    /// Whether all states agree after all.
+    pub is_agreed: bool,
+    /// What the states have that are not listed.
+    pub base: Option<Node>,
+    /// The others, in `Events::differing`, by ascending state.
+    pub differing: Range<usize>,
 }
 
 /// See the module. Reads each event once and counts the work.
@@ -69,13 +104,17 @@ pub(super) struct Events<'a, R> {
     pub room: &'a mut R,
     pub work: &'a mut Work,
     pub keys: Keys,
-    /// The key of each entry of the conflict; none if no state has an event there.
-    pub conflict_slots: Vec<Option<Slot>>,
-    numbers: HashMap<u64, Node>,
-    ids: Vec<u64>,
-    fetched: Vec<Fetched>,
-    cited_levels: Vec<CitedLevels>,
-    levels: HashMap<Node, Option<Arc<PowerLevels>>>,
+    pub contests: Vec<Contest>,
+    pub differing: Vec<(u32, Option<Node>)>,
+    /// The conflicting events, each once.
+    pub conflicting: Vec<Node>,
+    infos: Vec<Info>,
+    /// By place in the graph: the number after the event's, or 0.
+    by_place: Vec<u32>,
+    /// Events that the graph does not have.
+    beside: HashMap<u64, Node>,
+    edges: Vec<Node>,
+    levels: Vec<Option<Arc<PowerLevels>>>,
 }
 
 impl<'a, R: Room> Events<'a, R> {
@@ -91,12 +130,14 @@ impl<'a, R: Room> Events<'a, R> {
             room,
             work,
             keys: Keys::new(),
-            conflict_slots: Vec::new(),
-            numbers: HashMap::new(),
-            ids: Vec::new(),
-            fetched: Vec::new(),
-            cited_levels: Vec::new(),
-            levels: HashMap::new(),
+            contests: Vec::new(),
+            differing: Vec::new(),
+            conflicting: Vec::new(),
+            infos: Vec::new(),
+            by_place: vec![0; graph.places_count()],
+            beside: HashMap::new(),
+            edges: Vec::new(),
+            levels: Vec::new(),
         }
     }
 
@@ -106,18 +147,33 @@ impl<'a, R: Room> Events<'a, R> {
         conflict: &Conflict,
     ) -> Result<(), ResolveError<R::Error>> {
         for entry in conflict.iter() {
+            let is_agreed = entry.is_agreed();
             let mut slot = None;
             for id in entry.events() {
                 let node = self.node(id);
                 slot = Some(self.get(node)?.slot);
+                if !is_agreed {
+                    self.conflicting.push(node);
+                }
+            }
+            let begin = self.differing.len();
+            for (state, id) in entry.differing() {
+                let node = id.map(|id| self.node(id));
+                self.differing.push((*state, node));
             }
             if let Some(slot) = slot {
                 let agreed = entry.first().map(|id| self.node(id));
                 let held = self.keys.at_mut(slot);
-                held.is_conflicted = !entry.is_agreed();
-                held.agreed = entry.is_agreed().then_some(agreed);
+                held.is_conflicted = !is_agreed;
+                held.agreed = is_agreed.then_some(agreed);
             }
-            self.conflict_slots.push(slot);
+            let contest = Contest {
+                slot,
+                is_agreed,
+                base: entry.base().map(|id| self.node(id)),
+                differing: begin..self.differing.len(),
+            };
+            self.contests.push(contest);
         }
         Ok(())
     }
@@ -140,45 +196,83 @@ impl<'a, R: Room> Events<'a, R> {
 
     /// The number of an event.
     pub(super) fn node(&mut self, id: u64) -> Node {
-        let next = Node(self.ids.len() as u32);
-        let node = *self.numbers.entry(id).or_insert(next);
-        if node == next {
-            self.ids.push(id);
-            self.fetched.push(Fetched::NotYet);
-            self.cited_levels.push(CitedLevels::NotYet);
+        match self.graph.place(id) {
+            Some(place) => self.node_at(place),
+            None => {
+                let next = Node(self.infos.len() as u32);
+                let node = *self.beside.entry(id).or_insert(next);
+                if node == next {
+                    self.add(id, NONE);
+                }
+                node
+            }
         }
+    }
+
+    /// The number of the event at a place in the graph.
+    fn node_at(&mut self, place: u32) -> Node {
+        let known = self.by_place[place as usize];
+        if known > 0 {
+            return Node(known - 1);
+        }
+        let node = self.add(self.graph.id(place), place);
+        self.by_place[place as usize] = node.0 + 1;
+        node
+    }
+
+    fn add(&mut self, id: u64, place: u32) -> Node {
+        let node = Node(self.infos.len() as u32);
+        self.infos.push(Info {
+            id,
+            place,
+            edges: (NONE, NONE),
+            cited_levels: Lazy::NotYet,
+            levels: Lazy::NotYet,
+            fetched: Fetched::NotYet,
+        });
         node
     }
 
     /// The interned id of an event.
     pub(super) fn id(&self, node: Node) -> u64 {
-        self.ids[node.at()]
+        self.infos[node.at()].id
+    }
+
+    /// Where an event is in the graph.
+    pub(super) fn place(&self, node: Node) -> Option<u32> {
+        let place = self.infos[node.at()].place;
+        (place != NONE).then_some(place)
     }
 
     /// How many events were met.
     pub(super) fn nodes_count(&self) -> usize {
-        self.ids.len()
+        self.infos.len()
     }
 
     /// Whether an event was read already.
     pub(super) fn is_read(&self, node: Node) -> bool {
-        !matches!(self.fetched[node.at()], Fetched::NotYet)
+        !matches!(self.infos[node.at()].fetched, Fetched::NotYet)
     }
 
     /// An event that may be unknown.
     pub(super) fn find(&mut self, node: Node) -> Result<Option<&Known>, ResolveError<R::Error>> {
-        if let Fetched::NotYet = self.fetched[node.at()] {
+        if !self.is_read(node) {
             self.work.spend(EVENT)?;
             let event = self.room.event(self.id(node)).map_err(ResolveError::Read)?;
-            self.fetched[node.at()] = match event {
+            self.infos[node.at()].fetched = match event {
                 Some(event) => Fetched::Known(self.read(event)),
                 None => Fetched::Unknown,
             };
         }
-        Ok(match &self.fetched[node.at()] {
+        Ok(self.known(node))
+    }
+
+    /// An event that was read, if it is known.
+    pub(super) fn known(&self, node: Node) -> Option<&Known> {
+        match &self.infos[node.at()].fetched {
             Fetched::Known(known) => Some(known),
             _ => None,
-        })
+        }
     }
 
     /// An event that must be known.
@@ -194,33 +288,61 @@ impl<'a, R: Room> Events<'a, R> {
             _ => None,
         };
         Known {
-            kind,
             slot: self.keys.slot(&event.kind, &event.state_key),
+            kind,
             membership: membership.and_then(|word| Membership::parse(word.as_str()?)),
             event,
         }
     }
 
-    /// What an event cites, in its order, from the graph or from itself.
-    pub(super) fn cited(
-        &mut self,
-        node: Node,
-    ) -> Result<SmallVec<[Node; 8]>, ResolveError<R::Error>> {
+    /// Finds out what an event cites, from the graph or from itself; answers
+    /// where that is, for [`Events::edge`].
+    pub(super) fn cited(&mut self, node: Node) -> Result<Range<u32>, ResolveError<R::Error>> {
+        let (begin, end) = self.infos[node.at()].edges;
+        if begin != NONE {
+            return Ok(begin..end);
+        }
+        let begin = self.edges.len() as u32;
         let graph = self.graph;
-        let cited: SmallVec<[u64; 8]> = match graph.auth_events(self.id(node)) {
-            Some(cited) => cited.collect(),
-            None => match self.find(node)? {
-                Some(known) => known.event.auth_events.as_slice().into(),
-                None => SmallVec::new(),
-            },
-        };
-        Ok(cited.into_iter().map(|id| self.node(id)).collect())
+        match self.place(node).filter(|place| graph.is_known(*place)) {
+            Some(place) => {
+                for &cited in graph.cited(place) {
+                    let cited = self.node_at(cited);
+                    self.edges.push(cited);
+                }
+            }
+            None => {
+                let event = self.find(node)?.map(|known| known.event.clone());
+                for &cited in event.iter().flat_map(|event| &event.auth_events) {
+                    let cited = self.node(cited);
+                    self.edges.push(cited);
+                }
+            }
+        }
+        let end = self.edges.len() as u32;
+        self.infos[node.at()].edges = (begin, end);
+        Ok(begin..end)
+    }
+
+    /// An event that another cites.
+    pub(super) fn edge(&self, at: u32) -> Node {
+        self.edges[at as usize]
+    }
+
+    /// What an event cites, if that was found out.
+    pub(super) fn edges(&self, node: Node) -> &[Node] {
+        let (begin, end) = self.infos[node.at()].edges;
+        if begin == NONE {
+            return &[];
+        }
+        &self.edges[begin as usize..end as usize]
     }
 
     /// The kind of an event, read only if the graph does not tell; none if it
     /// is not known.
     pub(super) fn kind(&mut self, node: Node) -> Result<Option<AuthKind>, ResolveError<R::Error>> {
-        if let Some(kind) = self.graph.kind(self.id(node)) {
+        let in_graph = self.place(node);
+        if let Some(kind) = in_graph.and_then(|place| self.graph.kind_at(place)) {
             return Ok(Some(kind));
         }
         Ok(self.find(node)?.map(|known| known.kind))
@@ -231,8 +353,8 @@ impl<'a, R: Room> Events<'a, R> {
         &mut self,
         node: Node,
     ) -> Result<Option<Arc<PowerLevels>>, ResolveError<R::Error>> {
-        if let Some(known) = self.levels.get(&node) {
-            return Ok(known.clone());
+        if let Lazy::Is(at) = self.infos[node.at()].levels {
+            return Ok(self.levels[at as usize].clone());
         }
         let version = self.create.version;
         let parsed = match self.find(node)? {
@@ -242,7 +364,8 @@ impl<'a, R: Room> Events<'a, R> {
         let parsed = parsed.map(Arc::new);
         self.work
             .spend(parsed.as_deref().map_or(0, entries_count))?;
-        self.levels.insert(node, parsed.clone());
+        self.infos[node.at()].levels = Lazy::Is(self.levels.len() as u32);
+        self.levels.push(parsed.clone());
         Ok(parsed)
     }
 
@@ -251,18 +374,20 @@ impl<'a, R: Room> Events<'a, R> {
         &mut self,
         node: Node,
     ) -> Result<Option<Node>, ResolveError<R::Error>> {
-        if let CitedLevels::Is(cited) = self.cited_levels[node.at()] {
-            return Ok(cited);
+        if let Lazy::Is(cited) = self.infos[node.at()].cited_levels {
+            return Ok((cited != NONE).then_some(Node(cited)));
         }
         let mut found = None;
-        for cited in self.cited(node)? {
+        for at in self.cited(node)? {
             self.work.spend(EDGE)?;
+            let cited = self.edge(at);
             if self.kind(cited)? == Some(AuthKind::PowerLevels) {
                 found = Some(cited);
                 break;
             }
         }
-        self.cited_levels[node.at()] = CitedLevels::Is(found);
+        let number = found.map_or(NONE, |cited| cited.0);
+        self.infos[node.at()].cited_levels = Lazy::Is(number);
         Ok(found)
     }
 

@@ -1,14 +1,13 @@
 //! The two orders of version 2: reverse topological power ordering and
 //! mainline ordering.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
 
 use super::events::{Events, Node};
 use super::reach::{BitSet, Reach};
 use super::work::EDGE;
-use super::{ResolutionEvent, ResolveError, Room};
+use super::{ResolveError, Room};
 
 /// *Reverse topological power ordering* of the events in `set`, by Kahn's
 /// algorithm with the smallest candidate at each step. Events on a cycle are
@@ -28,7 +27,7 @@ pub(super) fn power_sort<R: Room>(
     let mut citations: Vec<(usize, usize)> = Vec::new();
     for (rank, node) in ranked.iter().enumerate() {
         events.work.spend(EDGE)?;
-        for cited in reach.cited(*node) {
+        for cited in events.edges(*node) {
             citations.extend(rank_of[cited.at()].map(|cited| (cited, rank)));
         }
     }
@@ -62,20 +61,27 @@ fn power_ranked<R: Room>(
 ) -> Result<Vec<Node>, ResolveError<R::Error>> {
     let mut ranked = Vec::with_capacity(set.len());
     for &node in set {
-        let level = events.sender_level(node)?;
-        let event = events.get(node)?.event.clone();
-        ranked.push((Reverse(level), event, node));
+        let level = Reverse(events.sender_level(node)?);
+        ranked.push((level, events.get(node)?.event.origin_server_ts, node));
     }
-    ranked.sort_unstable_by(|(level, event, node), (level2, event2, node2)| {
-        let by_age = || by_age(event, event2).then(node.cmp(node2));
-        level.cmp(level2).then_with(by_age)
-    });
-    Ok(ranked.into_iter().map(|(_, _, node)| node).collect())
+    Ok(sorted_by_key(events, ranked))
 }
 
-fn by_age(a: &Arc<ResolutionEvent>, b: &Arc<ResolutionEvent>) -> Ordering {
-    let by_time = a.origin_server_ts.cmp(&b.origin_server_ts);
-    by_time.then_with(|| a.event_id.as_str().cmp(b.event_id.as_str()))
+/// Events by a key and their age, then by their ids.
+fn sorted_by_key<R: Room, K: Ord>(
+    events: &Events<'_, R>,
+    mut keyed: Vec<(K, u64, Node)>,
+) -> Vec<Node> {
+    let name = |node: Node| {
+        events
+            .known(node)
+            .map(|known| known.event.event_id.as_str())
+    };
+    keyed.sort_unstable_by(|(key, ts, node), (key2, ts2, node2)| {
+        let by_key = key.cmp(key2).then(ts.cmp(ts2));
+        by_key.then_with(|| name(*node).cmp(&name(*node2)))
+    });
+    keyed.into_iter().map(|(_, _, node)| node).collect()
 }
 
 /// *Mainline ordering* of events, based on a power levels event.
@@ -87,15 +93,10 @@ pub(super) fn mainline_sort<R: Room>(
     let mut mainline = Mainline::of(events, power_levels)?;
     let mut keyed = Vec::with_capacity(set.len());
     for node in set {
-        let position = mainline.position(events, node)?;
-        let event = events.get(node)?.event.clone();
-        keyed.push((Reverse(position), event, node));
+        let position = Reverse(mainline.position(events, node)?);
+        keyed.push((position, events.get(node)?.event.origin_server_ts, node));
     }
-    keyed.sort_unstable_by(|(position, event, node), (position2, event2, node2)| {
-        let by_age = || by_age(event, event2).then(node.cmp(node2));
-        position.cmp(position2).then_with(by_age)
-    });
-    Ok(keyed.into_iter().map(|(_, _, node)| node).collect())
+    Ok(sorted_by_key(events, keyed))
 }
 
 /// The mainline of a power levels event, and what else was found of positions.
@@ -103,6 +104,8 @@ struct Mainline {
     /// By power levels event: its place in the mainline, or that of the first
     /// one before it that is in it.
     positions: HashMap<Node, u32>,
+    /// What was found last: most events are based on the same power levels.
+    last: Option<(Node, u32)>,
 }
 
 /// Of what is based on no event of the mainline.
@@ -121,18 +124,41 @@ impl Mainline {
             positions.insert(node, positions.len() as u32);
             next = events.cited_levels(node)?;
         }
-        Ok(Mainline { positions })
+        Ok(Mainline {
+            positions,
+            last: None,
+        })
     }
 
-    /// The mainline position of an event. What it passes on the way is noted,
-    /// so that a chain is followed once.
+    /// The mainline position of an event.
     fn position<R: Room>(
         &mut self,
         events: &mut Events<'_, R>,
         node: Node,
     ) -> Result<u32, ResolveError<R::Error>> {
+        let Some(levels) = events.cited_levels(node)? else {
+            return Ok(INFINITE);
+        };
+        if let Some((last, position)) = self.last
+            && last == levels
+        {
+            return Ok(position);
+        }
+        let position = self.position_of_levels(events, levels)?;
+        self.last = Some((levels, position));
+        Ok(position)
+    }
+
+    /// The place of a power levels event in the mainline, or of the first one
+    /// before it. What is passed on the way is noted, so that a chain is
+    /// followed once.
+    fn position_of_levels<R: Room>(
+        &mut self,
+        events: &mut Events<'_, R>,
+        levels: Node,
+    ) -> Result<u32, ResolveError<R::Error>> {
         let mut passed = Vec::new();
-        let mut next = events.cited_levels(node)?;
+        let mut next = Some(levels);
         let position = loop {
             let Some(levels) = next else {
                 break INFINITE;
@@ -140,7 +166,7 @@ impl Mainline {
             if let Some(&position) = self.positions.get(&levels) {
                 break position;
             }
-            // A cycle is found by what it passed itself.
+            // A circle ends where it meets itself.
             self.positions.insert(levels, INFINITE);
             passed.push(levels);
             next = events.cited_levels(levels)?;
@@ -177,9 +203,9 @@ pub(super) fn power_events<R: Room>(
         }
         picked.set(node.at());
         list.push(node);
-        let cited = reach.cited(node);
-        events.work.spend(cited.len() as u64 * EDGE)?;
-        todo.extend(cited.iter().filter(|cited| in_set.has(cited.at())));
+        let cited = events.edges(node).iter();
+        todo.extend(cited.filter(|cited| in_set.has(cited.at())));
+        events.work.spend(events.edges(node).len() as u64 * EDGE)?;
     }
     Ok(list)
 }

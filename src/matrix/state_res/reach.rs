@@ -7,6 +7,7 @@
 //! same, passes are repeated until nothing changes.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::conflict::Conflict;
 use super::events::{Events, Node};
@@ -14,14 +15,12 @@ use super::work::EDGE;
 use super::{ResolveError, Room};
 
 /// What conflicting events reach along auth edges, themselves included.
-///
-/// Indexed by [`Node`]; events that are met later lie behind its end.
 pub(super) struct Reach {
-    /// The edges of each event.
-    spans: Vec<(u32, u32)>,
-    edges: Vec<Node>,
     /// Cited events before those that cite them.
     order: Vec<Node>,
+    /// Events that were met; those that are met later have greater numbers.
+    nodes_count: usize,
+    edges_count: usize,
     is_cyclic: bool,
 }
 
@@ -35,78 +34,62 @@ enum Visit {
 impl Reach {
     pub(super) fn walk<R: Room>(
         events: &mut Events<'_, R>,
-        from: &[Node],
     ) -> Result<Reach, ResolveError<R::Error>> {
         let mut reach = Reach {
-            spans: Vec::new(),
-            edges: Vec::new(),
             order: Vec::new(),
+            nodes_count: 0,
+            edges_count: 0,
             is_cyclic: false,
         };
         let mut visits: Vec<Visit> = vec![Visit::New; events.nodes_count()];
-        // Events on the path walked, and the next edge to follow from each.
-        let mut path: Vec<(Node, u32)> = Vec::new();
-        for &start in from {
+        // Events on the path walked, and the edges still to follow from each.
+        let mut path: Vec<(Node, Range<u32>)> = Vec::new();
+        for at in 0..events.conflicting.len() {
+            let start = events.conflicting[at];
             if visits[start.at()] == Visit::New {
-                visits[start.at()] = Visit::Open;
-                path.push((start, reach.add_edges(events, start)?));
+                path.push((start, reach.open(events, &mut visits, start)?));
             }
-            while let Some((node, next)) = path.last_mut() {
-                let (node, at) = (*node, *next);
-                let (_, end) = reach.spans[node.at()];
-                if at == end {
+            while let Some((node, edges)) = path.last_mut() {
+                let Some(edge) = edges.next() else {
                     visits[node.at()] = Visit::Done;
-                    reach.order.push(node);
+                    reach.order.push(*node);
                     path.pop();
                     continue;
-                }
-                *next += 1;
-                let cited = reach.edges[at as usize];
-                visits.resize(events.nodes_count(), Visit::New);
+                };
+                let cited = events.edge(edge);
                 match visits[cited.at()] {
-                    Visit::New => {
-                        visits[cited.at()] = Visit::Open;
-                        path.push((cited, reach.add_edges(events, cited)?));
-                    }
+                    Visit::New => path.push((cited, reach.open(events, &mut visits, cited)?)),
                     Visit::Open => reach.is_cyclic = true,
                     Visit::Done => {}
                 }
             }
         }
-        reach.spans.resize(events.nodes_count(), (0, 0));
+        reach.nodes_count = events.nodes_count();
         Ok(reach)
     }
 
-    /// Notes what an event cites, and answers where that begins.
-    fn add_edges<R: Room>(
+    /// Finds out what an event cites.
+    fn open<R: Room>(
         &mut self,
         events: &mut Events<'_, R>,
+        visits: &mut Vec<Visit>,
         node: Node,
-    ) -> Result<u32, ResolveError<R::Error>> {
-        let begin = self.edges.len() as u32;
-        self.edges.extend(events.cited(node)?);
-        let end = self.edges.len() as u32;
-        events.work.spend(EDGE + u64::from(end - begin))?;
-        if self.spans.len() <= node.at() {
-            self.spans.resize(events.nodes_count(), (0, 0));
-        }
-        self.spans[node.at()] = (begin, end);
-        Ok(begin)
-    }
-
-    /// What an event that was reached cites.
-    pub(super) fn cited(&self, node: Node) -> &[Node] {
-        let (begin, end) = self.spans[node.at()];
-        &self.edges[begin as usize..end as usize]
+    ) -> Result<Range<u32>, ResolveError<R::Error>> {
+        visits[node.at()] = Visit::Open;
+        let edges = events.cited(node)?;
+        visits.resize(events.nodes_count(), Visit::New);
+        self.edges_count += edges.len();
+        events.work.spend(EDGE * (1 + edges.len() as u64))?;
+        Ok(edges)
     }
 
     /// How many events there are to index.
     pub(super) fn nodes_count(&self) -> usize {
-        self.spans.len()
+        self.nodes_count
     }
 
     fn steps_count(&self) -> u64 {
-        (self.order.len() + self.edges.len()) as u64
+        (self.order.len() + self.edges_count) as u64
     }
 
     /// The auth difference: events in the full auth chain of some state but
@@ -116,13 +99,12 @@ impl Reach {
         events: &mut Events<'_, R>,
         conflict: &Conflict,
     ) -> Result<Vec<Node>, ResolveError<R::Error>> {
-        let mut candidates = self.chains_difference(events, conflict)?;
+        let mut candidates = self.chains_difference(events, conflict.states())?;
         if candidates.is_empty() {
             return Ok(candidates);
         }
-        let graph = events.graph;
-        let agreed = AgreedChain::walk(events, conflict)?;
-        candidates.retain(|&node| match graph.place(events.id(node)) {
+        let agreed = AgreedChain::walk(events)?;
+        candidates.retain(|&node| match events.place(node) {
             Some(place) => !agreed.in_graph.has(place as usize),
             None => !agreed.beside.contains(&node),
         });
@@ -135,40 +117,21 @@ impl Reach {
     fn chains_difference<R: Room>(
         &self,
         events: &mut Events<'_, R>,
-        conflict: &Conflict,
+        states: usize,
     ) -> Result<Vec<Node>, ResolveError<R::Error>> {
         let count = self.nodes_count();
         let mut in_some = BitSet::new(count);
         let mut not_in_some = BitSet::new(count);
-        // Where in an entry's list of differing states the next 64 begin.
-        let mut cursors = vec![0; conflict.len()];
-        for first in (0..conflict.states()).step_by(64) {
-            let in_block = (conflict.states() - first).min(64);
+        // Where in a key's list of differing states the next 64 begin.
+        let mut cursors: Vec<usize> = events
+            .contests
+            .iter()
+            .map(|contest| contest.differing.start)
+            .collect();
+        for first in (0..states).step_by(64) {
+            let in_block = (states - first).min(64);
             let all = u64::MAX >> (64 - in_block);
-            let mut held = vec![0_u64; count];
-            for (entry, cursor) in conflict.iter().zip(&mut cursors) {
-                if entry.is_agreed() {
-                    continue;
-                }
-                let mut have_base = all;
-                while let Some(&(state, event)) = entry.differing().get(*cursor)
-                    && (state as usize) < first + in_block
-                {
-                    let bit = 1 << (state as usize - first);
-                    have_base &= !bit;
-                    if let Some(id) = event {
-                        held[events.node(id).at()] |= bit;
-                    }
-                    *cursor += 1;
-                    events.work.spend(EDGE)?;
-                }
-                if let Some(id) = entry.base()
-                    && have_base != 0
-                {
-                    held[events.node(id).at()] |= have_base;
-                }
-                events.work.spend(EDGE)?;
-            }
+            let held = held_in_block(events, &mut cursors, first, in_block)?;
             let chains = self.hand_down(events, &held)?;
             for &node in &self.order {
                 let states = chains[node.at()];
@@ -200,7 +163,7 @@ impl Reach {
                 if bits == 0 {
                     continue;
                 }
-                for &cited in self.cited(node) {
+                for cited in events.edges(node) {
                     has_changed |= chains[cited.at()] | bits != chains[cited.at()];
                     chains[cited.at()] |= bits;
                 }
@@ -216,12 +179,11 @@ impl Reach {
     pub(super) fn conflicted_subgraph<R: Room>(
         &self,
         events: &mut Events<'_, R>,
-        conflicted: &[Node],
     ) -> Result<Vec<Node>, ResolveError<R::Error>> {
         // All of this is reached by a conflicting event: what reaches one too
         // lies between.
         let mut between = BitSet::new(self.nodes_count());
-        for node in conflicted {
+        for node in &events.conflicting {
             between.set(node.at());
         }
         loop {
@@ -229,7 +191,7 @@ impl Reach {
             let mut has_changed = false;
             for &node in &self.order {
                 let reaches = |cited: &Node| between.has(cited.at());
-                if !between.has(node.at()) && self.cited(node).iter().any(reaches) {
+                if !between.has(node.at()) && events.edges(node).iter().any(reaches) {
                     between.set(node.at());
                     has_changed = true;
                 }
@@ -243,6 +205,40 @@ impl Reach {
     }
 }
 
+/// For each event which of up to 64 states have it as a conflicting entry.
+fn held_in_block<R: Room>(
+    events: &mut Events<'_, R>,
+    cursors: &mut [usize],
+    first: usize,
+    in_block: usize,
+) -> Result<Vec<u64>, ResolveError<R::Error>> {
+    let all = u64::MAX >> (64 - in_block);
+    let mut held = vec![0_u64; events.nodes_count()];
+    for (contest, cursor) in events.contests.iter().zip(cursors) {
+        if contest.is_agreed {
+            continue;
+        }
+        let begin = *cursor;
+        let mut have_base = all;
+        for &(state, node) in &events.differing[begin..contest.differing.end] {
+            if state as usize >= first + in_block {
+                break;
+            }
+            let bit = 1 << (state as usize - first);
+            have_base &= !bit;
+            if let Some(node) = node {
+                held[node.at()] |= bit;
+            }
+            *cursor += 1;
+        }
+        if let Some(base) = contest.base {
+            held[base.at()] |= have_base;
+        }
+        events.work.spend(EDGE * (1 + (*cursor - begin) as u64))?;
+    }
+    Ok(held)
+}
+
 /// The full auth chain of what all states agree on.
 struct AgreedChain {
     /// By place in the graph.
@@ -252,17 +248,17 @@ struct AgreedChain {
 }
 
 impl AgreedChain {
-    fn walk<R: Room>(
-        events: &mut Events<'_, R>,
-        conflict: &Conflict,
-    ) -> Result<AgreedChain, ResolveError<R::Error>> {
+    fn walk<R: Room>(events: &mut Events<'_, R>) -> Result<AgreedChain, ResolveError<R::Error>> {
         let graph = events.graph;
         let mut chain = AgreedChain {
             in_graph: BitSet::new(graph.places_count()),
             beside: BTreeSet::new(),
         };
-        let agreed = conflict.iter().filter(|entry| entry.is_agreed());
-        let mut entries: Vec<u64> = agreed.filter_map(|entry| entry.first()).collect();
+        let mut entries: Vec<u64> = Vec::new();
+        for contest in events.contests.iter().filter(|contest| contest.is_agreed) {
+            let agreed = contest.slot.and_then(|slot| events.keys.at(slot).agreed);
+            entries.extend(agreed.flatten().map(|node| events.id(node)));
+        }
         let each = events.room.each_agreed(&mut |id| entries.push(id));
         each.map_err(ResolveError::Read)?;
 
@@ -312,12 +308,12 @@ impl AgreedChain {
         id: u64,
         todo: &mut Vec<u32>,
     ) -> Result<(), ResolveError<R::Error>> {
-        let graph = events.graph;
         let mut unknown = vec![events.node(id)];
         while let Some(node) = unknown.pop() {
-            for cited in events.cited(node)? {
+            for at in events.cited(node)? {
                 events.work.spend(EDGE)?;
-                match graph.place(events.id(cited)) {
+                let cited = events.edge(at);
+                match events.place(cited) {
                     Some(place) if !self.in_graph.has(place as usize) => {
                         self.in_graph.set(place as usize);
                         todo.push(place);

@@ -27,7 +27,7 @@ pub(super) fn resolve<R: Room>(
     // Keys in the order of their text, since one may decide about the next.
     let mut conflicts: Vec<(Slot, Vec<Node>)> = Vec::new();
     for (at, entry) in conflict.iter().enumerate() {
-        let Some(slot) = events.conflict_slots[at] else {
+        let Some(slot) = events.contests[at].slot else {
             continue;
         };
         let ids = entry.events();
@@ -60,8 +60,9 @@ pub(super) fn resolve<R: Room>(
             resolve_other_conflict(events, *slot, nodes)?;
         }
     }
-    let entries = conflict.iter().zip(&events.conflict_slots);
-    let resolved = entries.map(|(entry, slot)| {
+    let entries = conflict.iter().zip(&events.contests);
+    let resolved = entries.map(|(entry, contest)| {
+        let slot = contest.slot;
         let node = slot.and_then(|slot| events.keys.at(slot).resolved);
         node.map_or(entry.first(), |node| Some(events.id(node)))
     });

@@ -51,17 +51,14 @@ fn full_conflicted_set<R: Room>(
     rules: &StateResolutionV2Rules,
     conflict: &Conflict,
 ) -> Result<(Vec<Node>, Reach), ResolveError<R::Error>> {
-    let entries = conflict.iter().filter(|entry| !entry.is_agreed());
-    let ids: Vec<u64> = entries.flat_map(|entry| entry.events()).collect();
-    let conflicted: Vec<Node> = ids.into_iter().map(|id| events.node(id)).collect();
-    let reach = Reach::walk(events, &conflicted)?;
+    let reach = Reach::walk(events)?;
     let mut more = reach.auth_difference(events, conflict)?;
     if rules.consider_conflicted_state_subgraph {
-        more.extend(reach.conflicted_subgraph(events, &conflicted)?);
+        more.extend(reach.conflicted_subgraph(events)?);
     }
-    let mut full = Vec::with_capacity(conflicted.len() + more.len());
+    let mut full = Vec::with_capacity(events.conflicting.len() + more.len());
     let mut is_in = BitSet::new(reach.nodes_count());
-    for node in conflicted.into_iter().chain(more) {
+    for node in events.conflicting.iter().copied().chain(more) {
         if !is_in.has(node.at()) {
             is_in.set(node.at());
             full.push(node);
@@ -87,10 +84,10 @@ fn answer<R: Room>(
     conflict: &Conflict,
 ) -> Result<Resolved, ResolveError<R::Error>> {
     let mut resolved = Resolved::default();
-    for (entry, slot) in conflict.iter().zip(&events.conflict_slots) {
-        resolved.entries.push(match slot {
-            Some(slot) if !entry.is_agreed() => {
-                let node = events.keys.at(*slot).resolved;
+    for (entry, contest) in conflict.iter().zip(&events.contests) {
+        resolved.entries.push(match contest.slot {
+            Some(slot) if !contest.is_agreed => {
+                let node = events.keys.at(slot).resolved;
                 node.map(|node| events.id(node))
             }
             _ => entry.first(),
