@@ -6,7 +6,7 @@
 //! ours walks its graph within the time that is shown, and is told of the
 //! states what they disagree on. Answers are compared.
 //!
-//! `cargo bench --bench state_res`
+//! `cargo bench --bench state_res [-- WORDS]`, of rows whose title has the words.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -39,43 +39,63 @@ fn main() {
         "{:<58} {:>9} {:>9} {:>7} {:>10} {:>8}",
         "state resolution", "engram ms", "ruma ms", "ratio", "units", "ns/unit"
     );
+    let wanted = std::env::args()
+        .skip(1)
+        .find(|word| !word.starts_with("--"));
+    let row = |title: String, story: &dyn Fn() -> Story, with_ruma: bool| {
+        if wanted.as_ref().is_none_or(|words| title.contains(words)) {
+            let story = story();
+            if with_ruma {
+                compare(&title, &story);
+            } else {
+                ours_alone(&title, &story);
+            }
+        }
+    };
     for version in [RoomVersion::V11, RoomVersion::V12] {
-        for members in [1_000, 10_000] {
-            let title = |what: &str| format!("v{version}: {members} members {what}");
-            compare(
-                &title("renamed on both sides"),
-                &renamed(version, members, 0),
+        let title = |what: &str| format!("v{version}: {what}");
+        for (count, named) in [(1_000, "1,000"), (10_000, "10,000")] {
+            let title = |what: &str| title(&format!("{named} members {what}"));
+            row(
+                title("renamed on both sides"),
+                &|| renamed(version, count, 0),
+                true,
             );
-            compare(
-                &title("joined, half on each side"),
-                &joined(version, members),
+            row(
+                title("joined, half on each side"),
+                &|| joined(version, count),
+                true,
             );
-            compare(
-                &title("kicked here, renamed there"),
-                &kicked(version, members, 0),
+            row(
+                title("kicked here, renamed there"),
+                &|| kicked(version, count, 0),
+                true,
             );
         }
-        let title = |what: &str| format!("v{version}: {what}");
-        compare(
-            &title("1,000 of 50,000 members renamed on both sides"),
-            &renamed(version, 1_000, 49_000),
+        row(
+            title("1,000 of 50,000 members renamed on both sides"),
+            &|| renamed(version, 1_000, 49_000),
+            true,
         );
-        compare(
-            &title("1,000 kicked, power levels naming 1,000"),
-            &kicked(version, 1_000, 1_000),
+        row(
+            title("1,000 kicked, power levels naming 1,000"),
+            &|| kicked(version, 1_000, 1_000),
+            true,
         );
-        compare(
-            &title("1,000 forks, each another key"),
-            &forks(version, 0, |fork| fork),
+        row(
+            title("1,000 forks, each another key"),
+            &|| forks(version, 0, |fork| fork),
+            true,
         );
-        compare(
-            &title("1,000 forks, all the same key"),
-            &forks(version, 0, |_| 0),
+        row(
+            title("1,000 forks, all the same key"),
+            &|| forks(version, 0, |_| 0),
+            true,
         );
-        let story = forks(version, 50_000, |fork| fork);
-        ours_alone(
-            &title("1,000 forks, each another key, 50,000 members"),
-            &story,
+        row(
+            title("1,000 forks, each another key, 50,000 members"),
+            &|| forks(version, 50_000, |fork| fork),
+            false,
         );
     }
     plain_message();

@@ -62,88 +62,177 @@ pub(super) fn is_allowed<R: Room>(
     sources: Sources,
 ) -> Result<bool, ResolveError<R::Error>> {
     events.work.spend(CHECK)?;
-    let event = events.get(node)?.event.clone();
-    let member = match &*event.kind {
-        "m.room.member" => match MemberContent::parse(&event.content) {
-            Ok(member) => Some(member),
-            Err(_) => return Ok(false),
-        },
-        _ => None,
+    let judged = events.get(node)?.clone();
+    let Some(deciding) = Deciding::of(events, node, &judged, sources)? else {
+        return Ok(false);
     };
-    let version = events.create.version;
-    let keys = auth_types_for_event(
-        version,
-        &event.kind,
-        &event.sender,
-        Some(&event.state_key),
-        member,
-    );
-    let mut deciding = Deciding {
-        create: events.create,
-        levels: None,
-        join_rule: JoinRule::Invite,
-        members: SmallVec::new(),
-        invite: None,
-    };
-    for key in keys {
-        deciding.add(events, node, key, sources)?;
-    }
-    if AuthKind::of(&event.kind, &event.state_key) == AuthKind::PowerLevels {
+    if judged.kind == AuthKind::PowerLevels {
         // Every level is compared with the one in force.
         let new = events.levels(node)?;
         let levels = [new.as_deref(), deciding.levels.as_deref()];
         let count = levels.into_iter().flatten().map(entries_count).sum();
         events.work.spend(count)?;
     }
+    let event = &*judged.event;
+    let create = events.create;
     let judged = AuthEvent {
         event_id: &event.event_id,
-        room_id: &events.create.room_id,
+        room_id: &create.room_id,
         sender: &event.sender,
         kind: &event.kind,
         state_key: Some(&event.state_key),
         content: EventContent::Parsed(&event.content),
         prev_events_count: event.prev_events_count,
-        first_prev_event: event
-            .first_prev_is_create
-            .then(|| events.create.event_id.as_str()),
+        first_prev_event: event.first_prev_is_create.then(|| create.event_id.as_str()),
         redacts: event.redacts.as_deref(),
     };
-    Ok(auth_rules::check(version, &judged, &deciding).is_ok())
+    Ok(auth_rules::check(create.version, &judged, &deciding).is_ok())
+}
+
+/// Whether a member event is one that an authorising user or a third party's
+/// token has a part in.
+fn has_more_deciders(membership: Membership, event: &ResolutionEvent) -> bool {
+    match membership {
+        Membership::Join => event
+            .content
+            .contains_key("join_authorised_via_users_server"),
+        Membership::Invite => event.content.contains_key("third_party_invite"),
+        Membership::Leave | Membership::Ban | Membership::Knock => false,
+    }
 }
 
 impl<'a> Deciding<'a> {
+    /// Gathers what decides about an event; none if it is malformed, which
+    /// nothing allows.
+    fn of<'r: 'a, R: Room>(
+        events: &mut Events<'r, R>,
+        node: Node,
+        judged: &'a Known,
+        sources: Sources,
+    ) -> Result<Option<Deciding<'a>>, ResolveError<R::Error>> {
+        let mut deciding = Deciding {
+            create: events.create,
+            levels: None,
+            join_rule: JoinRule::Invite,
+            members: SmallVec::new(),
+            invite: None,
+        };
+        let event = &*judged.event;
+        let mut member = None;
+        if judged.kind == AuthKind::Member {
+            let Some(membership) = judged.membership else {
+                return Ok(None);
+            };
+            if !has_more_deciders(membership, event) {
+                deciding.add_plain(events, node, judged, membership, sources)?;
+                return Ok(Some(deciding));
+            }
+            member = MemberContent::parse(&event.content).ok();
+        }
+        for key in auth_types_for_event(
+            events.create.version,
+            &event.kind,
+            &event.sender,
+            Some(&event.state_key),
+            member,
+        ) {
+            deciding.add(events, node, key, sources)?;
+        }
+        Ok(Some(deciding))
+    }
+
+    /// The keys that [`auth_types_for_event`] names for a member event in which
+    /// nobody else has a part, by their numbers: nearly all events that are in
+    /// conflict in large rooms are such.
+    fn add_plain<R: Room>(
+        &mut self,
+        events: &mut Events<'_, R>,
+        node: Node,
+        judged: &'a Known,
+        membership: Membership,
+        sources: Sources,
+    ) -> Result<(), ResolveError<R::Error>> {
+        let event = &*judged.event;
+        self.add_levels(events, node, sources)?;
+        if !judged.is_of_sender() {
+            let sender = event.sender.as_str();
+            let slot = events.keys.member(sender);
+            self.add_member(events, node, slot, sender.into(), sources)?;
+        }
+        let target = &*event.state_key;
+        self.add_member(events, node, judged.slot, target.into(), sources)?;
+        if let Membership::Join | Membership::Invite | Membership::Knock = membership {
+            self.add_join_rules(events, node, sources)?;
+        }
+        Ok(())
+    }
+
     /// Adds the holder of one key that decides about an event.
     fn add<R: Room>(
         &mut self,
         events: &mut Events<'_, R>,
-        judged: Node,
+        node: Node,
         key: AuthKey<'a>,
         sources: Sources,
     ) -> Result<(), ResolveError<R::Error>> {
-        let (slot, kind) = match key.kind {
+        match key.kind {
             // It was given with the room.
-            "m.room.create" => return Ok(()),
-            "m.room.power_levels" => (POWER_LEVELS, AuthKind::PowerLevels),
-            "m.room.join_rules" => (JOIN_RULES, AuthKind::JoinRules),
-            "m.room.member" => (events.keys.member(&key.state_key), AuthKind::Member),
-            other => (
-                events.keys.slot(other, &key.state_key),
-                AuthKind::ThirdPartyInvite,
-            ),
-        };
-        let Some(holder) = holder_of(events, judged, slot, kind, sources)? else {
-            return Ok(());
-        };
-        let known = events.get(holder)?;
-        match kind {
-            AuthKind::PowerLevels => self.levels = events.levels(holder)?,
-            AuthKind::JoinRules => self.join_rule = JoinRule::parse(&known.event.content),
-            AuthKind::Member => {
-                let membership = known.membership;
-                self.members
-                    .extend(membership.map(|membership| (key.state_key, membership)));
+            "m.room.create" => Ok(()),
+            "m.room.power_levels" => self.add_levels(events, node, sources),
+            "m.room.join_rules" => self.add_join_rules(events, node, sources),
+            "m.room.member" => {
+                let slot = events.keys.member(&key.state_key);
+                self.add_member(events, node, slot, key.state_key, sources)
             }
-            _ => self.invite = Some((key.state_key, third_party_invite(&known.event))),
+            other => {
+                let slot = events.keys.slot(other, &key.state_key);
+                let kind = AuthKind::ThirdPartyInvite;
+                if let Some(holder) = holder_of(events, node, slot, kind, sources)? {
+                    let event = &events.get(holder)?.event;
+                    self.invite = Some((key.state_key, third_party_invite(event)));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn add_levels<R: Room>(
+        &mut self,
+        events: &mut Events<'_, R>,
+        node: Node,
+        sources: Sources,
+    ) -> Result<(), ResolveError<R::Error>> {
+        let kind = AuthKind::PowerLevels;
+        if let Some(holder) = holder_of(events, node, POWER_LEVELS, kind, sources)? {
+            self.levels = events.levels(holder)?;
+        }
+        Ok(())
+    }
+
+    fn add_join_rules<R: Room>(
+        &mut self,
+        events: &mut Events<'_, R>,
+        node: Node,
+        sources: Sources,
+    ) -> Result<(), ResolveError<R::Error>> {
+        if let Some(holder) = holder_of(events, node, JOIN_RULES, AuthKind::JoinRules, sources)? {
+            self.join_rule = JoinRule::parse(&events.get(holder)?.event.content);
+        }
+        Ok(())
+    }
+
+    fn add_member<R: Room>(
+        &mut self,
+        events: &mut Events<'_, R>,
+        node: Node,
+        slot: Slot,
+        user: Cow<'a, str>,
+        sources: Sources,
+    ) -> Result<(), ResolveError<R::Error>> {
+        if let Some(holder) = holder_of(events, node, slot, AuthKind::Member, sources)? {
+            let membership = events.get(holder)?.membership;
+            self.members
+                .extend(membership.map(|membership| (user, membership)));
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ impl Conflict {
     /// How many events are in conflict.
     pub(super) fn events_count(&self) -> usize {
         let entries = self.entries.iter().filter(|entry| !entry.is_agreed());
-        entries.map(|entry| entry.events().len()).sum()
+        entries.map(Entry::events_count).sum()
     }
 }
 
@@ -106,17 +106,24 @@ impl Entry {
 
     /// Every event that some state has, ascending, each once.
     pub(super) fn events(&self) -> SmallVec<[u64; 2]> {
-        let base = if self.all_differ() { None } else { self.base };
         let differing = self.differing.iter().filter_map(|(_, event)| *event);
-        let mut events: SmallVec<[u64; 2]> = base.into_iter().chain(differing).collect();
+        let mut events: SmallVec<[u64; 2]> = self.base().into_iter().chain(differing).collect();
         events.sort_unstable();
         events.dedup();
         events
     }
 
+    /// How many events states have that disagree.
+    fn events_count(&self) -> usize {
+        match self.differing[..] {
+            [(_, event)] => usize::from(self.base().is_some()) + usize::from(event.is_some()),
+            _ => self.events().len(),
+        }
+    }
+
     /// What the states that are not listed have; none if all are listed.
     pub(super) fn base(&self) -> Option<u64> {
-        self.base
+        if self.all_differ() { None } else { self.base }
     }
 
     /// The states that have something else, ascending.

@@ -58,6 +58,8 @@ struct Info {
     id: u64,
     /// Where it is in the graph, or [`NONE`].
     place: u32,
+    /// Whether states disagree on it.
+    is_conflicting: bool,
     /// What it cites, in `Events::edges`; begins at [`NONE`] until it was asked.
     edges: (u32, u32),
     /// The power levels event that it cites; [`NONE`] if none.
@@ -146,20 +148,26 @@ impl<'a, R: Room> Events<'a, R> {
         &mut self,
         conflict: &Conflict,
     ) -> Result<(), ResolveError<R::Error>> {
+        self.contests.reserve(conflict.len());
         for entry in conflict.iter() {
-            let is_agreed = entry.is_agreed();
-            let mut slot = None;
-            for id in entry.events() {
-                let node = self.node(id);
-                slot = Some(self.get(node)?.slot);
-                if !is_agreed {
-                    self.conflicting.push(node);
-                }
-            }
             let begin = self.differing.len();
+            let base = entry.base().map(|id| self.node(id));
+            let mut slot = self.enter(base)?;
             for (state, id) in entry.differing() {
                 let node = id.map(|id| self.node(id));
+                slot = self.enter(node)?.or(slot);
                 self.differing.push((*state, node));
+            }
+            let is_agreed = entry.is_agreed();
+            if !is_agreed {
+                let listed = self.differing[begin..].iter().map(|(_, node)| *node);
+                for node in listed.chain([base]).flatten() {
+                    let info = &mut self.infos[node.at()];
+                    if !info.is_conflicting {
+                        info.is_conflicting = true;
+                        self.conflicting.push(node);
+                    }
+                }
             }
             if let Some(slot) = slot {
                 let agreed = entry.first().map(|id| self.node(id));
@@ -167,15 +175,22 @@ impl<'a, R: Room> Events<'a, R> {
                 held.is_conflicted = !is_agreed;
                 held.agreed = is_agreed.then_some(agreed);
             }
-            let contest = Contest {
+            self.contests.push(Contest {
                 slot,
                 is_agreed,
-                base: entry.base().map(|id| self.node(id)),
+                base,
                 differing: begin..self.differing.len(),
-            };
-            self.contests.push(contest);
+            });
         }
         Ok(())
+    }
+
+    /// The key of an entry of a state, if it is one.
+    fn enter(&mut self, node: Option<Node>) -> Result<Option<Slot>, ResolveError<R::Error>> {
+        let Some(node) = node else {
+            return Ok(None);
+        };
+        Ok(Some(self.get(node)?.slot))
     }
 
     /// What all states agree on for a key; none where they disagree.
@@ -225,6 +240,7 @@ impl<'a, R: Room> Events<'a, R> {
         self.infos.push(Info {
             id,
             place,
+            is_conflicting: false,
             edges: (NONE, NONE),
             cited_levels: Lazy::NotYet,
             levels: Lazy::NotYet,

@@ -16,6 +16,7 @@ pub(super) const JOIN_RULES: Slot = Slot(1);
 /// a hash's order.
 #[derive(Debug)]
 pub(super) struct Keys {
+    member: Arc<str>,
     members: HashMap<Arc<str>, Slot>,
     others: HashMap<Arc<str>, HashMap<Arc<str>, Slot>>,
     slots: Vec<Held>,
@@ -39,6 +40,7 @@ const MEMBER: &str = "m.room.member";
 impl Keys {
     pub(super) fn new() -> Keys {
         let mut keys = Keys {
+            member: MEMBER.into(),
             members: HashMap::new(),
             others: HashMap::new(),
             slots: Vec::new(),
@@ -70,7 +72,7 @@ impl Keys {
             return *slot;
         }
         let user: Arc<str> = user.into();
-        let slot = self.add(MEMBER.into(), user.clone());
+        let slot = self.add(self.member.clone(), user.clone());
         self.members.insert(user, slot);
         slot
     }

@@ -68,19 +68,22 @@ fn power_ranked<R: Room>(
 }
 
 /// Events by a key and their age, then by their ids.
-fn sorted_by_key<R: Room, K: Ord>(
+fn sorted_by_key<R: Room, K: Ord + Copy>(
     events: &Events<'_, R>,
     mut keyed: Vec<(K, u64, Node)>,
 ) -> Vec<Node> {
+    keyed.sort_unstable_by_key(|(key, ts, _)| (*key, *ts));
+    // Few are of the same age; only these need their ids compared.
     let name = |node: Node| {
         events
             .known(node)
             .map(|known| known.event.event_id.as_str())
     };
-    keyed.sort_unstable_by(|(key, ts, node), (key2, ts2, node2)| {
-        let by_key = key.cmp(key2).then(ts.cmp(ts2));
-        by_key.then_with(|| name(*node).cmp(&name(*node2)))
-    });
+    for same in keyed.chunk_by_mut(|(key, ts, _), (key2, ts2, _)| (key, ts) == (key2, ts2)) {
+        if same.len() > 1 {
+            same.sort_unstable_by(|(_, _, a), (_, _, b)| name(*a).cmp(&name(*b)));
+        }
+    }
     keyed.into_iter().map(|(_, _, node)| node).collect()
 }
 
