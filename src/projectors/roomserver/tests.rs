@@ -9,3 +9,4 @@ mod redactions;
 mod rooms;
 mod scenario;
 mod states;
+mod told;
