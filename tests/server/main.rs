@@ -4,6 +4,7 @@
 
 mod commands;
 mod crash;
+mod forked_sync;
 mod full_disk;
 mod harness;
 mod listeners;
