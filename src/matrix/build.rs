@@ -10,10 +10,10 @@ use ruma::room_version_rules::EventsReferenceFormatVersion;
 use sha2::{Digest, Sha256};
 
 use super::canonical_json::{write_integer, write_object, write_string};
-use super::ids::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, room_id_of_create};
+use super::ids::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, room_id_of_create};
 use super::redaction::{auth_extract, redacted_content};
 use super::room_version::RoomVersion;
-use super::signing::event_id_of_hash;
+use super::signing::{event_id_of_hash, reference_hash};
 use crate::crypto::ServerKey;
 use crate::crypto::signing_key::BASE64;
 use crate::limits::{
@@ -49,6 +49,18 @@ pub struct EventRef {
     /// Base64 of the event's reference hash, which versions 1 and 2 cite beside
     /// the id; left out there if it is none. Later versions do not look at it.
     pub hash: Option<Box<str>>,
+}
+
+impl EventRef {
+    /// A reference to an event, whole or redacted, as its version writes it.
+    pub fn to(version: RoomVersion, event_id: &EventId, event: &CanonicalJsonObject) -> EventRef {
+        let rules = version.rules();
+        let pairs = rules.events_reference_format == EventsReferenceFormatVersion::V1;
+        EventRef {
+            event_id: event_id.to_owned(),
+            hash: pairs.then(|| BASE64.encode(reference_hash(rules, event)).into()),
+        }
+    }
 }
 
 impl From<OwnedEventId> for EventRef {
@@ -91,6 +103,18 @@ pub struct BuiltEvent {
     pub skeleton: Vec<u8>,
     /// What the skeleton lacks and the auth rules read ([`auth_extract`]).
     pub auth_extract: Option<Vec<u8>>,
+    /// Base64 of the reference hash, in versions 1 and 2, whose events cite it.
+    pub reference_hash: Option<Box<str>>,
+}
+
+impl BuiltEvent {
+    /// The event as later ones cite it.
+    pub fn reference(&self) -> EventRef {
+        EventRef {
+            event_id: self.event_id.clone(),
+            hash: self.reference_hash.clone(),
+        }
+    }
 }
 
 /// Hashes, names and signs an event in the name of `server`.
@@ -140,10 +164,10 @@ pub fn build_and_sign(
     let hash = BASE64.encode(hash);
     // Redaction strips a top-level `redacts` (all versions).
     let signed = members.write(&redacted, None, Some(&hash), None);
+    let reference_hash: [u8; 32] = Sha256::digest(&signed).into();
     let event_id = match own_id {
         Some(ref id) => id.clone(),
-        None => event_id_of_hash(rules, &Sha256::digest(&signed).into())
-            .ok_or(BuildError::BadEventId)?,
+        None => event_id_of_hash(rules, &reference_hash).ok_or(BuildError::BadEventId)?,
     };
     let room_id = match &proto.room_id {
         Some(room) => room.clone(),
@@ -158,6 +182,7 @@ pub fn build_and_sign(
     Ok(BuiltEvent {
         skeleton: members.write(&redacted, None, Some(&hash), signature),
         auth_extract: extract.as_ref().map(object_bytes),
+        reference_hash: pairs.then(|| BASE64.encode(reference_hash).into()),
         event_id,
         room_id,
         json,
@@ -448,6 +473,37 @@ mod tests {
                     "{version} {kind}"
                 );
             }
+        }
+    }
+
+    /// Versions 1 and 2 cite events with their hashes, which anybody can check.
+    #[test]
+    fn events_are_cited_as_their_version_writes_it() {
+        for version in RoomVersion::all() {
+            let build = |proto| build_and_sign(version, proto, server_name!("hs"), &key());
+            let first = build(proto(version, "m.x", None, "{}")).expect("builds");
+            let mut next = proto(version, "m.x", None, r#"{"b":1}"#);
+            next.prev_events = vec![first.reference()];
+            next.auth_events = vec![first.reference()];
+            let next = parse_object(&build(next).expect("builds").json).expect("is JSON");
+            let id = first.event_id.as_str();
+            let cited = if version <= RoomVersion::V2 {
+                let pdu = Pdu::parse(version, &first.json).expect("valid");
+                assert_eq!(pdu.reference(), first.reference());
+                let object = parse_object(&first.skeleton).expect("is JSON");
+                assert_eq!(
+                    EventRef::to(version, &first.event_id, &object),
+                    first.reference()
+                );
+                let theirs = ruma::signatures::reference_hash(pdu.object(), version.rules());
+                let hash = theirs.expect("hashes");
+                format!(r#"{{"e":[["{id}",{{"sha256":"{hash}"}}]]}}"#)
+            } else {
+                format!(r#"{{"e":["{id}"]}}"#)
+            };
+            let cited = parse_object(cited.as_bytes()).expect("is JSON");
+            assert_eq!(next["prev_events"], cited["e"], "{version}");
+            assert_eq!(next["auth_events"], cited["e"], "{version}");
         }
     }
 

@@ -8,6 +8,7 @@ use ruma::CanonicalJsonObject;
 use ruma::canonical_json::CanonicalJsonValue;
 use ruma::room_version_rules::EventsReferenceFormatVersion;
 
+use super::build::EventRef;
 use super::canonical_json::{self, JsonError};
 use super::ids::{OwnedEventId, OwnedRoomId, OwnedUserId, room_id_of_create};
 use super::redaction::{self, redact, redacts};
@@ -169,6 +170,11 @@ impl Pdu {
     /// Whether the event changes room state.
     pub fn is_state(&self) -> bool {
         self.state_key.is_some()
+    }
+
+    /// The event as later ones cite it: in versions 1 and 2 with its hash.
+    pub fn reference(&self) -> EventRef {
+        EventRef::to(self.version, &self.event_id, &self.object)
     }
 
     /// The canonical bytes, with hashes and signatures.

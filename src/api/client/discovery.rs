@@ -9,15 +9,13 @@ use serde_json::{Value, json};
 use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
+use crate::matrix::RoomVersion;
 
 /// Versions of the specification whose meaning of the endpoints served here is
 /// followed. A version from which clients conclude that an endpoint exists
 /// which this server does not serve is not listed: from v1.4 on they ask for
 /// threads, from v1.11 for authenticated media.
 const VERSIONS: [&str; 4] = ["r0.6.1", "v1.1", "v1.2", "v1.3"];
-
-/// Room versions that rooms can be created in and joined with.
-pub const ROOM_VERSIONS: [&str; 3] = ["10", "11", "12"];
 
 /// `GET /_matrix/client/versions`
 pub async fn versions() -> Json<Value> {
@@ -26,7 +24,7 @@ pub async fn versions() -> Json<Value> {
 
 /// `GET /_matrix/client/v3/capabilities`
 pub async fn capabilities(State(api): State<ApiState>, _: Auth) -> Json<Value> {
-    let available = ROOM_VERSIONS.iter().map(|version| (*version, "stable"));
+    let available = RoomVersion::all().map(|version| (version.as_str(), "stable"));
     let available: std::collections::BTreeMap<_, _> = available.collect();
     Json(json!({ "capabilities": {
         "m.change_password": { "enabled": true },

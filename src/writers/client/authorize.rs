@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedUserId, RoomId, UserId};
 
-use super::event_builder::{Built, Draft, Parents};
+use super::event_builder::{Built, Draft, Parents, reference_to};
 use super::room_error::RoomWriteError;
 use crate::matrix::auth_rules::{
     self, AuthError, AuthEvent, AuthKey, AuthKeys, AuthState, CreateInfo, EventContent, JoinRule,
     MemberContent, PowerLevels, ThirdPartyInvite, auth_types_for_event,
 };
+use crate::matrix::build::EventRef;
 use crate::matrix::{Membership, RoomVersion};
 use crate::query::ids::EventSn;
 use crate::query::rooms::{RoomHead, Rooms, StateKey};
@@ -101,16 +102,24 @@ pub fn check(
     draft: &Draft,
     parents: &Parents,
 ) -> Result<(), RoomWriteError> {
+    // The id is not made yet. A rule of versions 1 and 2 reads the server in it,
+    // which is the sender's.
+    let own_id = match version.has_event_id_field() {
+        true => EventId::parse(format!("$_:{}", draft.sender.server_name())).ok(),
+        false => None,
+    };
     let event = AuthEvent {
-        // The id is not made yet; only rules of versions 1 and 2 would read it.
-        event_id: &head.authority.create_event,
+        event_id: own_id.as_deref().unwrap_or(&head.authority.create_event),
         room_id: &head.room_id,
         sender: &draft.sender,
         kind: &draft.kind,
         state_key: draft.state_key.as_deref(),
         content: EventContent::Parsed(&draft.content),
         prev_events_count: parents.prev_events.len(),
-        first_prev_event: parents.prev_events.first().map(|id| id.as_str()),
+        first_prev_event: parents
+            .prev_events
+            .first()
+            .map(|parent| parent.event_id.as_str()),
         redacts: draft.redacts.as_ref().map(|id| id.as_str()),
     };
     auth_rules::check(version, &event, &*head.authority).map_err(forbidden)
@@ -122,9 +131,9 @@ pub fn message_auth_events(
     head: &RoomHead,
     version: RoomVersion,
     sender: &UserId,
-) -> Result<Arc<[OwnedEventId]>, RoomWriteError> {
+) -> Result<Arc<[EventRef]>, RoomWriteError> {
     let keys = auth_types_for_event(version, "m.room.message", sender, None, None);
-    Ok(event_ids(rooms, head, &keys)?.into())
+    Ok(current_events(rooms, head, version, &keys)?.into())
 }
 
 /// Checks a draft against current state and gives its auth events.
@@ -134,24 +143,38 @@ pub fn authorize(
     version: RoomVersion,
     draft: &Draft,
     parents: &Parents,
-) -> Result<Vec<OwnedEventId>, RoomWriteError> {
+) -> Result<Vec<EventRef>, RoomWriteError> {
+    check_form(draft).map_err(|error| RoomWriteError::BadJson(error.to_string()))?;
     let member = member_content(draft).map_err(forbidden)?;
     let state_key = draft.state_key.as_deref();
     let keys = auth_types_for_event(version, &draft.kind, &draft.sender, state_key, member);
     check(head, version, draft, parents)?;
-    event_ids(rooms, head, &keys)
+    current_events(rooms, head, version, &keys)
 }
 
 /// The events that current state has under these keys.
-fn event_ids(
+fn current_events(
     rooms: &dyn Rooms,
     head: &RoomHead,
+    version: RoomVersion,
     keys: &AuthKeys<'_>,
-) -> Result<Vec<OwnedEventId>, RoomWriteError> {
+) -> Result<Vec<EventRef>, RoomWriteError> {
     let entry = |key: &AuthKey<'_>| head.state.get(&StateKey::new(key.kind, &key.state_key));
     let entries: Vec<EventSn> = keys.iter().filter_map(entry).copied().collect();
     let events = rooms.events(&head.room_id, &entries)?;
-    Ok(events.iter().map(|event| event.event_id.clone()).collect())
+    let references = events.iter().map(|event| reference_to(version, event));
+    Ok(references.collect())
+}
+
+/// Old versions take power levels that are no integers, but nobody is to send
+/// new ones (room version 1, *Deprecated event content schemas*).
+fn check_form(draft: &Draft) -> Result<(), AuthError> {
+    match (&*draft.kind, draft.state_key.as_deref()) {
+        ("m.room.power_levels", Some(_)) => {
+            PowerLevels::parse(RoomVersion::V10, &draft.content).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn member_content(draft: &Draft) -> Result<Option<MemberContent<'_>>, AuthError> {
@@ -169,7 +192,7 @@ fn forbidden(error: AuthError) -> RoomWriteError {
 pub struct NewRoomState {
     version: RoomVersion,
     facts: Facts,
-    entries: BTreeMap<StateKey, OwnedEventId>,
+    entries: BTreeMap<StateKey, EventRef>,
 }
 
 impl NewRoomState {
@@ -183,7 +206,7 @@ impl NewRoomState {
     }
 
     /// The auth events of the next event.
-    pub fn auth_events(&self, draft: &Draft) -> Result<Vec<OwnedEventId>, RoomWriteError> {
+    pub fn auth_events(&self, draft: &Draft) -> Result<Vec<EventRef>, RoomWriteError> {
         let member = member_content(draft).map_err(invalid)?;
         let state_key = draft.state_key.as_deref();
         let keys =
@@ -213,6 +236,7 @@ impl NewRoomState {
             first_prev_event: prev_event.map(EventId::as_str),
             redacts: None,
         };
+        check_form(draft).map_err(invalid)?;
         auth_rules::check(self.version, &event, &self.facts).map_err(invalid)?;
         let state_key = draft.state_key.as_deref().unwrap_or_default();
         let fact = Fact {
@@ -225,7 +249,7 @@ impl NewRoomState {
         };
         self.facts.learn(self.version, fact).map_err(invalid)?;
         let key = StateKey::new(&draft.kind, state_key);
-        self.entries.insert(key, built.event_id.clone());
+        self.entries.insert(key, built.reference.clone());
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use log_format::record::input::Placement;
 use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{CanonicalJsonValue, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
+use ruma::{CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
 
 use super::aliases::publish_record;
 use super::authorize::NewRoomState;
@@ -13,11 +13,9 @@ use super::room_error::RoomWriteError;
 use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
 use super::room_writer::RoomWriter;
 use crate::crypto::random;
+use crate::matrix::build::EventRef;
 use crate::matrix::{RoomVersion, ids};
 
-/// Versions in which rooms may be created here.
-pub const CREATABLE_VERSIONS: [RoomVersion; 3] =
-    [RoomVersion::V10, RoomVersion::V11, RoomVersion::V12];
 /// Users that one createRoom invites. Each is an event of the batch.
 const INVITES_MAX: usize = 250;
 /// Events of `initial_state`, for the same reason.
@@ -98,7 +96,6 @@ impl RoomWriter {
             None => self.default_version().as_str(),
         };
         RoomVersion::parse(name)
-            .filter(|version| CREATABLE_VERSIONS.contains(version))
             .ok_or_else(|| RoomWriteError::UnsupportedRoomVersion(name.to_owned()))
     }
 
@@ -244,7 +241,7 @@ impl RoomWriter {
                     .map_err(|why| RoomWriteError::Build(format!("room id {why}")))?,
             ),
         };
-        let mut previous: Option<OwnedEventId> = None;
+        let mut previous: Option<EventRef> = None;
         for (index, draft) in drafts.iter().enumerate() {
             let auth_events = state.auth_events(draft)?;
             let fields = RecordFields {
@@ -260,8 +257,9 @@ impl RoomWriter {
                 batch: (index as u32, count),
             };
             let built = self.builder().build(draft, fields)?;
-            state.check_and_apply(draft, previous.as_deref(), &built)?;
-            previous = Some(built.event_id);
+            let parent = previous.as_ref().map(|parent| &*parent.event_id);
+            state.check_and_apply(draft, parent, &built)?;
+            previous = Some(built.reference);
             room_id = Some(built.room_id);
             batch.push(built.record);
         }

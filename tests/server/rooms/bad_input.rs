@@ -121,8 +121,8 @@ async fn nonsense_is_answered_with_the_specified_error() {
         (
             send("state/m.room.power_levels"),
             b"{\"users\":1}".to_vec(),
-            403,
-            "M_FORBIDDEN",
+            400,
+            "M_BAD_JSON",
         ),
         (
             send("send/m.room.member/13"),

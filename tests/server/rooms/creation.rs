@@ -157,7 +157,7 @@ async fn a_room_that_cannot_be_leaves_nothing_behind() {
         .await
         .refused(400, "M_ROOM_IN_USE");
     alice
-        .post(create, json!({ "room_version": "9" }))
+        .post(create, json!({ "room_version": "13" }))
         .await
         .refused(400, "M_UNSUPPORTED_ROOM_VERSION");
     alice

@@ -6,6 +6,7 @@ mod membership;
 mod reading;
 mod redactions;
 mod sending;
+mod versions;
 
 use serde_json::{Value, json};
 

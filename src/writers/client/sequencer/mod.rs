@@ -24,10 +24,11 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::Notify;
 
 use super::authorize::{authorize, check, message_auth_events};
-use super::event_builder::{Draft, EventBuilder, Parents, RecordFields};
+use super::event_builder::{Draft, EventBuilder, Parents, RecordFields, reference_to};
 use super::room_error::RoomWriteError;
 use crate::limits::{INTEGER_MAX, PREV_EVENTS_MAX};
-use crate::query::ids::StateId;
+use crate::matrix::build::EventRef;
+use crate::query::ids::{EventSn, StateId};
 use crate::query::rooms::{RoomHead, Rooms};
 use crate::writers::submit::{SubmitError, Submitted, Submitter};
 
@@ -41,7 +42,7 @@ const SENDERS_MAX: usize = 1_024;
 /// Where the next event of a room goes while earlier ones are not yet folded.
 #[derive(Clone, Debug)]
 struct PendingTip {
-    event_id: OwnedEventId,
+    event: EventRef,
     depth: u64,
     state_id: StateId,
 }
@@ -50,18 +51,18 @@ struct PendingTip {
 #[derive(Default)]
 struct AuthEvents {
     state_id: Option<StateId>,
-    by_sender: HashMap<OwnedUserId, Arc<[OwnedEventId]>>,
+    by_sender: HashMap<OwnedUserId, Arc<[EventRef]>>,
 }
 
 impl AuthEvents {
-    fn find(&self, state_id: StateId, sender: &UserId) -> Option<Arc<[OwnedEventId]>> {
+    fn find(&self, state_id: StateId, sender: &UserId) -> Option<Arc<[EventRef]>> {
         if self.state_id != Some(state_id) {
             return None;
         }
         self.by_sender.get(sender).cloned()
     }
 
-    fn remember(&mut self, state_id: StateId, sender: &UserId, events: Arc<[OwnedEventId]>) {
+    fn remember(&mut self, state_id: StateId, sender: &UserId, events: Arc<[EventRef]>) {
         if self.state_id != Some(state_id) || self.by_sender.len() >= SENDERS_MAX {
             self.state_id = Some(state_id);
             self.by_sender.clear();
@@ -118,7 +119,7 @@ impl Line {
         } else if tip
             .pending
             .as_ref()
-            .is_some_and(|tip| tip.event_id == event_id)
+            .is_some_and(|tip| tip.event.event_id == event_id)
         {
             tip.pending = None;
         }
@@ -364,10 +365,10 @@ impl Shared {
             let pending = line.tip.lock().pending.clone();
             let head = self.head(room_id)?;
             let parents = match pending {
-                None => parents_of(&head),
+                None => parents_of(&*self.rooms, &head)?,
                 Some(tip) if tip.state_id == head.state_id && head.extremities.len() == 1 => {
                     Parents {
-                        prev_events: vec![tip.event_id],
+                        prev_events: vec![tip.event],
                         depth: depth_behind(tip.depth),
                     }
                 }
@@ -414,7 +415,7 @@ impl Shared {
             .submitter
             .enqueue(room_id.as_str(), vec![built.record])?;
         tip.pending = Some(PendingTip {
-            event_id: event_id.clone(),
+            event: built.reference,
             depth,
             state_id: head.state_id,
         });
@@ -444,7 +445,7 @@ impl Shared {
                 return Ok(None);
             };
             let version = head.authority.create_info.version;
-            let parents = parents_of(&head);
+            let parents = parents_of(&*self.rooms, &head)?;
             let auth_events = authorize(&*self.rooms, &head, version, &draft, &parents)?;
             let fields = RecordFields {
                 room_id: Some(room_id),
@@ -478,14 +479,24 @@ impl Shared {
 /// What the next event builds on when nothing is in flight: the deepest forward
 /// extremities, as many as an event may name. So a room with many of them has
 /// fewer with each event that is sent here.
-fn parents_of(head: &RoomHead) -> Parents {
+fn parents_of(rooms: &dyn Rooms, head: &RoomHead) -> Result<Parents, RoomWriteError> {
     let mut tips: Vec<_> = head.extremities.iter().collect();
     tips.sort_by(|a, b| b.depth.cmp(&a.depth).then(a.event_id.cmp(&b.event_id)));
     tips.truncate(PREV_EVENTS_MAX);
-    Parents {
-        prev_events: tips.iter().map(|tip| tip.event_id.clone()).collect(),
+    let version = head.authority.create_info.version;
+    let prev_events = if version.has_event_id_field() {
+        let tips: Vec<EventSn> = tips.iter().map(|tip| tip.event).collect();
+        let events = rooms.events(&head.room_id, &tips)?;
+        let references = events.iter().map(|event| reference_to(version, event));
+        references.collect()
+    } else {
+        let ids = tips.iter().map(|tip| tip.event_id.clone());
+        ids.map(EventRef::from).collect()
+    };
+    Ok(Parents {
+        prev_events,
         depth: depth_behind(tips.first().map_or(0, |tip| tip.depth)),
-    }
+    })
 }
 
 /// The depth of what builds on an event of this depth. Another server may have

@@ -191,8 +191,8 @@ async fn idle_lines_are_dropped() {
         .expect("sends");
 }
 
-#[test]
-fn an_event_builds_on_the_deepest_ends_and_its_depth_has_a_bound() {
+#[tokio::test]
+async fn an_event_builds_on_the_deepest_ends_and_its_depth_has_a_bound() {
     let mut head = slow_room::first_head();
     let state = head.state_id;
     let end = |number: u64| Extremity {
@@ -202,8 +202,12 @@ fn an_event_builds_on_the_deepest_ends_and_its_depth_has_a_bound() {
         state_after: state,
     };
     head.extremities = (1..=25).map(end).collect();
-    let parents = parents_of(&head);
-    let deepest: Vec<_> = (6..=25).rev().map(|number| end(number).event_id).collect();
+    let room = SlowRoom::start();
+    let parents = parents_of(&*room, &head).expect("known");
+    let deepest: Vec<_> = (6..=25)
+        .rev()
+        .map(|number| EventRef::from(end(number).event_id))
+        .collect();
     assert_eq!(parents.prev_events, deepest);
     assert_eq!(parents.depth, 26);
     let greatest = INTEGER_MAX.unsigned_abs();
@@ -212,5 +216,5 @@ fn an_event_builds_on_the_deepest_ends_and_its_depth_has_a_bound() {
         ..end(1)
     };
     head.extremities = Arc::new([deep]);
-    assert_eq!(parents_of(&head).depth, greatest);
+    assert_eq!(parents_of(&*room, &head).expect("known").depth, greatest);
 }
