@@ -60,6 +60,12 @@ impl Place {
         Place(self.0.saturating_add(Place::GAP))
     }
 
+    /// Whether history may be missing between the live event at `earlier` and
+    /// the next one, here.
+    pub fn is_behind_gap(self, earlier: Place) -> bool {
+        self.0.saturating_sub(earlier.0) >= Place::GAP
+    }
+
     /// A place for history between two neighbours: close behind the earlier one
     /// if that belongs to the same chunk, else where a new chunk begins. None if
     /// there is no room left between them.

@@ -53,15 +53,17 @@ impl Timeline {
         let mut limited = false;
         let mut scanned = 0;
         let mut end = to;
+        let mut newer = None;
         'pages: loop {
             if !wanted {
                 break;
             }
-            let rows = history.timeline_before(from, end, limit + 1)?;
+            let mut rows = history.timeline_before(from, end, limit + 1)?;
             let Some(oldest) = rows.last() else { break };
             end = oldest.offset;
             scanned += rows.len();
             let whole = rows.len() <= limit;
+            let gap = cut_at_gap(&mut rows, &mut newer);
             for (row, event) in events_of(history, rows)? {
                 if !filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
                     || !judge.tells(&event, row.offset)?
@@ -77,7 +79,12 @@ impl Timeline {
                     event,
                 });
             }
+            if gap {
+                limited = true;
+                break;
+            }
             if whole {
+                limited = is_behind_gap(history, newer, from)?;
                 break;
             }
             if scanned >= SCAN_ROWS_MAX {
@@ -166,6 +173,35 @@ impl Timeline {
         };
         Some(token.encode())
     }
+}
+
+/// Drops rows from before a gap in the room's history: another server told us
+/// the state behind it, and what lies in it is for `/messages` to find. Rows are
+/// newest first; `newer` is the place of the one before them.
+fn cut_at_gap(rows: &mut Vec<TimelineRow>, newer: &mut Option<Place>) -> bool {
+    for index in 0..rows.len() {
+        let Some(row) = rows.get(index) else { break };
+        if newer.is_some_and(|newer| newer.is_behind_gap(row.place)) {
+            rows.truncate(index);
+            return true;
+        }
+        *newer = Some(row.place);
+    }
+    false
+}
+
+/// Whether the oldest event of a stretch stands behind a gap.
+fn is_behind_gap(
+    history: &RoomHistory<'_>,
+    oldest: Option<Place>,
+    from: u64,
+) -> Result<bool, SyncError> {
+    let Some(oldest) = oldest else {
+        return Ok(false);
+    };
+    let before = history.timeline_before(0, from, 1)?;
+    let mut before = before.iter();
+    Ok(before.any(|before| oldest.is_behind_gap(before.place)))
 }
 
 /// Adds redactions that came before their events and so took effect with them:

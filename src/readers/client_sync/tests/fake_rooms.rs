@@ -55,6 +55,8 @@ pub struct How {
     pub resolves: Vec<(StateKey, Option<OwnedEventId>)>,
     /// Records in which the change of state comes before the event's own.
     pub parts: usize,
+    /// What lies before the event is missing.
+    pub behind_gap: bool,
 }
 
 /// What an event is.
@@ -82,6 +84,7 @@ pub struct FakeRoom {
     pub currents: Vec<StateId>,
     pub states: Vec<StateMap>,
     pub current: StateMap,
+    gaps: u128,
 }
 
 impl FakeRoom {
@@ -122,6 +125,9 @@ impl FakeRoom {
     ) -> Vec<Made> {
         if self.states.is_empty() {
             self.states.push(StateMap::new());
+        }
+        if how.behind_gap {
+            self.gaps += Place::START.behind_gap().0;
         }
         let before = match how.on {
             Some(state) => self.states[state.0 as usize].clone(),
@@ -240,7 +246,7 @@ impl FakeRoom {
         if let Some(state_key) = what.state_key {
             pdu["state_key"] = json!(state_key);
         }
-        let distance = u128::from(sn) * Place::STEP;
+        let distance = u128::from(sn) * Place::STEP + self.gaps;
         let place = match how.fate {
             Fate::Live | Fate::Loses => Place(Place::FIRST.0 + distance),
             Fate::SoftFailed => Place::START,

@@ -256,6 +256,7 @@ fn fork(
             fate: [Fate::Live, Fate::Loses, Fate::SoftFailed, Fate::History][spread % 4],
             resolves: resolves.collect(),
             parts: spread % 3,
+            behind_gap: spread.is_multiple_of(11),
             ..How::default()
         }
     };

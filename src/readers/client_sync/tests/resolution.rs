@@ -143,6 +143,35 @@ async fn history_that_is_found_later_shows_in_no_timeline() {
 }
 
 #[tokio::test]
+async fn a_timeline_does_not_bridge_a_gap() {
+    let mut world = World::new(1);
+    let (ann, room, _) = room_with_topics(&mut world);
+    let first = world.synced(&ann, None, json!({})).await;
+    let before = world.say(&room, &ann, "before");
+    let between = world
+        .synced(&ann, first["next_batch"].as_str(), json!({}))
+        .await;
+    let behind = How {
+        behind_gap: true,
+        ..How::default()
+    };
+    let next = world.send(&room, &ann, "m.room.topic", Some(""), topic("c"), behind);
+    let last = world.say(&room, &ann, "last");
+    // Wherever a client stood, it learns that something is missing.
+    for since in [&first, &between] {
+        let told = told(&world, &ann, since, false).await;
+        let timeline = &told["timeline"];
+        assert_eq!(ids(&timeline["events"]), [next.as_str(), last.as_str()]);
+        assert_eq!(timeline["limited"], true);
+        assert!(timeline["prev_batch"].is_string());
+    }
+    let fresh = world.synced(&ann, None, json!({})).await;
+    let told = &fresh["rooms"]["join"][room.as_str()]["timeline"];
+    assert_eq!(ids(&told["events"]), [next.as_str(), last.as_str()]);
+    assert!(!told.to_string().contains(before.as_str()));
+}
+
+#[tokio::test]
 async fn a_state_event_that_lost_misleads_nobody() {
     let mut world = World::new(1);
     let (ann, room, [_, b]) = room_with_topics(&mut world);
