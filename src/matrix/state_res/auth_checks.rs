@@ -13,7 +13,7 @@ use super::super::auth_rules::{
 use super::super::ids::UserId;
 use super::events::{Events, Known, Node, entries_count};
 use super::keys::{JOIN_RULES, POWER_LEVELS, Slot};
-use super::work::CHECK;
+use super::work::{CHECK, SIGNATURE};
 use super::{AuthKind, ResolutionEvent, ResolveError, Room};
 
 /// What an event is judged by.
@@ -138,6 +138,11 @@ impl<'a> Deciding<'a> {
         ) {
             deciding.add(events, node, key, sources)?;
         }
+        if let (Some((_, invite)), Some(member)) = (&deciding.invite, member) {
+            // Each signature is tried with each key, and both may be many.
+            let tries = signatures_count(&member) * invite.public_keys.len() as u64;
+            events.work.spend(tries * SIGNATURE)?;
+        }
         Ok(Some(deciding))
     }
 
@@ -236,6 +241,19 @@ impl<'a> Deciding<'a> {
         }
         Ok(())
     }
+}
+
+/// How many signatures a third party's invite has.
+fn signatures_count(member: &MemberContent<'_>) -> u64 {
+    let signatures = || {
+        let signed = member.third_party_invite?.as_object()?.get("signed")?;
+        signed.as_object()?.get("signatures")?.as_object()
+    };
+    let by_entity = signatures()
+        .into_iter()
+        .flat_map(|entities| entities.values());
+    let counts = by_entity.map(|keys| keys.as_object().map_or(0, |keys| keys.len()));
+    counts.sum::<usize>() as u64
 }
 
 fn third_party_invite(event: &ResolutionEvent) -> ThirdPartyInvite {

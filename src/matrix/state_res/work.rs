@@ -10,14 +10,17 @@ pub(super) const EDGE: u64 = 1;
 pub(super) const EVENT: u64 = 16;
 /// Judging an event.
 pub(super) const CHECK: u64 = 16;
+/// Trying a signature with a key.
+pub(super) const SIGNATURE: u64 = 2048;
 
 /// A budget of work. One unit is an edge of the auth graph that is walked; an
 /// event that is read and an event that is judged count for 16 each, and one of
-/// power levels for as many more as it has entries. With events in memory a
+/// power levels for as many more as it has entries; a signature of a
+/// third-party invite that is tried counts for 2,048. With events in memory a
 /// unit takes some 5 to 30 ns.
 ///
-/// It depends on the states and on the room's events alone, not on what is
-/// cached nor on the order in which events came.
+/// It depends on the states, on the room's events and on which of them the graph
+/// has, not on what is cached nor on the order in which events came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
     spent: u64,

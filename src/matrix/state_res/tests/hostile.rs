@@ -157,6 +157,42 @@ fn a_chain_of_ten_thousand_is_walked_without_recursion() {
     }
 }
 
+/// An invite with many signatures and an invitation with many keys: each would
+/// be tried with each.
+#[test]
+fn signatures_to_try_are_work() {
+    let keys = format!(r#"{{"public_key":"{}"}}"#, "A".repeat(43));
+    let keys = vec![keys; 400].join(",");
+    let invitation = format!(r#"{{"public_keys":[{keys}]}}"#);
+    let signatures: Vec<String> = (0..300)
+        .map(|at| format!(r#""ed25519:{at}":"x""#))
+        .collect();
+    let invite = format!(
+        r#"{{"membership":"invite","third_party_invite":{{"signed":{{"mxid":"@b:hs","token":"t","signatures":{{"id":{{{}}}}}}}}}}}"#,
+        signatures.join(",")
+    );
+    for version in RoomVersion::all() {
+        let (mut room, mut fork) = TestRoom::new(version, r#"{"creator":"@a:hs"}"#);
+        let join = r#"{"membership":"join"}"#;
+        let mut add = |id: u64, kind: &str, state_key: &str, content: &str, cited: &[u64]| {
+            let event = event(id, kind, state_key, content, cited);
+            room.events.insert(id, Arc::new(event));
+            (key(kind, state_key), id)
+        };
+        fork.state.extend([
+            add(1, "m.room.member", "@a:hs", join, &[0]),
+            add(2, "m.room.third_party_invite", "t", &invitation, &[0, 1]),
+        ]);
+        let mut states = [fork.state.clone(), fork.state.clone()];
+        for (at, state) in states.iter_mut().enumerate() {
+            let id = 3 + at as u64;
+            state.extend([add(id, "m.room.member", "@b:hs", &invite, &[0, 1, 2])]);
+        }
+        let short = room.resolve_as(&[&states[0], &states[1]], &mut Dice(0), Work::new(1 << 24));
+        assert_eq!(short, Err(ResolveError::TooMuchWork), "{version}");
+    }
+}
+
 /// A store that fails, or does not have an event of a state.
 struct Failing {
     events: BTreeMap<u64, Arc<ResolutionEvent>>,
