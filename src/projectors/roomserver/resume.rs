@@ -9,7 +9,7 @@ use super::fold::RoomServer;
 use super::parked::{self, Parked};
 use super::scope::Effort;
 use super::state::StateIds;
-use super::turn::{Decided, Item, told};
+use super::turn::{Decided, Item, Tally};
 use crate::limits::RELEASED_RECORDS_MAX;
 use crate::projectors::fold::{FoldError, FoldInput, FoldOutcome, Folded, PROJECTOR_VERSION};
 use crate::storage::overlay::Overlay;
@@ -51,13 +51,14 @@ impl RoomServer {
             return Ok(silent(Decision::Duplicate, Reason::None));
         };
         let partition = record.partition;
-        let mut ids = StateIds::of(record.offset);
-        let (mut said, mut settled) = (vec![], vec![]);
+        let mut tally = Tally::of(record);
         let queue = Parked::first(&*tables, partition, room, RELEASED_RECORDS_MAX)?;
         for (index, (number, offset)) in queue.into_iter().enumerate() {
             let decided = match index {
                 0 => Some(self.decided_aside(record, room_id, &parked, offset, &body, tables)?),
-                _ if ids.suffice() => self.decide_queued(record, offset, &mut ids, tables)?,
+                _ if tally.ids.suffice() => {
+                    self.decide_kept(record, offset, &mut tally.ids, tables)?
+                }
                 _ => None,
             };
             let Some(decided) = decided else { break };
@@ -65,40 +66,15 @@ impl RoomServer {
             for released in decided.released {
                 parked.queue(released, tables, partition, room);
             }
-            said.extend(decided.said);
-            settled.push((offset, decided.outcome));
+            tally.said.extend(decided.said);
+            tally.settled.push((offset, decided.outcome));
         }
-        let since = (record.offset, ids.used());
+        let since = (record.offset, tally.ids.used());
         let parked = parked.again(since, tables, partition, room)?;
         if let Some(head) = self.group.heads.get_mut(room_id) {
             head.parked = parked;
         }
-        Ok(Folded {
-            output: told(record, said)?,
-            outcome: Some(FoldOutcome::of(Decision::Accepted, Reason::None)),
-            settled,
-        })
-    }
-
-    fn decide_queued(
-        &mut self,
-        record: &FoldInput<'_>,
-        offset: u64,
-        ids: &mut StateIds,
-        tables: &mut Overlay<'_>,
-    ) -> Result<Option<Decided>, FoldError> {
-        let source = self.shared.events.log_record(record.partition, offset)?;
-        let envelope = source
-            .envelope()
-            .map_err(|source| FoldError::Envelope { offset, source })?;
-        let item = Item {
-            partition: record.partition,
-            offset,
-            envelope: &envelope,
-            record: Some(&source),
-        };
-        let effort = Effort::inline(self.shared.inline_work);
-        self.decide(&item, effort, ids, tables)
+        tally.folded(record, FoldOutcome::of(Decision::Accepted, Reason::None))
     }
 
     fn decided_aside(

@@ -102,6 +102,34 @@ impl Decided {
     }
 }
 
+/// What a turn has come to.
+pub(super) struct Tally {
+    pub ids: StateIds,
+    pub said: Vec<Said>,
+    /// Outcomes of earlier records, by offset.
+    pub settled: Vec<(u64, FoldOutcome)>,
+}
+
+impl Tally {
+    /// The tally of the turn at this record.
+    pub fn of(record: &FoldInput<'_>) -> Tally {
+        Tally {
+            ids: StateIds::of(record.offset),
+            said: vec![],
+            settled: vec![],
+        }
+    }
+
+    /// What the fold of the record says.
+    pub fn folded(self, record: &FoldInput<'_>, outcome: FoldOutcome) -> Result<Folded, FoldError> {
+        Ok(Folded {
+            output: told(record, self.said)?,
+            outcome: Some(outcome),
+            settled: self.settled,
+        })
+    }
+}
+
 impl RoomServer {
     /// Folds a record of a room that does not wait, and what it releases.
     pub(super) fn take_turn(
@@ -116,82 +144,78 @@ impl RoomServer {
             envelope: record.envelope,
             record: None,
         };
-        let mut ids = StateIds::of(record.offset);
+        let mut tally = Tally::of(record);
+        let ids = &mut tally.ids;
         let body = codec::decode::<InputRoomEvent>(record.envelope.body).ok();
         let body = body.filter(|_| record.envelope.kind == Kind::InputRoomEvent);
         let decided = match body {
             Some(body) if self.is_plain(&item, &body, room_id) => {
-                Some(self.decide_plainly(&item, body, &mut ids, tables)?)
+                Some(self.decide_plainly(&item, body, ids, tables)?)
             }
             _ => {
                 let effort = Effort::inline(self.shared.inline_work);
-                self.decide(&item, effort, &mut ids, tables)?
+                self.decide(&item, effort, ids, tables)?
             }
         };
         let Some(decided) = decided else {
-            self.park(room_id, &[record.offset], record, ids.used(), tables)?;
+            let used = tally.ids.used();
+            self.park(room_id, &[record.offset], record, used, tables)?;
             return Ok(Folded::waiting());
         };
-        if decided.released.is_empty() {
-            return self.folded(record, decided);
+        tally.said = decided.said;
+        if !decided.released.is_empty() {
+            let queue = VecDeque::from(decided.released);
+            self.go_on(record, room_id, queue, &mut tally, tables)?;
         }
-        let queue = VecDeque::from(decided.released.clone());
-        let outcome = decided.outcome.clone();
-        let mut said = decided.said;
-        let mut settled = vec![];
-        self.go_on(
-            record,
-            room_id,
-            queue,
-            &mut ids,
-            &mut said,
-            &mut settled,
-            tables,
-        )?;
-        Ok(Folded {
-            output: told(record, said)?,
-            outcome: Some(outcome),
-            settled,
-        })
+        tally.folded(record, decided.outcome)
     }
 
     /// Decides released records, and those that they release; parks the room
     /// with those that are too many or too much.
-    #[allow(clippy::too_many_arguments)]
     fn go_on(
         &mut self,
         record: &FoldInput<'_>,
         room_id: &RoomId,
         mut queue: VecDeque<u64>,
-        ids: &mut StateIds,
-        said: &mut Vec<Said>,
-        settled: &mut Vec<(u64, FoldOutcome)>,
+        tally: &mut Tally,
         tables: &mut Overlay<'_>,
     ) -> Result<(), FoldError> {
         let mut done = 0;
         while let Some(offset) = queue.pop_front() {
-            let source = self.shared.events.log_record(record.partition, offset)?;
-            let envelope = envelope_of(&source)?;
-            let item = Item {
-                partition: record.partition,
-                offset,
-                envelope: &envelope,
-                record: Some(&source),
-            };
-            let decided = match done < RELEASED_RECORDS_MAX && ids.suffice() {
-                true => self.decide(&item, Effort::inline(self.shared.inline_work), ids, tables)?,
+            let decided = match done < RELEASED_RECORDS_MAX && tally.ids.suffice() {
+                true => self.decide_kept(record, offset, &mut tally.ids, tables)?,
                 false => None,
             };
             let Some(decided) = decided else {
                 let rest: Vec<u64> = std::iter::once(offset).chain(queue).collect();
-                return self.park(room_id, &rest, record, ids.used(), tables);
+                return self.park(room_id, &rest, record, tally.ids.used(), tables);
             };
             done += 1;
             queue.extend(decided.released);
-            said.extend(decided.said);
-            settled.push((offset, decided.outcome));
+            tally.said.extend(decided.said);
+            tally.settled.push((offset, decided.outcome));
         }
         Ok(())
+    }
+
+    /// [`RoomServer::decide`] about an earlier record, which is read again.
+    pub(super) fn decide_kept(
+        &mut self,
+        record: &FoldInput<'_>,
+        offset: u64,
+        ids: &mut StateIds,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Option<Decided>, FoldError> {
+        let source = self.shared.events.log_record(record.partition, offset)?;
+        let envelope = envelope_of(&source)?;
+        let item = Item {
+            partition: record.partition,
+            offset,
+            envelope: &envelope,
+            record: Some(&source),
+        };
+        let effort = Effort::inline(self.shared.inline_work);
+        self.decide(&item, effort, ids, tables)
     }
 
     /// Makes a room wait, with the records that are to be decided when it goes on.
@@ -256,7 +280,7 @@ impl RoomServer {
 
     /// Decides about one record; none if that takes more than `effort`, and then
     /// nothing has changed.
-    pub(super) fn decide(
+    fn decide(
         &mut self,
         item: &Item<'_>,
         effort: Effort,
@@ -461,19 +485,6 @@ impl RoomServer {
         let changed = decided.changed.iter().map(|event| (partition, *event));
         self.group.changed.extend(changed);
     }
-
-    /// What the fold of a record says, if that is all it led to.
-    pub(super) fn folded(
-        &self,
-        record: &FoldInput<'_>,
-        decided: Decided,
-    ) -> Result<Folded, FoldError> {
-        Ok(Folded {
-            output: told(record, decided.said)?,
-            outcome: Some(decided.outcome),
-            settled: vec![],
-        })
-    }
 }
 
 fn is_batch(item: &Item<'_>) -> bool {
@@ -495,7 +506,7 @@ fn envelope_of(record: &LogRecord) -> Result<Envelope<'_>, FoldError> {
 }
 
 /// *Output* records of what was said, numbered.
-pub(super) fn told(record: &FoldInput<'_>, said: Vec<Said>) -> Result<Vec<NewRecord>, FoldError> {
+fn told(record: &FoldInput<'_>, said: Vec<Said>) -> Result<Vec<NewRecord>, FoldError> {
     let count: u32 = said
         .iter()
         .map(|said| match said {
