@@ -3,6 +3,12 @@
 //!
 //! `cargo bench --bench replay [-- EVENTS]`
 
+#[path = "../tests/server/forked_rooms.rs"]
+#[allow(dead_code)]
+mod forked_rooms;
+#[path = "../tests/server/graph.rs"]
+#[allow(dead_code)]
+mod graph;
 #[path = "../tests/server/records.rs"]
 #[allow(dead_code)]
 mod records;

@@ -4,13 +4,16 @@
 
 mod commands;
 mod crash;
+mod forked_rooms;
 mod forked_sync;
 mod full_disk;
+mod graph;
 mod harness;
 mod listeners;
 mod memory_log;
 mod records;
 mod replay;
 mod room_records;
+mod room_work;
 mod rooms;
 mod start;

@@ -7,6 +7,7 @@ use log_format::record::envelope::Part;
 use log_format::record::input::*;
 use log_format::record::{Kind, NewEnvelope, Source};
 
+use crate::forked_rooms::ForkedRoom;
 use crate::room_records::Room;
 
 /// A small generator (SplitMix64), so that a seed means the same for ever.
@@ -34,6 +35,9 @@ pub fn user(number: u64) -> String {
     format!("@user{number}:example.org")
 }
 
+/// One of each room version that the forked rooms have.
+const FORKED_ROOMS: u64 = 6;
+
 /// A record with its partition key.
 pub struct Keyed {
     pub key: String,
@@ -55,7 +59,8 @@ pub fn keyed<T: bincode::Encode>(kind: Kind, body: &T, envelope: NewEnvelope<'_>
     Keyed { key, record }
 }
 
-/// `count` records, half of them of rooms, half of about `count / 80` users.
+/// `count` records: half of them of linear and of forked rooms, half of about
+/// `count / 80` users.
 pub fn random_records(seed: u64, count: usize) -> Vec<Keyed> {
     let mut random = Random(seed);
     let users = (count as u64 / 80).max(2);
@@ -66,12 +71,20 @@ pub fn random_records(seed: u64, count: usize) -> Vec<Keyed> {
         rooms.push(room);
         records.extend(made);
     }
+    let mut forked = Vec::new();
+    for number in 0..FORKED_ROOMS {
+        let (room, made) = ForkedRoom::create(seed * 102 + number, &mut random);
+        forked.push(room);
+        records.extend(made);
+    }
     while records.len() < count {
-        let of_room = random.below(2) == 0;
+        let what = random.below(8);
         let room = random.below(8) as usize;
-        records.push(match of_room {
-            true => rooms[room].next(&mut random),
-            false => one(&mut random, users),
+        let fork = random.below(FORKED_ROOMS) as usize;
+        records.push(match what {
+            0..2 => rooms[room].next(&mut random),
+            2..5 => forked[fork].next(&mut random),
+            _ => one(&mut random, users),
         });
     }
     records.truncate(count);
