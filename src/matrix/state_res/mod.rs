@@ -108,8 +108,8 @@ impl<E> From<OutOfWork> for ResolveError<E> {
 /// all states agree is answered without looking at any event. What `graph`
 /// lacks is read from `room`, so that it may know too little, but nothing wrong.
 /// The answer does not depend on the order of states, on how events are
-/// numbered, or on which of the keys that agree are in `conflict`; the work
-/// spent depends on the last alone.
+/// numbered, or on which of the keys that agree are in `conflict`. The work
+/// spent does not depend on the numbers either, but on how the conflict is told.
 ///
 /// Errors: `TooMuchWork` leaves `work` at what was spent; nothing else changed.
 pub fn resolve<R: Room>(
