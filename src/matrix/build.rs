@@ -4,12 +4,12 @@
 //! are written directly, four times over, instead of cloning JSON trees.
 
 use base64::Engine;
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
 use ruma::room_version_rules::EventsReferenceFormatVersion;
 use sha2::{Digest, Sha256};
 
-use super::canonical_json::{write_integer, write_object, write_string};
+use super::canonical_json::{
+    CanonicalJsonObject, CanonicalJsonValue, write_integer, write_object, write_string,
+};
 use super::ids::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, room_id_of_create};
 use super::redaction::{auth_extract, redacted_content};
 use super::room_version::RoomVersion;
@@ -342,7 +342,7 @@ fn write_number_member(out: &mut Vec<u8>, key: &str, value: u64) {
 mod tests {
     use ruma::{room_id, server_name, user_id};
 
-    use super::super::canonical_json::{parse_object, to_bytes};
+    use super::super::canonical_json::{for_ruma, parse_object, to_bytes};
     use super::super::event::Pdu;
     use super::super::redaction::redact;
     use super::super::signing::{Verified, hash_and_sign_event, verify_event};
@@ -465,8 +465,9 @@ mod tests {
                 let set = PublicKeySet::from([("ed25519:a_1".to_owned(), public)]);
                 let keys = PublicKeyMap::from([("hs".to_owned(), set)]);
                 let object = parse_object(&built.json).expect("is JSON");
-                let verified = ruma::signatures::verify_event(&keys, &object, version.rules())
-                    .expect("verifies");
+                let verified =
+                    ruma::signatures::verify_event(&keys, &for_ruma(&object), version.rules())
+                        .expect("verifies");
                 assert_eq!(
                     verified,
                     ruma::signatures::Verified::All,
@@ -495,7 +496,8 @@ mod tests {
                     EventRef::to(version, &first.event_id, &object),
                     first.reference()
                 );
-                let theirs = ruma::signatures::reference_hash(pdu.object(), version.rules());
+                let theirs =
+                    ruma::signatures::reference_hash(&for_ruma(pdu.object()), version.rules());
                 let hash = theirs.expect("hashes");
                 format!(r#"{{"e":[["{id}",{{"sha256":"{hash}"}}]]}}"#)
             } else {

@@ -1,14 +1,16 @@
 //! Canonical JSON: a strict, bounded parser and the one serialisation.
 //!
-//! The values are ruma's, so that its functions take them. The parser is ours:
-//! it refuses duplicate keys, deep nesting and wide objects, which a lenient
-//! one would let through to be read differently by two servers.
+//! The parser refuses duplicate keys, deep nesting and wide objects, which a
+//! lenient one would let through to be read differently by two servers.
+
+mod odd_number;
+mod value;
 
 use std::collections::btree_map::Entry;
 
-pub use ruma::CanonicalJsonObject;
+pub use odd_number::OddNumber;
 use ruma::Int;
-pub use ruma::canonical_json::CanonicalJsonValue;
+pub use value::{CanonicalJsonObject, CanonicalJsonValue};
 
 use crate::limits::{INTEGER_MAX, JSON_DEPTH_MAX, JSON_OBJECT_KEYS_MAX};
 
@@ -59,6 +61,9 @@ pub enum Numbers {
     /// `-0`, `1e3` and `1.0` become the integers that they equal. For what our
     /// clients send, before it is hashed (appendices, *Canonical JSON*, examples).
     Converted,
+    /// Kept as they are. For events of room versions 1 to 5, and for what is
+    /// stored, which was parsed as its version wants when it came in.
+    Kept,
 }
 
 /// Parses one JSON object, strictly.
@@ -75,6 +80,11 @@ pub fn parse_object_with(bytes: &[u8], numbers: Numbers) -> Result<CanonicalJson
             at: 0,
         }),
     }
+}
+
+/// Parses one JSON object that was parsed before and stored.
+pub fn parse_stored_object(bytes: &[u8]) -> Result<CanonicalJsonObject, JsonError> {
+    parse_object_with(bytes, Numbers::Kept)
 }
 
 /// Parses one JSON value, strictly.
@@ -148,6 +158,7 @@ pub fn write_value(out: &mut Vec<u8>, value: &CanonicalJsonValue) {
         CanonicalJsonValue::Bool(true) => out.extend_from_slice(b"true"),
         CanonicalJsonValue::Bool(false) => out.extend_from_slice(b"false"),
         CanonicalJsonValue::Integer(integer) => write_integer(out, i64::from(*integer)),
+        CanonicalJsonValue::Number(number) => out.extend_from_slice(number.as_str().as_bytes()),
         CanonicalJsonValue::String(string) => write_string(out, string),
         CanonicalJsonValue::Array(values) => {
             out.push(b'[');
@@ -213,6 +224,18 @@ pub fn write_string(out: &mut Vec<u8>, string: &str) {
     out.push(b'"');
 }
 
+/// The same object as ruma's type, and back, where its functions are the second
+/// opinion of a test.
+#[cfg(test)]
+pub(crate) fn for_ruma(object: &CanonicalJsonObject) -> ruma::CanonicalJsonObject {
+    serde_json::from_slice(&to_bytes(object)).expect("is canonical JSON")
+}
+
+#[cfg(test)]
+pub(crate) fn from_ruma(object: &ruma::CanonicalJsonObject) -> CanonicalJsonObject {
+    parse_object(&serde_json::to_vec(object).expect("serialises")).expect("is JSON")
+}
+
 struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],
@@ -264,7 +287,7 @@ impl Parser<'_> {
             Some(b't') => self.literal("true", CanonicalJsonValue::Bool(true)),
             Some(b'f') => self.literal("false", CanonicalJsonValue::Bool(false)),
             Some(b'n') => self.literal("null", CanonicalJsonValue::Null),
-            Some(b'-' | b'0'..=b'9') => self.number().map(CanonicalJsonValue::Integer),
+            Some(b'-' | b'0'..=b'9') => self.number(),
             _ => Err(self.error(JsonErrorKind::Syntax)),
         }
     }
@@ -422,7 +445,7 @@ impl Parser<'_> {
         Ok(&self.text[start..self.at])
     }
 
-    fn number(&mut self) -> Result<Int, JsonError> {
+    fn number(&mut self) -> Result<CanonicalJsonValue, JsonError> {
         let start = self.at;
         let negative = self.peek() == Some(b'-');
         if negative {
@@ -453,6 +476,7 @@ impl Parser<'_> {
         let out_of_range = || error(JsonErrorKind::OutOfRange);
         let not_an_integer = || error(JsonErrorKind::NotAnInteger);
         let value = match self.numbers {
+            Numbers::Kept => return kept_number(text, integral).ok_or_else(out_of_range),
             _ if integral && text != "-0" => text.parse::<i64>().map_err(|_| out_of_range())?,
             Numbers::Strict => return Err(not_an_integer()),
             Numbers::Converted => {
@@ -467,8 +491,24 @@ impl Parser<'_> {
         if value.unsigned_abs() > INTEGER_MAX.unsigned_abs() {
             return Err(out_of_range());
         }
-        Int::new(value).ok_or_else(out_of_range)
+        let integer = Int::new(value).ok_or_else(out_of_range)?;
+        Ok(CanonicalJsonValue::Integer(integer))
     }
+}
+
+/// A number of which nothing is lost; none for what is infinite in binary64.
+fn kept_number(text: &str, integral: bool) -> Option<CanonicalJsonValue> {
+    if !integral {
+        let value: f64 = text.parse().ok()?;
+        let number = value.is_finite().then(|| OddNumber::float(value))?;
+        return Some(CanonicalJsonValue::Number(number));
+    }
+    // `-0` is 0, an integer.
+    let small = text.parse::<i64>().ok().and_then(Int::new);
+    Some(match small {
+        Some(integer) => CanonicalJsonValue::Integer(integer),
+        None => CanonicalJsonValue::Number(OddNumber::integer(text)),
+    })
 }
 
 #[cfg(test)]
@@ -561,6 +601,40 @@ mod tests {
                 "{text}: {kind:?}"
             );
         }
+    }
+
+    #[test]
+    fn old_versions_keep_every_number() {
+        let kept = |text: &str| {
+            let value = parse_value_with(text.as_bytes(), Numbers::Kept).expect(text);
+            let mut out = Vec::new();
+            write_value(&mut out, &value);
+            let text = String::from_utf8(out).expect("is UTF-8");
+            let again = parse_value_with(text.as_bytes(), Numbers::Kept).expect("parses");
+            assert_eq!(again, value);
+            text
+        };
+        for (given, expected) in [
+            ("1", "1"),
+            ("-0", "0"),
+            ("9007199254740992", "9007199254740992"),
+            (
+                "123456789012345678901234567890",
+                "123456789012345678901234567890",
+            ),
+            ("-9223372036854775809", "-9223372036854775809"),
+            ("1.0", "1.0"),
+            ("5E1", "50.0"),
+            (r#"{"b":[1e300],"a":0.5}"#, r#"{"a":0.5,"b":[1e+300]}"#),
+        ] {
+            assert_eq!(kept(given), expected);
+        }
+        for infinite in ["1e400", "-1e999"] {
+            let error = parse_value_with(infinite.as_bytes(), Numbers::Kept);
+            assert_eq!(error.expect_err("infinite").kind, JsonErrorKind::OutOfRange);
+        }
+        let error = parse_value_with(b"NaN", Numbers::Kept);
+        assert_eq!(error.expect_err("no JSON").kind, JsonErrorKind::Syntax);
     }
 
     #[test]

@@ -4,12 +4,10 @@
 //! (server-server API, *Checks performed on receipt of a PDU*, step 1).
 //! Signatures are checked in [`super::signing`], authority in [`super::auth_rules`].
 
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
 use ruma::room_version_rules::EventsReferenceFormatVersion;
 
 use super::build::EventRef;
-use super::canonical_json::{self, JsonError};
+use super::canonical_json::{self, CanonicalJsonObject, CanonicalJsonValue, JsonError, Numbers};
 use super::ids::{OwnedEventId, OwnedRoomId, OwnedUserId, room_id_of_create};
 use super::redaction::{self, redact, redacts};
 use super::room_version::RoomVersion;
@@ -65,7 +63,11 @@ pub struct Pdu {
 impl Pdu {
     /// Parses a PDU in the federation format.
     pub fn parse(version: RoomVersion, bytes: &[u8]) -> Result<Pdu, PduError> {
-        Pdu::from_object(version, canonical_json::parse_object(bytes)?)
+        let numbers = match version.rules().authorization.strict_canonical_json {
+            true => Numbers::Strict,
+            false => Numbers::Kept,
+        };
+        Pdu::from_object(version, canonical_json::parse_object_with(bytes, numbers)?)
     }
 
     /// Checks a PDU in the federation format that was parsed already.
@@ -233,6 +235,13 @@ fn unsigned_integer(object: &CanonicalJsonObject, field: &'static str) -> Result
         Some(CanonicalJsonValue::Integer(integer)) => {
             u64::try_from(i64::from(*integer)).map_err(|_| PduError::Malformed(field))
         }
+        // Only versions up to 5 get this far, whose integers have 64 bits.
+        Some(CanonicalJsonValue::Number(number)) => {
+            let integer = number
+                .as_i64()
+                .and_then(|integer| u64::try_from(integer).ok());
+            integer.ok_or(PduError::Malformed(field))
+        }
         Some(_) => Err(PduError::WrongType(field)),
     }
 }
@@ -313,8 +322,11 @@ mod tests {
         assert_eq!((pdu.depth, pdu.origin_server_ts), (3, 5));
         assert_eq!(pdu.content_str("body"), Some("x"));
         assert!(!pdu.is_state() && !pdu.object().contains_key("unsigned"));
-        let theirs = ruma::signatures::reference_hash(&event(|_| {}), RoomVersion::V10.rules())
-            .expect("hashes");
+        let theirs = ruma::signatures::reference_hash(
+            &canonical_json::for_ruma(&event(|_| {})),
+            RoomVersion::V10.rules(),
+        )
+        .expect("hashes");
         assert_eq!(pdu.event_id, format!("${theirs}"));
         let redacted = pdu.redacted();
         assert!(redacted.content().is_empty());

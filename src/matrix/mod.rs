@@ -17,6 +17,8 @@ pub mod redaction;
 pub mod room_version;
 pub mod signing;
 pub mod state_res;
+#[cfg(test)]
+mod tests;
 
 // The log records carry these two, so that they mean the same on disk and in memory.
 pub use log_format::record::output::{Membership, Visibility};

@@ -8,12 +8,10 @@ use std::collections::BTreeSet;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, VerifyingKey};
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
 use ruma::room_version_rules::{EventIdFormatVersion, RoomVersionRules};
 use sha2::{Digest, Sha256};
 
-use super::canonical_json::to_bytes_without;
+use super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue, to_bytes_without};
 use super::ids::{OwnedEventId, ServerName, UserId, domain_of};
 use super::redaction::redact;
 use super::room_version::RoomVersion;
@@ -261,7 +259,7 @@ pub fn verify_event<K: AsRef<[u8]>>(
 mod tests {
     use ruma::server_name;
 
-    use super::super::canonical_json::parse_object;
+    use super::super::canonical_json::{for_ruma, parse_object};
     use super::*;
 
     /// Appendices, *Cryptographic Test Vectors*.
@@ -413,7 +411,7 @@ mod tests {
             ] {
                 let event = member(content, "$x:four");
                 let theirs = ruma::signatures::required_server_signatures_to_verify_event(
-                    &event,
+                    &for_ruma(&event),
                     &version.rules().signatures,
                 )
                 .expect("has its fields");

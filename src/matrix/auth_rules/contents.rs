@@ -3,9 +3,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
 
+use super::super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use super::super::ids::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use super::super::room_version::RoomVersion;
 use super::AuthError;

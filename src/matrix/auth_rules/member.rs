@@ -3,11 +3,8 @@
 //! Whether the server of an authorising user signed a join (rule 5.2) is
 //! checked with the other signatures, in `matrix::signing`.
 
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
-
 use super::super::Membership;
-use super::super::canonical_json::to_bytes_without;
+use super::super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue, to_bytes_without};
 use super::super::ids::UserId;
 use super::super::signing::verify_bytes;
 use super::contents::{CreateInfo, JoinRule, MemberContent};

@@ -12,12 +12,9 @@ mod power_levels;
 pub(crate) mod rule;
 mod selection;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::borrow::Cow;
-
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
 
 pub use contents::{
     CreateInfo, JoinRule, MemberContent, ThirdPartyInvite, allowed_rooms, room_version_of,
@@ -28,7 +25,7 @@ pub use rule::Rule;
 pub use selection::{AuthKey, AuthKeys, auth_types_for_event};
 
 use super::Membership;
-use super::canonical_json::parse_object;
+use super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue, parse_stored_object};
 use super::event::Pdu;
 use super::ids::{EventId, RoomId, UserId, domain_of};
 use super::room_version::RoomVersion;
@@ -65,7 +62,7 @@ pub enum EventContent<'a> {
 impl<'a> EventContent<'a> {
     /// The content as an object.
     pub fn load(&self) -> Result<Cow<'a, CanonicalJsonObject>, AuthError> {
-        let parse = |bytes: &[u8]| parse_object(bytes).map_err(|_| AuthError::Content);
+        let parse = |bytes: &[u8]| parse_stored_object(bytes).map_err(|_| AuthError::Content);
         match *self {
             EventContent::Parsed(content) => Ok(Cow::Borrowed(content)),
             EventContent::Bytes(bytes) => parse(bytes).map(Cow::Owned),

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ruma::CanonicalJsonObject;
-use ruma::canonical_json::CanonicalJsonValue;
 use ruma::room_version_rules::AuthorizationRules;
 
+use super::super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use super::super::ids::{OwnedUserId, UserId};
 use super::super::room_version::RoomVersion;
 use super::contents::CreateInfo;
@@ -127,10 +126,14 @@ fn users_map(
 /// A level as the version writes it.
 ///
 /// Source: room version 1, *m.room.power_levels events accept values as
-/// strings*: digits with leading zeroes, one sign, whitespace around.
+/// strings*: digits with leading zeroes, one sign, whitespace around; up to
+/// version 5 also *as floats*, whose fraction is cut off.
 fn level(rules: &AuthorizationRules, value: &CanonicalJsonValue) -> Option<i64> {
     match value {
         CanonicalJsonValue::Integer(integer) => Some(i64::from(*integer)),
+        CanonicalJsonValue::Number(number) if !rules.strict_canonical_json => {
+            Some(number.truncated())
+        }
         CanonicalJsonValue::String(text) if !rules.integer_power_levels => text.trim().parse().ok(),
         _ => None,
     }

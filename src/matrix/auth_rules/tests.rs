@@ -12,7 +12,7 @@ use super::*;
 use crate::crypto::ServerKey;
 
 /// A room whose state is whatever a test puts there.
-pub(super) struct Room {
+pub(crate) struct Room {
     pub version: RoomVersion,
     pub create: Option<CreateInfo>,
     pub levels: Option<PowerLevels>,
@@ -39,17 +39,17 @@ impl AuthState for Room {
     }
 }
 
-pub(super) fn user(id: &str) -> OwnedUserId {
+pub(crate) fn user(id: &str) -> OwnedUserId {
     OwnedUserId::try_from(id).expect(id)
 }
 
-pub(super) fn object(text: &str) -> CanonicalJsonObject {
+pub(crate) fn object(text: &str) -> CanonicalJsonObject {
     parse_object(text.as_bytes()).expect(text)
 }
 
-pub(super) const CREATE: &str = "$create";
+pub(crate) const CREATE: &str = "$create";
 
-pub(super) fn room_id(version: RoomVersion) -> OwnedRoomId {
+pub(crate) fn room_id(version: RoomVersion) -> OwnedRoomId {
     let id = if version.room_id_is_create_hash() {
         "!create"
     } else {
@@ -61,7 +61,7 @@ pub(super) fn room_id(version: RoomVersion) -> OwnedRoomId {
 /// A room created by @admin:hs (level 100), with @mod:hs (50), @alice:hs and
 /// @bob:other joined, @in:hs invited, @out:hs banned, @gone:hs left, and
 /// @door:hs knocking.
-pub(super) fn room(version: RoomVersion) -> Room {
+pub(crate) fn room(version: RoomVersion) -> Room {
     let content = object(r#"{"creator":"@admin:hs","additional_creators":["@second:hs"]}"#);
     let create = CreateInfo::parse(
         version,
@@ -105,7 +105,7 @@ pub(super) fn room(version: RoomVersion) -> Room {
 }
 
 impl Room {
-    pub(super) fn judge(
+    pub(crate) fn judge(
         &self,
         sender: &str,
         kind: &str,

@@ -22,7 +22,7 @@ mod work;
 
 use std::sync::Arc;
 
-use ruma::CanonicalJsonObject;
+use crate::matrix::canonical_json::CanonicalJsonObject;
 use ruma::room_version_rules::StateResolutionVersion;
 
 pub use auth_graph::{AuthGraph, AuthKind};

@@ -7,9 +7,10 @@
 use std::fmt;
 
 use log_format::record::Envelope;
-use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 
 use crate::matrix::auth_rules::{AuthError, CitedEvent, EventContent};
+use crate::matrix::canonical_json::CanonicalJsonObject;
 
 /// See the module.
 pub struct AcceptedEvent {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log_format::record::output::Membership;
-use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId};
 
 use super::accepted_event::AcceptedEvent;
 use super::events::{EventError, Events};
@@ -15,6 +15,7 @@ use crate::matrix::auth_rules::{
     self, AuthError, AuthEvent, AuthKey, AuthKeys, AuthState, CitedEvent, CreateInfo, JoinRule,
     MemberContent, PowerLevels, ThirdPartyInvite,
 };
+use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::query::authority::{Authority, Levels, Member};
 use crate::query::ids::EventSn;
 use crate::query::rooms::{RoomHead, StateKey, StateMap};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use log_format::record::input::{InputRoomEvent, Placement};
 use log_format::record::output::{Decision, Membership, Reason};
 use log_format::record::{Envelope, Source};
-use ruma::{CanonicalJsonObject, EventId, OwnedEventId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, RoomId, UserId};
 
 use super::accepted_event;
 use super::annotate::{Annotation, Gap};
@@ -30,6 +30,7 @@ use super::waiting::Waiters;
 use crate::limits;
 use crate::matrix::RoomVersion;
 use crate::matrix::auth_rules::{self, AuthError, AuthEvent, EventContent};
+use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::query::ids::{EventSn, RoomSn};
 use crate::query::rooms::StoredEvent;
 use crate::storage::columns::IDEMPOTENCY;

@@ -282,7 +282,7 @@ fn read_event(
     })
 }
 
-fn content(envelope: &Envelope<'_>) -> Option<ruma::CanonicalJsonObject> {
+fn content(envelope: &Envelope<'_>) -> Option<crate::matrix::canonical_json::CanonicalJsonObject> {
     match AuthKind::of(envelope.event_type?, envelope.state_key?) {
         AuthKind::Other => Some(BTreeMap::new()),
         _ => Some(AcceptedEvent::read(envelope)?.content),

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ruma::canonical_json::CanonicalJsonObject;
 use ruma::{EventId, OwnedUserId, RoomId, UserId};
 
 use super::event_builder::{Built, Draft, Parents, reference_to};
@@ -15,6 +14,7 @@ use crate::matrix::auth_rules::{
     MemberContent, PowerLevels, ThirdPartyInvite, auth_types_for_event,
 };
 use crate::matrix::build::EventRef;
+use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::matrix::{Membership, RoomVersion};
 use crate::query::ids::EventSn;
 use crate::query::rooms::{RoomHead, Rooms, StateKey};

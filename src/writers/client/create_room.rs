@@ -2,8 +2,7 @@
 //! a simulated state, and appended as one batch with one outcome.
 
 use log_format::record::input::Placement;
-use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
 
 use super::aliases::publish_record;
 use super::authorize::NewRoomState;
@@ -14,6 +13,7 @@ use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
 use super::room_writer::RoomWriter;
 use crate::crypto::random;
 use crate::matrix::build::EventRef;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::matrix::{RoomVersion, ids};
 
 /// Users that one createRoom invites. Each is an event of the batch.

@@ -7,10 +7,7 @@ use log_format::codec;
 use log_format::record::envelope::Part;
 use log_format::record::input::{InputRoomEvent, Placement, Relation, VerifiedKey};
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{
-    CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
-};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId};
 
 use super::room_error::RoomWriteError;
 use super::sequencer::ClientTransaction;
@@ -19,7 +16,7 @@ use crate::crypto::{ServerKey, random};
 use crate::logs::log::NewRecord;
 use crate::matrix::RoomVersion;
 use crate::matrix::build::{BuildError, BuiltEvent, EventRef, ProtoEvent, build_and_sign};
-use crate::matrix::canonical_json::parse_object;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue, parse_stored_object};
 use crate::query::rooms::StoredEvent;
 
 /// An event before it has a place in its room.
@@ -194,7 +191,7 @@ pub fn reference_to(version: RoomVersion, event: &StoredEvent) -> EventRef {
     if !version.has_event_id_field() {
         return id.clone().into();
     }
-    match parse_object(&event.json) {
+    match parse_stored_object(&event.json) {
         Ok(object) => EventRef::to(version, id, &object),
         // What is stored was parsed before; without a hash the id still counts.
         Err(_) => id.clone().into(),

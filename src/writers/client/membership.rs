@@ -10,8 +10,7 @@ use log_format::codec;
 use log_format::record::input::InputRoomForgotten;
 use log_format::record::output::Membership;
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{CanonicalJsonValue, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value};
 
 use super::event_builder::Draft;
@@ -20,6 +19,7 @@ use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use crate::clock;
 use crate::logs::log::NewRecord;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
 use crate::query::rooms::{RoomHead, Rooms, StateKey};
 use crate::query::users::Users;

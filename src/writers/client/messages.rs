@@ -1,10 +1,7 @@
 //! Messages, redactions and state set by clients.
 
 use log_format::record::input::Transaction;
-use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{
-    CanonicalJsonValue, DeviceId, EventId, OwnedEventId, RoomAliasId, RoomId, RoomVersionId, UserId,
-};
+use ruma::{DeviceId, EventId, OwnedEventId, RoomAliasId, RoomId, RoomVersionId, UserId};
 use serde_json::Value;
 
 use super::event_builder::Draft;
@@ -12,6 +9,7 @@ use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use super::sequencer::ClientTransaction;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
 use crate::query::rooms::RoomHead;
 

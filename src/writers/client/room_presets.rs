@@ -1,10 +1,10 @@
 //! What a new room begins with: presets and default power levels
 //! (client-server API, *POST createRoom*).
 
-use ruma::canonical_json::CanonicalJsonObject;
-use ruma::{CanonicalJsonValue, Int, OwnedUserId, UserId};
+use ruma::{Int, OwnedUserId, UserId};
 
 use crate::matrix::RoomVersion;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 
 /// `preset` of createRoom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,6 @@ use log_format::record::input::{
 };
 use log_format::record::output::{Decision, OutputRoomGap};
 use log_format::record::{Envelope, Kind, NewEnvelope, Source};
-use ruma::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, UserId, server_name};
 
 use super::super::harness::House;
@@ -25,7 +24,9 @@ use crate::matrix::auth_rules::{
     PowerLevels, Rule, ThirdPartyInvite, auth_types_for_event,
 };
 use crate::matrix::build::{BuiltEvent, EventRef, ProtoEvent, build_and_sign};
-use crate::matrix::canonical_json::{parse_object, to_bytes};
+use crate::matrix::canonical_json::{
+    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with, to_bytes,
+};
 use crate::matrix::event::Pdu;
 use crate::matrix::signing::{reference_hash, sign_json};
 use crate::matrix::{Membership, RoomVersion};
@@ -496,7 +497,8 @@ impl Play<'_> {
     /// The content, with what differs between versions filled in.
     fn content(&self, spec: &EventSpec) -> Result<CanonicalJsonObject, String> {
         let parse = |text: &str| {
-            parse_object(text.as_bytes()).map_err(|error| format!("content is {error}"))
+            let parsed = parse_object_with(text.as_bytes(), Numbers::Kept);
+            parsed.map_err(|error| format!("content is {error}"))
         };
         let mut content = parse(&self.fill_in(&spec.content)?)?;
         let rules = &self.version.rules().authorization;
