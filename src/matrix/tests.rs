@@ -247,7 +247,7 @@ fn read(version: RoomVersion, bytes: &[u8]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
     /// Spoiled events of all versions.
     #[test]
     fn no_event_is_too_strange_to_read(
