@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use engram::logs::log::NewRecord;
 use engram::matrix::RoomVersion;
+use engram::matrix::canonical_json::CanonicalJsonObject;
 use engram::matrix::redaction::{auth_extract, redact};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -18,7 +19,6 @@ use log_format::record::input::{
     InputStateCommit, Placement,
 };
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::CanonicalJsonObject;
 use serde_json::{Value, json};
 
 use crate::records::{Keyed, Random};
