@@ -139,7 +139,9 @@ impl Membership {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MembershipChange {
     pub user_id: String,
+    /// None where the user had no member event in current state.
     pub from: Option<Membership>,
+    /// `Leave` also where resolution removed the user's member event.
     pub to: Membership,
 }
 

@@ -137,9 +137,7 @@ impl Event<'_> {
         }
         let key = rows::room_key(self.partition, scope.room).number(self.sn.0);
         scope.tables.put(AUTH_EDGES, key.as_ref(), row.finish());
-        if kind != AuthKind::Other {
-            scope.graphs.add(scope.room, self.sn, kind, cited);
-        }
+        scope.graphs.add(scope.room, self.sn, kind, cited);
     }
 }
 
@@ -182,10 +180,8 @@ pub(super) fn load(
             let rest = key.get(prefix.len()..).unwrap_or_default();
             let sn = EventSn(RowReader::new(AUTH_EDGES, rest).number()?);
             let (kind, cited) = read_edges(sn, value)?;
-            if kind != AuthKind::Other {
-                let cited: Vec<u64> = cited.iter().map(|sn| sn.0).collect();
-                graph.insert(sn.0, kind, &cited);
-            }
+            let cited: Vec<u64> = cited.iter().map(|sn| sn.0).collect();
+            graph.insert(sn.0, kind, &cited);
         }
         match page.last() {
             Some((last, _)) if page.len() == PAGE_ROWS => {

@@ -53,12 +53,19 @@ impl Told {
         }
         changes.extend(decision.state_delta);
         members.extend(decision.memberships);
+        let removed = changes.iter().filter(|change| change.to.is_none());
+        let removed = removed.filter(|change| change.kind == "m.room.member");
+        let removed: Vec<String> = removed.map(|change| change.state_key.clone()).collect();
         for change in changes {
             self.change(change);
         }
         for member in members {
             let before = self.members.insert(member.user_id, member.to);
             assert_eq!(before, member.from);
+        }
+        for user in removed {
+            // Who has no entry any more is as good as one who left.
+            assert_eq!(self.members.remove(&user), Some(Membership::Leave));
         }
         if !decision.extremities.is_empty() {
             self.ends = decision.extremities;
@@ -206,4 +213,20 @@ fn late_events_change_state_by_resolution() {
         .map(|version| live(version, &steps))
         .sum();
     assert!(changed > 0, "nothing was resolved");
+}
+
+#[test]
+fn a_member_whom_resolution_removed_may_come_back() {
+    let steps = [
+        (10, 0),
+        (47, 167),
+        (96, 36),
+        (118, 202),
+        (229, 114),
+        (48, 93),
+        (165, 211),
+        (254, 64),
+        (91, 73),
+    ];
+    assert!(live("6", &steps) > 0);
 }
