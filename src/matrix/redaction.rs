@@ -3,9 +3,9 @@
 
 use ruma::room_version_rules::RedactionRules;
 
-use super::auth_rules::{Level, PowerLevelsView};
+use super::auth_rules::PowerLevelsView;
 use super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
-use super::ids::{UserId, domain_of};
+use super::ids::UserId;
 use super::room_version::RoomVersion;
 
 /// Type of a redaction event.
@@ -180,25 +180,30 @@ pub fn redacts<'a>(rules: &RedactionRules, event: &'a CanonicalJsonObject) -> Op
     holder.get("redacts")?.as_str()
 }
 
+/// Whether the sender of a redaction may redact the events of any server, by the
+/// power levels at the redaction.
+///
+/// Source: room version 3 and later, *Handling redactions*, condition 1. In
+/// versions 1 and 2 the auth rules (rule 11) decide by the event ids, before the
+/// target is known; whatever they allowed may be redacted.
+pub fn may_redact_any(version: RoomVersion, sender: &UserId, levels: &PowerLevelsView<'_>) -> bool {
+    version.rules().authorization.special_case_room_redaction || levels.can_redact_others(sender)
+}
+
 /// Whether a redaction that the auth rules allowed takes effect, by the power
 /// levels at it. Both events must be in the same room and accepted, which the
 /// caller knows.
 ///
-/// Source: room version 3 and later, *Handling redactions*: the sender has the
-/// redact level, or is of the same server as the redacted event's sender. In
-/// versions 1 and 2 the auth rules (rule 11) decide before the target is known,
-/// by the event ids; nothing is left to check here.
+/// Source: room version 3 and later, *Handling redactions*: the sender may redact
+/// any event ([`may_redact_any`]), or is of the server of the event's sender.
 pub fn takes_effect(
     version: RoomVersion,
     redaction_sender: &UserId,
     target_sender: &UserId,
     levels: &PowerLevelsView<'_>,
 ) -> bool {
-    if version.rules().authorization.special_case_room_redaction {
-        return true;
-    }
-    levels.user_level(redaction_sender) >= Level::Finite(levels.redact_level())
-        || domain_of(redaction_sender.as_str()) == domain_of(target_sender.as_str())
+    may_redact_any(version, redaction_sender, levels)
+        || redaction_sender.server_name() == target_sender.server_name()
 }
 
 #[cfg(test)]
@@ -367,6 +372,32 @@ mod tests {
             extract(RoomVersion::V12, "m.room.message", r#"{"body":"x"}"#),
             None
         );
+    }
+
+    #[test]
+    fn a_redaction_takes_effect_by_level_or_by_server() {
+        use super::super::auth_rules::tests::{room, user};
+        for version in RoomVersion::all() {
+            let room = room(version);
+            let create = room.create.as_ref().expect("is there");
+            let levels = PowerLevelsView::new(create, room.levels.as_ref());
+            let works = |sender: &str, target: &str| {
+                takes_effect(version, &user(sender), &user(target), &levels)
+            };
+            let by_rule = version <= RoomVersion::V2;
+            // Level 50 redacts anything, and any server its own.
+            assert!(works("@mod:hs", "@bob:other"));
+            assert!(works("@alice:hs", "@mod:hs"));
+            assert!(works("@bob:other", "@eve:other"));
+            assert_eq!(works("@alice:hs", "@bob:other"), by_rule, "{version}");
+            // Creators of version 12 are above every level.
+            assert!(works("@admin:hs", "@bob:other"));
+            assert!(may_redact_any(version, &user("@admin:hs"), &levels));
+            assert_eq!(
+                may_redact_any(version, &user("@alice:hs"), &levels),
+                by_rule
+            );
+        }
     }
 
     #[test]
