@@ -4,6 +4,7 @@
 //! beyond that (the auth extract), never the body, which may be erased: so a
 //! rewritten log folds to the same decisions.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use log_format::record::Envelope;
@@ -32,7 +33,9 @@ pub fn content<'a>(envelope: &Envelope<'a>) -> Result<EventContent<'a>, AuthErro
 }
 
 impl AcceptedEvent {
-    /// Reads a record; none if it is not a well-formed event.
+    /// Reads a record; none if it is not a well-formed event. Content that is
+    /// none says nothing: where the rules ask for it, the event was refused, and
+    /// no record that was kept may stop the fold of those that refer to it.
     pub fn read(envelope: &Envelope<'_>) -> Option<AcceptedEvent> {
         let skeleton = envelope.skeleton.bytes().map_or(0, <[u8]>::len);
         let extract = envelope.auth_extract.bytes().map_or(0, <[u8]>::len);
@@ -42,7 +45,9 @@ impl AcceptedEvent {
             sender: OwnedUserId::try_from(envelope.sender?).ok()?,
             kind: envelope.event_type?.into(),
             state_key: envelope.state_key.map(Into::into),
-            content: content(envelope).ok()?.load().ok()?.into_owned(),
+            content: content(envelope)
+                .and_then(|content| content.load())
+                .map_or_else(|_| CanonicalJsonObject::new(), Cow::into_owned),
             content_bytes: skeleton + extract,
         })
     }

@@ -125,7 +125,7 @@ impl RoomServer {
             Judged::plain(Annotation::unplaced(decision, reason, RoomSn(0), event))
         };
         // What is no batch is decided about alone.
-        let is_batch = body.batch_index + 1 == body.batch_count
+        let is_batch = body.batch_index.checked_add(1) == Some(body.batch_count)
             && body.batch_count <= BATCH_RECORDS_MAX
             && u64::from(body.batch_index) <= item.offset;
         let earlier = match is_batch {
