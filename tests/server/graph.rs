@@ -363,7 +363,7 @@ impl Graph {
         }
         let tip = Tip {
             ids: vec![id.clone()],
-            depth: on.depth + 1,
+            depth: behind(on.depth),
             state,
         };
         let event = Drafted {
@@ -377,7 +377,7 @@ impl Graph {
             redacts: say.redacts,
             prev_events: on.ids.iter().take(20).map(|id| id.to_string()).collect(),
             auth_events,
-            depth: on.depth + 1,
+            depth: behind(on.depth),
             placement: Placement::New,
             source: Source::Federation,
             idempotency: [0; 16],
@@ -454,6 +454,11 @@ impl Graph {
     pub fn abandon(&self, given: GivenState) -> Keyed {
         self.given(Kind::InputStateAbandoned, &InputStateAbandoned { given })
     }
+}
+
+/// The depth behind another: not beyond what JSON of events may say.
+fn behind(depth: u64) -> u64 {
+    (depth + 1).min((1 << 53) - 1)
 }
 
 /// A random event id in the form of a room version.

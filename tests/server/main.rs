@@ -2,6 +2,7 @@
 //! signals, files), and of projection from records to records. One binary,
 //! since each one links RocksDB.
 
+mod big_room;
 mod commands;
 mod crash;
 mod forked_rooms;
@@ -9,11 +10,16 @@ mod forked_sync;
 mod full_disk;
 mod graph;
 mod harness;
+// A bench uses more of it.
+#[allow(dead_code)]
+mod lane;
 mod listeners;
 mod memory_log;
+mod poison;
 mod records;
 mod replay;
 mod room_records;
 mod room_work;
 mod rooms;
+mod scale;
 mod start;
