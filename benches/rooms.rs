@@ -215,7 +215,7 @@ fn forked_room(percent: u64) {
     let mut room = BigRoom::new(size, RoomVersion::V11, 1);
     let mut run = Run::default();
     let mut ids = vec![];
-    while let Some(event) = room.next() {
+    for event in room.by_ref() {
         let is_plain = event.kind == "m.room.message" && event.prev_events.len() == 1;
         let is_state = event.state_key.is_some();
         ids.push(event.id.clone());
