@@ -13,6 +13,7 @@ use super::scope::{Scope, Stop};
 use super::state::StateNode;
 use crate::matrix::RoomVersion;
 use crate::matrix::auth_rules::{PowerLevels, PowerLevelsView};
+use crate::matrix::redaction::may_redact_any;
 use crate::query::ids::EventSn;
 use crate::storage::columns::{EARLY_REDACTIONS, EVENT_IDS};
 use crate::storage::overlay::Overlay;
@@ -34,12 +35,9 @@ impl Event<'_> {
         if self.kind != REDACTION {
             return Ok(false);
         }
-        if version.rules().authorization.special_case_room_redaction {
-            return Ok(true);
-        }
         let authority = &head.shown.authority;
         if before.id == head.node.id {
-            return Ok(authority.view().can_redact_others(self.sender));
+            return Ok(may_redact_any(version, self.sender, &authority.view()));
         }
         let entry = scope.states().entry(before.id, "m.room.power_levels", "")?;
         let levels = match entry.and_then(|entry| entry.event) {
@@ -50,7 +48,7 @@ impl Event<'_> {
             }
         };
         let view = PowerLevelsView::new(&authority.create_info, levels.as_ref());
-        Ok(view.can_redact_others(self.sender))
+        Ok(may_redact_any(version, self.sender, &view))
     }
 
     /// Applies an accepted redaction, or leaves it waiting for its event.

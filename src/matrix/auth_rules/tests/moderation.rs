@@ -171,3 +171,39 @@ fn bans() {
         );
     }
 }
+
+/// An event has room for more signatures than anybody should try.
+#[test]
+fn a_flood_of_signatures_is_not_tried_to_its_end() {
+    let key = ServerKey::from_seed([9; 32], "0");
+    let mut room = room(RoomVersion::V11);
+    let keys = format!(
+        r#"{{"public_keys":[{{"public_key":"{}"}}]}}"#,
+        key.public_base64()
+    );
+    let invite = ThirdPartyInvite::parse(user("@alice:hs"), &object(&keys));
+    room.invites.insert("tok".to_owned(), invite);
+    for (useless, expected) in [
+        (100, Ok(())),
+        (300, Err(AuthError::ThirdPartyInviteSignature)),
+    ] {
+        // Signers come in the order of their names, the good one last.
+        let wrong = "A".repeat(86);
+        let flood: Vec<String> = (0..useless)
+            .map(|number| format!(r#""a{number}":{{"ed25519:0":"{wrong}"}}"#))
+            .collect();
+        let text = format!(
+            r#"{{"mxid":"@new:hs","token":"tok","signatures":{{{}}}}}"#,
+            flood.join(",")
+        );
+        let mut signed = object(&text);
+        sign_json(&mut signed, ruma::server_name!("z.example"), &key);
+        let signed = String::from_utf8(crate::matrix::canonical_json::to_bytes(&signed));
+        let content = format!(
+            r#"{{"membership":"invite","third_party_invite":{{"signed":{}}}}}"#,
+            signed.expect("is UTF-8")
+        );
+        let judged = room.judge("@alice:hs", "m.room.member", Some("@new:hs"), &content);
+        assert_eq!(judged, expected, "{useless}");
+    }
+}
