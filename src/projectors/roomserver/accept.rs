@@ -15,7 +15,7 @@ use super::state::{self, Change, StateNode};
 use crate::query::ids::{Place, StateId};
 use crate::query::rooms::{Extremity, StateKey};
 use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, TIMELINE};
-use crate::storage::overlay::Overlay;
+use crate::storage::overlay::{Overlay, StoreError};
 
 impl Event<'_> {
     /// Makes the event the newest of the room. A plain message takes four rows
@@ -41,7 +41,7 @@ impl Event<'_> {
             (false, true) => head.shown.last_place.behind_gap(),
             (false, false) => head.shown.last_place.next(),
         };
-        let redacted_by = self.take_early_redaction(head, scope.tables)?;
+        let redacted_by = self.redacted_by(head, case, scope.tables)?;
         let row = EventRow {
             room: head.shown.room,
             decision: Decision::Accepted,
@@ -126,7 +126,7 @@ impl Event<'_> {
             state_before: before.id,
             state_after: after.id,
             replaces: own.and_then(|own| own.from),
-            redacted_by: self.take_early_redaction(head, scope.tables)?,
+            redacted_by: self.redacted_by(head, case, scope.tables)?,
         };
         for id in &self.body.prev_events {
             if !matches!(scope.prior(id)?, Prior::Accepted(_)) {
@@ -189,7 +189,7 @@ impl Event<'_> {
             state_before,
             state_after,
             replaces: None,
-            redacted_by: self.take_early_redaction(head, scope.tables)?,
+            redacted_by: self.redacted_by(head, case, scope.tables)?,
         };
         row.store(scope.tables, self.partition, self.sn);
         let key = rows::room_text_key(self.partition, row.room, self.event_id.as_str());
@@ -211,9 +211,16 @@ impl Event<'_> {
     }
 
     /// Remembers an event that was refused without its state being worked out.
-    pub(super) fn remember_refused(&self, head: &Head, reason: Reason, tables: &mut Overlay<'_>) {
-        if self.is_local() {
-            return;
+    /// One that was kept before stays as it is: states may hold it.
+    pub(super) fn remember_refused(
+        &self,
+        head: &Head,
+        reason: Reason,
+        tables: &mut Overlay<'_>,
+    ) -> Result<(), StoreError> {
+        let key = rows::room_text_key(self.partition, head.shown.room, self.event_id.as_str());
+        if self.is_local() || tables.get(EVENT_IDS, key.as_ref())?.is_some() {
+            return Ok(());
         }
         let row = EventRow {
             room: head.shown.room,
@@ -229,8 +236,8 @@ impl Event<'_> {
             redacted_by: None,
         };
         row.store(tables, self.partition, self.sn);
-        let key = rows::room_text_key(self.partition, row.room, self.event_id.as_str());
         tables.put(EVENT_IDS, key.as_ref(), rows::number(self.sn.0));
+        Ok(())
     }
 
     fn store(&self, row: &EventRow, tables: &mut Overlay<'_>) {

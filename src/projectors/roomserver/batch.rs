@@ -92,6 +92,10 @@ impl RoomServer {
     ) -> Result<bool, Stop> {
         let event = Event::read(part.partition, part.offset, part.envelope, &body);
         let event = event.ok_or(Stop::Refuse(Reason::Malformed))?;
+        // The ids behind these belong to the next record.
+        if !ids.suffice() {
+            return Err(Stop::Refuse(Reason::TooMuchWork));
+        }
         let judged = self.judge(&event, effort.clone(), ids, tables)?;
         let decided = Decided::event(part, body, judged);
         let FoldOutcome {

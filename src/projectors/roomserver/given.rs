@@ -122,6 +122,10 @@ fn commit(
     let Some((event_id, chunks)) = take(given, scope)? else {
         return Ok(GivenOutcome::of(Reason::NotFound));
     };
+    // Nobody would use it up, and every later event would look for its own.
+    if let Prior::Accepted(_) = scope.prior(&event_id)? {
+        return Ok(GivenOutcome::of(Reason::Taken));
+    }
     let mut entries: BTreeMap<u64, Change> = BTreeMap::new();
     let mut missing = vec![];
     for chunk in chunks {

@@ -32,7 +32,7 @@ use crate::matrix::RoomVersion;
 use crate::matrix::auth_rules::{self, AuthError, AuthEvent, EventContent};
 use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::query::ids::{EventSn, RoomSn};
-use crate::query::rooms::StoredEvent;
+use crate::query::rooms::{Extremity, StoredEvent};
 use crate::storage::columns::IDEMPOTENCY;
 use crate::storage::overlay::Overlay;
 
@@ -232,11 +232,14 @@ impl<'a> Event<'a> {
         let adds = match row.decision {
             // An outlier may become part of the graph.
             Decision::Outlier => self.body.placement != Placement::Outlier,
-            // What was rejected for want of something may have it now.
-            Decision::Rejected => matches!(
-                row.reason,
-                Reason::MissingAuthEvents | Reason::RejectedAuthEvent | Reason::TooMuchWork
-            ),
+            // What was rejected for want of something may have it now; and what
+            // builds on a rejected event waits for the state at it.
+            Decision::Rejected => {
+                matches!(
+                    row.reason,
+                    Reason::MissingAuthEvents | Reason::RejectedAuthEvent | Reason::TooMuchWork
+                ) || !row.has_state() && self.body.placement != Placement::Outlier
+            }
             Decision::Accepted | Decision::SoftFailed | Decision::Duplicate => false,
         };
         // In versions 1 and 2 another event may have the same id: the first stays.
@@ -367,12 +370,13 @@ impl<'a> Event<'a> {
     /// the state before it is the current one.
     pub(super) fn is_next(&self, head: &Head) -> bool {
         let (extremities, previous) = (&head.shown.extremities, &self.body.prev_events);
-        let is_extremity = |id: &String| extremities.iter().any(|known| known.event_id == *id);
+        // Extremities differ, but an event may name one of them twice.
+        let is_named = |known: &Extremity| previous.iter().any(|id| known.event_id == *id);
         self.body.placement == Placement::New
             && head.given_states == 0
             && !extremities.is_empty()
             && previous.len() == extremities.len()
-            && previous.iter().all(is_extremity)
+            && extremities.iter().all(is_named)
     }
 
     /// Why a state that is not current does not allow the event; none if it does.
@@ -407,15 +411,6 @@ impl<'a> Event<'a> {
         prior: Option<&EventRow>,
         scope: &mut Scope<'_, '_>,
     ) -> Result<Before, Stop> {
-        // Told when the event was kept first.
-        if let Some(prior) = prior.filter(|row| row.has_state())
-            && let Some(node) = scope.states().node(prior.state_before)?
-        {
-            return Ok(Before::State {
-                node,
-                is_given: false,
-            });
-        }
         if let Some(node) = self.given_state(head, scope)? {
             self.forget_given(head, scope);
             return Ok(Before::State {
@@ -448,6 +443,16 @@ impl<'a> Event<'a> {
             }
         }
         if !missing.is_empty() {
+            // A state that was given when the event was kept first. Where it was
+            // not, what the event builds on may have been judged again since.
+            if let Some(prior) = prior.filter(|row| row.has_state())
+                && let Some(node) = scope.states().node(prior.state_before)?
+            {
+                return Ok(Before::State {
+                    node,
+                    is_given: true,
+                });
+            }
             return Ok(Before::Unknown(missing));
         }
         Ok(Before::State {

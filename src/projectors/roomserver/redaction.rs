@@ -7,7 +7,7 @@
 pub use crate::matrix::redaction::REDACTION_TYPE as REDACTION;
 
 use super::heads::Head;
-use super::judge::Event;
+use super::judge::{Case, Event};
 use super::rows::{self, EarlyRedaction, EventRow};
 use super::scope::{Scope, Stop};
 use super::state::StateNode;
@@ -18,8 +18,7 @@ use crate::query::ids::EventSn;
 use crate::storage::columns::{EARLY_REDACTIONS, EVENT_IDS};
 use crate::storage::overlay::Overlay;
 
-/// Redactions that wait for one event. More add nothing: any one that is
-/// allowed does it, and who may redact sends it among the first.
+/// Redactions that wait for one event and have no power, each of another server.
 const WAITING_MAX: usize = 32;
 
 impl Event<'_> {
@@ -73,7 +72,18 @@ impl Event<'_> {
                 Some(bytes) => rows::read_early_redactions(&bytes)?,
                 None => vec![],
             };
-            if waiting.len() < WAITING_MAX {
+            // One with power does for all; and one of each server, if none has.
+            let domain = self.sender.server_name().as_str();
+            let adds = match has_power {
+                true => waiting.iter().all(|early| !early.has_power),
+                false => {
+                    waiting.len() < WAITING_MAX
+                        && waiting
+                            .iter()
+                            .all(|early| !early.has_power && early.sender_domain.as_ref() != domain)
+                }
+            };
+            if adds {
                 waiting.push(EarlyRedaction {
                     event: self.sn,
                     has_power,
@@ -101,8 +111,23 @@ impl Event<'_> {
         Ok(vec![known])
     }
 
+    /// The redaction that came before this event became part of the room and
+    /// takes effect: on the event as it was kept, or when it was not known.
+    pub(super) fn redacted_by(
+        &self,
+        head: &mut Head,
+        case: &Case<'_>,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Option<EventSn>, Stop> {
+        let kept = case.prior.as_ref().and_then(|row| row.redacted_by);
+        match kept {
+            Some(redaction) => Ok(Some(redaction)),
+            None => self.take_early_redaction(head, tables),
+        }
+    }
+
     /// The redaction that waited for this event and takes effect, if one did.
-    pub(super) fn take_early_redaction(
+    fn take_early_redaction(
         &self,
         head: &mut Head,
         tables: &mut Overlay<'_>,

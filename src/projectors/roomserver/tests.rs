@@ -3,6 +3,7 @@
 mod batches;
 mod forks;
 mod harness;
+mod hunted;
 mod levels;
 mod parked;
 mod redactions;

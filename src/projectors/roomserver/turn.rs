@@ -272,9 +272,9 @@ impl RoomServer {
                 Ok(decided)
             }
             Err(Stop::Fail(error)) => Err(error),
-            Err(Stop::Refuse(reason)) => Ok(self.refused(item, reason, tables)),
+            Err(Stop::Refuse(reason)) => self.refused(item, reason, tables),
             // Effort that is spent aside never asks to wait.
-            Err(Stop::Wait) => Ok(self.refused(item, Reason::TooMuchWork, tables)),
+            Err(Stop::Wait) => self.refused(item, Reason::TooMuchWork, tables),
         }
     }
 
@@ -322,7 +322,7 @@ impl RoomServer {
             Stop::Wait => Ok(None),
             Stop::Refuse(reason) => {
                 let mut above = Overlay::new(tables);
-                let decided = self.refused(item, reason, &mut above);
+                let decided = self.refused(item, reason, &mut above)?;
                 Ok(Some((decided, above.into_writes())))
             }
         }
@@ -458,23 +458,28 @@ impl RoomServer {
     /// The decision about a record that is refused. One of another server that
     /// takes too much work is remembered, so that what builds on it does not ask
     /// for it again.
-    fn refused(&mut self, item: &Item<'_>, reason: Reason, tables: &mut Overlay<'_>) -> Decided {
+    fn refused(
+        &mut self,
+        item: &Item<'_>,
+        reason: Reason,
+        tables: &mut Overlay<'_>,
+    ) -> Result<Decided, FoldError> {
         if item.envelope.kind != Kind::InputRoomEvent {
-            return Decided::silent(Decision::Rejected, reason);
+            return Ok(Decided::silent(Decision::Rejected, reason));
         }
         let body = codec::decode(item.envelope.body).unwrap_or_else(|_| no_body());
         if body.batch_count > 1 {
-            return self.refused_batch(item, body, reason);
+            return Ok(self.refused_batch(item, body, reason));
         }
         if let Some(event) = Event::read(item.partition, item.offset, item.envelope, &body)
             && let Some(head) = self.group.heads.get(event.room_id)
             && reason == Reason::TooMuchWork
         {
-            event.remember_refused(head, reason, tables);
+            event.remember_refused(head, reason, tables)?;
         }
         let unplaced =
             Annotation::unplaced(Decision::Rejected, reason, RoomSn(0), EventSn(item.offset));
-        Decided::event(item, body, Judged::plain(unplaced))
+        Ok(Decided::event(item, body, Judged::plain(unplaced)))
     }
 
     /// Keeps for publishing what a decision changed.
