@@ -1,10 +1,12 @@
 //! Records in, records and answers out, over a real RocksDB.
 
 mod batches;
+mod differential;
 mod forks;
 mod harness;
 mod hunted;
 mod levels;
+mod model;
 mod parked;
 mod redactions;
 mod rooms;

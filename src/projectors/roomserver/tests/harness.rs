@@ -112,6 +112,7 @@ pub struct Draft {
     pub auth_events: Vec<String>,
     pub depth: u64,
     pub redacts: Option<String>,
+    pub origin_ts_ms: u64,
     pub idempotency: [u8; 16],
     pub placement: Placement,
     pub source: Source,
@@ -139,7 +140,7 @@ impl Draft {
         let mut event = json!({
             "type": self.kind, "sender": self.sender, "content": self.content,
             "prev_events": self.prev_events, "auth_events": self.auth_events,
-            "depth": self.depth, "origin_server_ts": 1, "hashes": {}, "signatures": {},
+            "depth": self.depth, "origin_server_ts": self.origin_ts_ms, "hashes": {}, "signatures": {},
         });
         let is_create = self.kind == "m.room.create";
         if !(is_create && rules.authorization.room_create_event_id_as_room_id) {
@@ -187,7 +188,7 @@ impl Draft {
         });
         let envelope = NewEnvelope {
             received_us: 5,
-            origin_ts_ms: 1,
+            origin_ts_ms: self.origin_ts_ms,
             idempotency: self.idempotency,
             key: self.room.as_str(),
             room_id: Some(self.room.as_str()),
@@ -402,6 +403,7 @@ impl House {
             auth_events: vec![],
             depth: 0,
             redacts: None,
+            origin_ts_ms: 1,
             idempotency: [0; 16],
             placement: Placement::New,
             source: Source::Client,
@@ -489,6 +491,7 @@ impl House {
             auth_events: vec![],
             depth: 1,
             redacts: None,
+            origin_ts_ms: 1,
             idempotency: [0; 16],
             placement: Placement::New,
             source: Source::Client,

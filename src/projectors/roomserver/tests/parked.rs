@@ -13,7 +13,8 @@ use crate::projectors::fold::{FoldError, PROJECTOR_VERSION};
 use crate::query::parked::ParkedWork;
 use crate::query::rooms::Rooms;
 
-fn resumed(room: &RoomId, cause: u64, digest: [u8; 32]) -> NewRecord {
+/// The record that ends a room's wait.
+pub fn resumed(room: &RoomId, cause: u64, digest: [u8; 32]) -> NewRecord {
     let body = codec::encode(&InputRoomResumed {
         cause,
         digest,
