@@ -57,6 +57,19 @@ impl Running {
         output: Arc<MemoryLog>,
         options: &RoomServerOptions,
     ) -> Running {
+        let mut idle = Running::idle(home, input, output, options);
+        let aside: Arc<dyn ParkedWork> = Arc::new(idle.tables.clone());
+        idle.work = tokio::spawn(RoomWork::new(aside, idle.submitter.clone()).run());
+        idle
+    }
+
+    /// One that does no work aside.
+    fn idle(
+        home: Home,
+        input: Arc<MemoryLog>,
+        output: Arc<MemoryLog>,
+        options: &RoomServerOptions,
+    ) -> Running {
         let (store, _) = home.open(&input, &output);
         let as_input: Arc<dyn Log> = input.clone();
         let tables = Tables::load_with(&store, &as_input, options);
@@ -75,8 +88,6 @@ impl Running {
         let projection = projection.unwrap();
         let outcomes: Arc<dyn Outcomes> = projection.outcomes();
         let submitter = Submitter::new(input.clone(), outcomes);
-        let aside: Arc<dyn ParkedWork> = Arc::new(tables.rooms.clone());
-        let work = tokio::spawn(RoomWork::new(aside, submitter.clone()).run());
         Running {
             home,
             store,
@@ -85,7 +96,7 @@ impl Running {
             tables: tables.rooms,
             projection,
             submitter,
-            work,
+            work: tokio::spawn(async {}),
         }
     }
 
@@ -289,23 +300,21 @@ async fn no_room_holds_up_another() {
     // The heavy room begins to wait.
     let heavy_id = <&RoomId>::try_from(heavy.room_id.as_str()).unwrap();
     let begun = Instant::now();
+    let end = live.input.end(0);
     let caused = submit(&live, last.keyed().record, &heavy.room_id);
     while live.tables.parked().unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let (said, end) = heavy.event(&mut random, Say::message(CREATOR, "late".to_owned()), &near);
-    near = end;
+    let (said, tip) = heavy.event(&mut random, Say::message(CREATOR, "late".to_owned()), &near);
+    near = tip;
     let late = submit(&live, said.keyed().record, &heavy.room_id);
-    live.projection.caught_up().await.unwrap();
+    while live.input.end(0) < end + 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert!(!caused.is_finished() && !late.is_finished());
-
-    // What a crash leaves now.
-    let crashed = Home::new();
-    copy_folder(&live.home.folders().store, &crashed.folders().store);
-    let still = live.tables.parked().unwrap();
-    assert_eq!(still.len(), 1, "the work was done too soon to be disturbed");
-    let crashed_input = Arc::new(live.input.after_power_cut(|_, _| 0));
-    let crashed_output = Arc::new(live.output.after_power_cut(|_, unsynced| unsynced));
+    // For the crash below: what was written so far.
+    let written = Arc::new(live.input.after_power_cut(|_, _| 0));
+    written.cut(0, end + 2).unwrap();
 
     // Others do not wait.
     let mut busy = vec![];
@@ -339,9 +348,17 @@ async fn no_room_holds_up_another() {
     let (_home, _, output, _) = live.stop().await;
     let expected = digest::logical_digests(output.as_ref()).unwrap();
 
-    // What the crash left goes on to the same.
-    let again = Running::start(crashed, crashed_input, crashed_output, &options);
-    let before = resumptions(&again.input);
+    // A crash while the room waits: what it leaves goes on to the same.
+    let stopped = Running::idle(Home::new(), written, new_output(1), &options);
+    stopped.projection.caught_up().await.unwrap();
+    assert_eq!(stopped.tables.parked().unwrap().len(), 1);
+    let crashed = Home::new();
+    copy_folder(&stopped.home.folders().store, &crashed.folders().store);
+    let input = Arc::new(stopped.input.after_power_cut(|_, _| 0));
+    let output = Arc::new(stopped.output.after_power_cut(|_, unsynced| unsynced / 2));
+    drop(stopped);
+    let before = resumptions(&input);
+    let again = Running::start(crashed, input, output, &options);
     again.settled().await;
     let (_home, input, output, digest) = again.stop().await;
     assert_eq!(resumptions(&input), before + 1);

@@ -35,8 +35,7 @@ impl RoomStates<'_> {
             let Some((id, from)) = walks.pop_last() else {
                 break;
             };
-            let node = self.node(id)?.unwrap_or(StateNode::EMPTY);
-            let changes = self.changes(id)?;
+            let (node, changes) = self.node_and_changes(id)?;
             charge(1 + (changes.len() * from.len()) as u64)?;
             for (key, entry) in changes {
                 let entries = keys.entry(key).or_default();

@@ -214,13 +214,7 @@ impl RoomStates<'_> {
         let Some(bytes) = self.tables.get(STATE_NODES, key.as_ref())? else {
             return Ok(None);
         };
-        let mut row = RowReader::new(STATE_NODES, &bytes);
-        Ok(Some(StateNode {
-            id: state,
-            parent: StateId(state.0.wrapping_sub(row.varint()?)),
-            branch: row.varint()?,
-            digest: Digest(u128::from_le_bytes(row.array()?)),
-        }))
+        read_node(state, &mut RowReader::new(STATE_NODES, &bytes)).map(Some)
     }
 
     /// The interned key; none if no state of the room ever had it.
@@ -248,15 +242,18 @@ impl RoomStates<'_> {
         Ok(self.branch(node.branch)?.map_or(0, |branch| branch.depth))
     }
 
-    /// What the state changed of its parent: key and entry.
-    pub fn changes(&self, state: StateId) -> Result<Vec<(u64, HistoryEntry)>, StoreError> {
+    /// A state's node, and what it changed of its parent: key and entry. One
+    /// look-up, which is what a walk over many states costs.
+    pub fn node_and_changes(
+        &self,
+        state: StateId,
+    ) -> Result<(StateNode, Vec<(u64, HistoryEntry)>), StoreError> {
         let key = self.key().number(state.0);
         let Some(bytes) = self.tables.get(STATE_NODES, key.as_ref())? else {
-            return Ok(vec![]);
+            return Ok((StateNode::EMPTY, vec![]));
         };
         let mut row = RowReader::new(STATE_NODES, &bytes);
-        let (_, _) = (row.varint()?, row.varint()?);
-        let _: [u8; 16] = row.array()?;
+        let node = read_node(state, &mut row)?;
         let by = offset_of(state);
         let mut changes = vec![];
         while !row.is_empty() {
@@ -266,7 +263,7 @@ impl RoomStates<'_> {
             let membership = rows::read_membership(&mut row)?;
             changes.push((key, HistoryEntry { event, membership }));
         }
-        Ok(changes)
+        Ok((node, changes))
     }
 
     /// The branches that a state's entries lie on, newest first.
@@ -420,6 +417,15 @@ impl RoomStates<'_> {
             }
         }
     }
+}
+
+fn read_node(state: StateId, row: &mut RowReader<'_>) -> Result<StateNode, StoreError> {
+    Ok(StateNode {
+        id: state,
+        parent: StateId(state.0.wrapping_sub(row.varint()?)),
+        branch: row.varint()?,
+        digest: Digest(u128::from_le_bytes(row.array()?)),
+    })
 }
 
 /// Interns a key; `by` is the event that sets it, and its id if it is new.
