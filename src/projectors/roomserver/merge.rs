@@ -20,7 +20,6 @@ use crate::matrix::state_res::{
     self, AuthKind, Conflict, ResolutionEvent, ResolveError, Resolved, Work,
 };
 use crate::query::ids::{EventSn, StateId};
-use crate::query::rooms::StateKey;
 use crate::storage::overlay::StoreError;
 
 /// Units of [`Work`] in one step of effort.
@@ -231,21 +230,24 @@ impl state_res::Room for ResolvedRoom<'_, '_, '_> {
         let of_one = self.of_one;
         let current = self.scope.node;
         let changes = self.scope.difference(&current, &of_one)?;
-        let mut skipped: BTreeSet<StateKey> = BTreeSet::new();
+        // Entries are told apart by their events: keys are long to compare, and
+        // there are as many as the room has members.
+        let mut skipped: BTreeSet<EventSn> = BTreeSet::new();
         for key in &self.disputed {
-            skipped.insert(self.scope.state_key(*key)?);
+            let key = self.scope.state_key(*key)?;
+            skipped.extend(self.scope.state.get(&key));
         }
         for change in &changes {
             if self.disputed.contains(&change.key) {
                 continue;
             }
-            skipped.insert(self.scope.state_key(change.key)?);
+            skipped.extend(change.from);
             if let Some(sn) = change.to {
                 each(sn.0);
             }
         }
-        for (key, sn) in &self.scope.state {
-            if !skipped.contains(key.as_ref()) {
+        for sn in self.scope.state.values() {
+            if !skipped.contains(sn) {
                 each(sn.0);
             }
         }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log_format::record::output::Membership;
+use smallvec::SmallVec;
 
 use super::rows::{self, HistoryEntry};
 use crate::query::ids::{EventSn, RoomSn, StateId};
@@ -30,6 +31,9 @@ use crate::storage::overlay::{Overlay, Read, StoreError};
 /// Rows read at a time when a whole state is loaded: bounds the memory that
 /// the walk holds beside the state itself.
 const PAGE_ROWS: usize = 4096;
+/// Changes of a key that are read at once when one entry is looked up: more than
+/// most members ever make.
+const FEW_ROWS: usize = 8;
 /// So much of a digest is the key of its index; the rest is compared in the node.
 const DIGEST_KEY_BYTES: usize = 8;
 
@@ -196,6 +200,16 @@ struct Reach {
     until: StateId,
 }
 
+impl Reach {
+    /// Of the branch that a state is on.
+    fn of(node: &StateNode) -> Reach {
+        Reach {
+            branch: node.branch,
+            until: node.id,
+        }
+    }
+}
+
 impl RoomStates<'_> {
     fn key(&self) -> Key {
         rows::room_key(self.partition, self.room)
@@ -268,27 +282,32 @@ impl RoomStates<'_> {
 
     /// The branches that a state's entries lie on, newest first.
     fn reaches(&self, state: &StateNode) -> Result<Vec<Reach>, StoreError> {
-        let mut reaches = vec![Reach {
-            branch: state.branch,
-            until: state.id,
-        }];
-        let mut branch = state.branch;
-        while branch != 0 {
-            let Some(Branch { left, until, .. }) = self.branch(branch)? else {
-                let why = format!("branch {branch} of room {} is missing", self.room.0);
-                let table = STATE_BRANCHES.name;
-                return Err(StoreError::Row { table, why });
-            };
-            reaches.push(Reach {
-                branch: left,
-                until,
-            });
-            branch = left;
+        let mut reaches = vec![];
+        let mut next = Some(Reach::of(state));
+        while let Some(reach) = next {
+            next = self.next_reach(reach.branch)?;
+            reaches.push(reach);
         }
         Ok(reaches)
     }
 
-    /// One entry of a state: a reverse seek for each branch that it lies on.
+    /// The branch that another left, as far as it did; none for a room's first.
+    fn next_reach(&self, branch: u64) -> Result<Option<Reach>, StoreError> {
+        if branch == 0 {
+            return Ok(None);
+        }
+        let Some(Branch { left, until, .. }) = self.branch(branch)? else {
+            let why = format!("branch {branch} of room {} is missing", self.room.0);
+            let table = STATE_BRANCHES.name;
+            return Err(StoreError::Row { table, why });
+        };
+        Ok(Some(Reach {
+            branch: left,
+            until,
+        }))
+    }
+
+    /// One entry of a state: one seek, or one for each branch that it lies on.
     pub fn entry(
         &self,
         state: StateId,
@@ -306,6 +325,41 @@ impl RoomStates<'_> {
 
     /// [`RoomStates::entry`] of an interned key.
     pub fn entry_of_key(
+        &self,
+        node: &StateNode,
+        key: u64,
+    ) -> Result<Option<HistoryEntry>, StoreError> {
+        // Most keys changed but a few times: then one seek finds all of that,
+        // however many branches the state lies on.
+        let prefix = self.key().number(key);
+        let rows = self
+            .tables
+            .range(STATE_HISTORY, prefix.as_ref(), None, false, FEW_ROWS)?;
+        if rows.len() == FEW_ROWS {
+            return self.entry_on_branches(node, key);
+        }
+        let mut changes: SmallVec<[(u64, u64, &[u8]); FEW_ROWS]> = SmallVec::new();
+        for (key, value) in &rows {
+            let rest = key.get(prefix.as_ref().len()..).unwrap_or_default();
+            let mut row = RowReader::new(STATE_HISTORY, rest);
+            changes.push((row.number()?, row.number()?, value));
+        }
+        let mut reach = Some(Reach::of(node));
+        // Where there is nothing, no branch need be looked at.
+        while let Some(Reach { branch, until }) = reach.filter(|_| !changes.is_empty()) {
+            let of_branch = changes
+                .iter()
+                .filter(|(on, state, _)| *on == branch && *state <= until.0);
+            if let Some((_, _, entry)) = of_branch.max_by_key(|(_, state, _)| *state) {
+                return HistoryEntry::decode(entry).map(Some);
+            }
+            reach = self.next_reach(branch)?;
+        }
+        Ok(None)
+    }
+
+    /// [`RoomStates::entry_of_key`] of a key that changed often.
+    fn entry_on_branches(
         &self,
         node: &StateNode,
         key: u64,
