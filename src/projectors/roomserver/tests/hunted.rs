@@ -168,3 +168,35 @@ fn a_state_for_an_event_that_is_decided_is_not_kept() {
     let mut tables = rows.keys().map(|(table, _)| *table);
     assert!(tables.all(|table| table != "states_before" && table != "given_states"));
 }
+
+#[test]
+fn what_is_judged_again_stands_on_what_was_mended() {
+    let mut house = House::new();
+    let room = room(&mut house, "11");
+    let dave = "@dave:other";
+    let member = |house: &mut House, sender: &str, membership: &str| Draft {
+        source: Source::Federation,
+        ..house.draft(
+            &room,
+            sender,
+            "m.room.member",
+            Some(dave),
+            json!({ "membership": membership }),
+        )
+    };
+    // Dave's join cites an invite that lies on another fork.
+    let invite = member(&mut house, ALICE, "invite");
+    let mut join = member(&mut house, dave, "join");
+    join.auth_events.push(invite.id.to_string());
+    let mut hello = says(&mut house, &room, dave);
+    hello.auth_events.push(join.id.to_string());
+    hello.prev_events = vec![join.id.to_string()];
+    let refused = |reason| (Decision::Rejected, reason);
+    let told = house.fold(&join).verdict();
+    assert_eq!(told, refused(Reason::MissingAuthEvents));
+    let told = house.fold(&hello).verdict();
+    assert_eq!(told, refused(Reason::RejectedAuthEvent));
+    let told = house.fold(&invite).accepted();
+    let decisions: Vec<_> = told.output.iter().map(|told| told.decision).collect();
+    assert_eq!(decisions, [Decision::Accepted; 3]);
+}
