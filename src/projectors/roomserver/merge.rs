@@ -220,7 +220,16 @@ impl state_res::Room for ResolvedRoom<'_, '_, '_> {
     }
 
     fn agreed(&mut self, kind: &str, state_key: &str) -> Result<Option<u64>, Stop> {
-        let entry = self.scope.states().entry(self.base.id, kind, state_key)?;
+        let states = self.scope.states();
+        let Some(key) = states.find_key(kind, state_key)? else {
+            return Ok(None);
+        };
+        // A key of the conflict that is asked for is one that no state has; the
+        // base, where they come from, may still have it.
+        if self.disputed.contains(&key) {
+            return Ok(None);
+        }
+        let entry = states.entry_of_key(&self.base, key)?;
         Ok(entry.and_then(|entry| entry.event).map(|sn| sn.0))
     }
 

@@ -200,3 +200,59 @@ fn what_is_judged_again_stands_on_what_was_mended() {
     let decisions: Vec<_> = told.output.iter().map(|told| told.decision).collect();
     assert_eq!(decisions, [Decision::Accepted; 3]);
 }
+
+/// Both forks lost Bob's membership, which the state that they come from has.
+/// What the resolution of version 2.1 finds in their auth chains brings it back.
+#[test]
+fn what_all_forks_lost_is_not_read_from_where_they_come_from() {
+    let mut house = House::new();
+    let room = house.room("12");
+    let levels = json!({ "users": { BOB: 50 } });
+    let kind = "m.room.power_levels";
+    house.state(&room, ALICE, kind, "", levels).accepted();
+    let base = house.head(&room).extremities[0].event_id.to_string();
+    let joined = house.member(&room, BOB, BOB, "join").accepted();
+    let closed = house.state(
+        &room,
+        ALICE,
+        "m.room.join_rules",
+        "",
+        json!({ "join_rule": "private" }),
+    );
+    let closed = closed.accepted().last().extremities[0].clone();
+    let topic = json!({ "topic": "x" });
+    let topic = house
+        .state(&room, BOB, "m.room.topic", "", topic)
+        .accepted();
+    let topic = topic.last().extremities[0].clone();
+    let on = |draft: Draft, parents: [&String; 2]| Draft {
+        prev_events: parents.map(String::clone).to_vec(),
+        source: Source::Federation,
+        ..draft
+    };
+    // On top of the time before the join: it cites public join rules.
+    let left = on(says(&mut house, &room, ALICE), [&base, &topic]);
+    let visibility = house.draft(
+        &room,
+        ALICE,
+        "m.room.history_visibility",
+        Some(""),
+        json!({ "history_visibility": "joined" }),
+    );
+    let right = on(visibility, [&base, &closed]);
+    let last = says(&mut house, &room, ALICE);
+    let (left_id, right_id) = (left.id.to_string(), right.id.to_string());
+    let last = on(last, [&left_id, &right_id]);
+    for draft in [&left, &right, &last] {
+        house.fold(draft).accepted();
+    }
+    let bob = StateKey::new("m.room.member", BOB);
+    let bobs = |house: &House, id: &OwnedEventId| {
+        let before = house.event(&room, id).state_before;
+        let held = house.tables.state_entry(&room, before, &bob).unwrap();
+        held.map(|sn| sn.0)
+    };
+    assert_eq!(bobs(&house, &left.id), None);
+    assert_eq!(bobs(&house, &right.id), None);
+    assert_eq!(bobs(&house, &last.id), Some(joined.offset));
+}
