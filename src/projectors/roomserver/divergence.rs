@@ -93,15 +93,20 @@ impl RoomStates<'_> {
         changes: &[Change],
     ) -> Result<Vec<Change>, StoreError> {
         let between = self.difference(other, parent, |_| Ok::<(), StoreError>(()))?;
-        let mut all: BTreeMap<u64, Change> = between
-            .into_iter()
-            .map(|change| (change.key, change))
-            .collect();
-        for change in changes {
-            let slot = all.entry(change.key).or_insert(*change);
-            (slot.to, slot.membership) = (change.to, change.membership);
-        }
-        all.retain(|_, change| change.from != change.to);
-        Ok(all.into_values().collect())
+        Ok(chained(between, changes))
     }
+}
+
+/// Changes, and then others, as one.
+pub fn chained(first: Vec<Change>, then: &[Change]) -> Vec<Change> {
+    let mut all: BTreeMap<u64, Change> = first
+        .into_iter()
+        .map(|change| (change.key, change))
+        .collect();
+    for change in then {
+        let slot = all.entry(change.key).or_insert(*change);
+        (slot.to, slot.membership) = (change.to, change.membership);
+    }
+    all.retain(|_, change| change.from != change.to);
+    all.into_values().collect()
 }

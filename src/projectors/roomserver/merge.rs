@@ -11,7 +11,7 @@ use ruma::OwnedEventId;
 
 use super::accepted_event::AcceptedEvent;
 use super::auth_chain;
-use super::divergence::Divergence;
+use super::divergence::{Divergence, chained};
 use super::rows::HistoryEntry;
 use super::scope::{Scope, Stop};
 use super::state::{self, Change, StateNode};
@@ -22,8 +22,13 @@ use crate::matrix::state_res::{
 use crate::query::ids::{EventSn, StateId};
 use crate::storage::overlay::StoreError;
 
-/// Units of [`Work`] in one step of effort.
-const WORK_PER_STEP: u64 = 32;
+/// Units of [`Work`] in one step of effort: with events in memory a step is well
+/// below its 5 µs. An event that is read takes a step of its own, since it may
+/// come from the disk.
+const WORK_PER_STEP: u64 = 64;
+/// A resolved state that changes more keys than this of one of the states may be
+/// nearer to the current one.
+const SMALL_DELTA: usize = 8;
 
 impl Scope<'_, '_> {
     /// The state that resolution makes of several.
@@ -126,7 +131,7 @@ impl Scope<'_, '_> {
     }
 
     /// Stores the resolved state as what it changes of that one of the states
-    /// which has the fewest branches below it.
+    /// which has the fewest branches below it, or of current state.
     fn store_resolved(
         &mut self,
         nodes: &[StateNode],
@@ -161,13 +166,24 @@ impl Scope<'_, '_> {
             let key = state::intern_key(self.tables, partition, room, named, sn)?;
             changes.push(self.change(key, None, Some(sn))?);
         }
+        let mut parent = nodes[index];
+        if changes.len() > SMALL_DELTA && self.node.id != StateId::EMPTY {
+            // With many forks the state differs much from that of each, and
+            // little from the current one, which was resolved from most of them.
+            let current = self.node;
+            let between = self.difference(&current, &parent)?;
+            let chained = chained(between, &changes);
+            if chained.len() < changes.len() {
+                (parent, changes) = (current, chained);
+            }
+        }
         let (partition, room) = (self.partition, self.room);
         let node = state::apply(
             self.tables,
             partition,
             room,
             &self.shared.digest_key,
-            &nodes[index],
+            &parent,
             &changes,
             self.ids,
         )?;
@@ -210,6 +226,7 @@ impl state_res::Room for ResolvedRoom<'_, '_, '_> {
     type Error = Stop;
 
     fn event(&mut self, id: u64) -> Result<Option<Arc<ResolutionEvent>>, Stop> {
+        self.scope.effort.charge(1)?;
         let at = (self.scope.partition, EventSn(id));
         if let Some(known) = self.scope.graphs.event(at) {
             return Ok(Some(known));
