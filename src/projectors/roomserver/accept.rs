@@ -12,10 +12,20 @@ use super::judge::{Case, Event, Judged};
 use super::rows::{self, EventRow};
 use super::scope::{Prior, Scope, Stop};
 use super::state::{self, Change, StateNode};
-use crate::query::ids::{Place, StateId};
+use crate::query::ids::{EventSn, Place, StateId};
 use crate::query::rooms::{Extremity, StateKey};
 use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, TIMELINE};
 use crate::storage::overlay::{Overlay, StoreError};
+
+/// What an accepted event wrote.
+struct Entered {
+    row: EventRow,
+    /// The state after it, and what it changed itself.
+    after: StateNode,
+    own: Option<Change>,
+    changed: Vec<EventSn>,
+    released: Vec<u64>,
+}
 
 impl Event<'_> {
     /// Makes the event the newest of the room. A plain message takes four rows
@@ -31,58 +41,16 @@ impl Event<'_> {
         is_given: bool,
         scope: &mut Scope<'_, '_>,
     ) -> Result<Judged, Stop> {
-        let is_built_on = self.is_built_on(case);
-        let released = self.release(head, case, Decision::Accepted, true, scope)?;
-        let seen_before = self.visibility_before(head, before, scope)?;
-        let (after, own) = self.state_after(head, before, scope)?;
-        let has_power = self.may_redact(head, case.version, before, scope)?;
         let place = match (head.shown.extremities.is_empty(), is_given) {
             (true, _) => Place::FIRST,
             (false, true) => head.shown.last_place.behind_gap(),
             (false, false) => head.shown.last_place.next(),
         };
-        let redacted_by = self.redacted_by(head, case, scope.tables)?;
-        let row = EventRow {
-            room: head.shown.room,
-            decision: Decision::Accepted,
-            reason: Reason::None,
-            built_on: is_built_on,
-            // Who could see the room before or after a change of visibility may
-            // see the change (client-server API, *History visibility*).
-            visibility: more_open(seen_before, self.visibility_set().unwrap_or(seen_before)),
-            place,
-            depth: self.body.depth,
-            state_before: before.id,
-            state_after: after.id,
-            replaces: own.and_then(|own| own.from),
-            redacted_by,
-        };
-        self.store(&row, scope.tables);
-        self.store_edges(case, scope);
-        let mut changed = self.redact(head, has_power, scope)?;
-        changed.extend(case.prior.is_some().then_some(self.sn));
-        let delta = self.extend(head, &row, before, &after, own, scope)?;
+        let is_built_on = self.is_built_on(case);
+        let entered = self.enter(head, case, before, (place, is_built_on), scope)?;
+        let delta = self.extend(head, &entered, before, scope)?;
         head.shown.last_place = place;
-        head.store(scope.tables, self.partition);
-        scope.remember(self.event_id.as_str(), self.sn);
-        let annotation = Annotation {
-            place,
-            state_before: row.state_before,
-            state_after: row.state_after,
-            state_delta: delta.changes,
-            memberships: delta.memberships,
-            visibility: row.visibility,
-            timeline: Timeline::Live,
-            ..Annotation::of(head, Decision::Accepted, Reason::None, self.sn)
-        };
-        let transaction = self.body.transaction.as_ref();
-        let fresh = events::stored_event(&row, self.sn, self.envelope, transaction);
-        Ok(Judged {
-            fresh: fresh.map(Arc::new),
-            changed,
-            released,
-            ..Judged::plain(annotation)
-        })
+        Ok(self.entered(head, entered, Timeline::Live, delta, scope))
     }
 
     /// Makes the event part of the room's past, right before a known one.
@@ -111,6 +79,26 @@ impl Event<'_> {
             head.store(scope.tables, self.partition);
             return Ok(judged);
         };
+        for id in &self.body.prev_events {
+            if !matches!(scope.prior(id)?, Prior::Accepted(_)) {
+                self.build_on(head, id, scope)?;
+            }
+        }
+        let entered = self.enter(head, case, before, (place, true), scope)?;
+        let delta = StateDelta::default();
+        Ok(self.entered(head, entered, Timeline::History, delta, scope))
+    }
+
+    /// Writes what an accepted event has wherever it stands: its rows, the state
+    /// after it, what it redacts, and who need not wait for it any more.
+    fn enter(
+        &self,
+        head: &mut Head,
+        case: &Case<'_>,
+        before: &StateNode,
+        (place, built_on): (Place, bool),
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Entered, Stop> {
         let released = self.release(head, case, Decision::Accepted, true, scope)?;
         let seen_before = self.visibility_before(head, before, scope)?;
         let (after, own) = self.state_after(head, before, scope)?;
@@ -119,7 +107,9 @@ impl Event<'_> {
             room: head.shown.room,
             decision: Decision::Accepted,
             reason: Reason::None,
-            built_on: true,
+            built_on,
+            // Who could see the room before or after a change of visibility may
+            // see the change (client-server API, *History visibility*).
             visibility: more_open(seen_before, self.visibility_set().unwrap_or(seen_before)),
             place,
             depth: self.body.depth,
@@ -128,32 +118,49 @@ impl Event<'_> {
             replaces: own.and_then(|own| own.from),
             redacted_by: self.redacted_by(head, case, scope.tables)?,
         };
-        for id in &self.body.prev_events {
-            if !matches!(scope.prior(id)?, Prior::Accepted(_)) {
-                self.build_on(head, id, scope)?;
-            }
-        }
         self.store(&row, scope.tables);
         self.store_edges(case, scope);
         let mut changed = self.redact(head, has_power, scope)?;
         changed.extend(case.prior.is_some().then_some(self.sn));
-        head.store(scope.tables, self.partition);
-        scope.remember(self.event_id.as_str(), self.sn);
-        let annotation = Annotation {
-            place,
-            state_before: row.state_before,
-            state_after: row.state_after,
-            visibility: row.visibility,
-            timeline: Timeline::History,
-            ..Annotation::of(head, Decision::Accepted, Reason::None, self.sn)
-        };
-        let fresh = events::stored_event(&row, self.sn, self.envelope, None);
-        Ok(Judged {
-            fresh: fresh.map(Arc::new),
+        Ok(Entered {
+            row,
+            after,
+            own,
             changed,
             released,
-            ..Judged::plain(annotation)
         })
+    }
+
+    /// Stores the head with an event in it, and tells what became of that.
+    fn entered(
+        &self,
+        head: &mut Head,
+        entered: Entered,
+        timeline: Timeline,
+        delta: StateDelta,
+        scope: &mut Scope<'_, '_>,
+    ) -> Judged {
+        head.store(scope.tables, self.partition);
+        scope.remember(self.event_id.as_str(), self.sn);
+        let row = entered.row;
+        let annotation = Annotation {
+            place: row.place,
+            state_before: row.state_before,
+            state_after: row.state_after,
+            state_delta: delta.changes,
+            memberships: delta.memberships,
+            visibility: row.visibility,
+            timeline,
+            ..Annotation::of(head, Decision::Accepted, Reason::None, self.sn)
+        };
+        let transaction = self.body.transaction.as_ref();
+        let fresh = events::stored_event(&row, self.sn, self.envelope, transaction);
+        Judged {
+            fresh: fresh.map(Arc::new),
+            changed: entered.changed,
+            released: entered.released,
+            ..Judged::plain(annotation)
+        }
     }
 
     /// Keeps an event outside of the timeline; with the state at it, if that is known.
@@ -298,12 +305,11 @@ impl Event<'_> {
     fn extend(
         &self,
         head: &mut Head,
-        row: &EventRow,
+        entered: &Entered,
         before: &StateNode,
-        after: &StateNode,
-        own: Option<Change>,
         scope: &mut Scope<'_, '_>,
     ) -> Result<StateDelta, Stop> {
+        let row = &entered.row;
         let mut retired: Vec<String> = vec![];
         for id in &self.body.prev_events {
             let extremities = &head.shown.extremities;
@@ -333,8 +339,7 @@ impl Event<'_> {
             });
             extremities.sort_by(|a, b| a.event_id.cmp(&b.event_id));
         }
-        let (current, changes) =
-            self.current_state(head, &extremities, before, after, own, scope)?;
+        let (current, changes) = self.current_state(head, &extremities, before, entered, scope)?;
         head.shown.extremities = extremities.into();
         match changes.is_empty() {
             true => Ok(StateDelta::default()),
@@ -348,12 +353,11 @@ impl Event<'_> {
         head: &Head,
         extremities: &[Extremity],
         before: &StateNode,
-        after: &StateNode,
-        own: Option<Change>,
+        entered: &Entered,
         scope: &mut Scope<'_, '_>,
     ) -> Result<(StateNode, Vec<Change>), Stop> {
         let current = match extremities {
-            [only] if only.event == self.sn => *after,
+            [only] if only.event == self.sn => entered.after,
             _ => {
                 let states = distinct(extremities);
                 if states == distinct(&head.shown.extremities) {
@@ -366,8 +370,8 @@ impl Event<'_> {
         if current.id == head.node.id {
             return Ok((current, vec![]));
         }
-        if before.id == head.node.id && current.id == after.id {
-            return Ok((current, own.into_iter().collect()));
+        if before.id == head.node.id && current.id == entered.after.id {
+            return Ok((current, entered.own.into_iter().collect()));
         }
         let changes = scope.difference(&head.node, &current)?;
         Ok((current, changes))

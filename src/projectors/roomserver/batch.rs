@@ -61,12 +61,7 @@ impl RoomServer {
             let Some(body) = read.filter(belongs) else {
                 return Err(Stop::Refuse(Reason::Malformed));
             };
-            let part = Item {
-                partition: item.partition,
-                offset: source.offset,
-                envelope: &envelope,
-                record: Some(source),
-            };
+            let part = Item::kept(item.partition, source, &envelope);
             repeated &= self.weigh_part(&part, body, &effort, ids, tables, &mut all)?;
         }
         repeated &= self.weigh_part(item, body, &effort, ids, tables, &mut all)?;
@@ -145,12 +140,7 @@ impl RoomServer {
                 read.filter(|read| in_batch && read.batch_count == body.batch_count)
             });
             if let (Some(envelope), Some(read)) = (envelope, read) {
-                let part = Item {
-                    partition: item.partition,
-                    offset: source.offset,
-                    envelope: &envelope,
-                    record: Some(source),
-                };
+                let part = Item::kept(item.partition, source, &envelope);
                 let decided = Decided::event(&part, read, refused(source.offset));
                 all.said.extend(decided.said);
             }

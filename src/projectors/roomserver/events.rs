@@ -129,6 +129,11 @@ impl Events {
         })
     }
 
+    /// Any record, by its offset.
+    pub fn log_record(&self, partition: u32, offset: u64) -> Result<LogRecord, EventError> {
+        self.record(partition, EventSn(offset))
+    }
+
     /// Records from an offset on, as the log hands them out.
     pub fn records_from(&self, partition: u32, offset: u64) -> Result<Vec<LogRecord>, EventError> {
         Ok(self.input.read(partition, offset, READ_BYTES)?)

@@ -22,7 +22,7 @@ use super::heads::Head;
 use super::rows::{self, RoomRow};
 use super::scope::Effort;
 use super::state::StateIds;
-use super::turn::{Decided, Item};
+use super::turn::{Decided, Item, envelope_of};
 
 use crate::projectors::fold::FoldError;
 use crate::query::ids::RoomSn;
@@ -246,15 +246,8 @@ impl RoomTables {
         };
         let mut ids = StateIds::after(cause, parked.ids_used);
         let source = self.events.log_record(partition, offset)?;
-        let envelope = source
-            .envelope()
-            .map_err(|source| FoldError::Envelope { offset, source })?;
-        let item = Item {
-            partition,
-            offset,
-            envelope: &envelope,
-            record: Some(&source),
-        };
+        let envelope = envelope_of(&source)?;
+        let item = Item::kept(partition, &source, &envelope);
         let attempt = lane.attempt(&item, Effort::aside(), &mut ids, &tables)?;
         // With so much effort, what stops an item refuses it.
         let Some((decided, writes)) = attempt else {

@@ -9,7 +9,7 @@ use super::fold::RoomServer;
 use super::parked::{self, Parked};
 use super::scope::Effort;
 use super::state::StateIds;
-use super::turn::{Decided, Item, Tally};
+use super::turn::{Decided, Item, Tally, envelope_of};
 use crate::limits::RELEASED_RECORDS_MAX;
 use crate::projectors::fold::{FoldError, FoldInput, FoldOutcome, Folded, PROJECTOR_VERSION};
 use crate::storage::overlay::Overlay;
@@ -101,15 +101,8 @@ impl RoomServer {
             return Ok(prepared.decided);
         }
         let source = self.shared.events.log_record(record.partition, offset)?;
-        let envelope = source
-            .envelope()
-            .map_err(|source| FoldError::Envelope { offset, source })?;
-        let item = Item {
-            partition: record.partition,
-            offset,
-            envelope: &envelope,
-            record: Some(&source),
-        };
+        let envelope = envelope_of(&source)?;
+        let item = Item::kept(record.partition, &source, &envelope);
         let mut ids = StateIds::after(parked.cause, parked.ids_used);
         let attempt = self.attempt(&item, Effort::aside(), &mut ids, tables)?;
         let differs = || FoldError::ResumedOtherwise {

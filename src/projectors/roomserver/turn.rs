@@ -11,7 +11,6 @@ use log_format::record::{Envelope, Kind};
 use ruma::{OwnedRoomId, RoomId};
 
 use super::annotate::{self, Annotation, Gap};
-use super::events::{EventError, Events};
 use super::fold::{RoomServer, no_body};
 use super::given;
 use super::heads::Head;
@@ -34,6 +33,18 @@ pub(super) struct Item<'a> {
     pub envelope: &'a Envelope<'a>,
     /// None for the record that is folded, whose envelope the caller holds.
     pub record: Option<&'a LogRecord>,
+}
+
+impl<'a> Item<'a> {
+    /// An earlier record, read from the log again.
+    pub fn kept(partition: u32, record: &'a LogRecord, envelope: &'a Envelope<'a>) -> Item<'a> {
+        Item {
+            partition,
+            offset: record.offset,
+            envelope,
+            record: Some(record),
+        }
+    }
 }
 
 /// What a decision says in *output*.
@@ -208,12 +219,7 @@ impl RoomServer {
     ) -> Result<Option<Decided>, FoldError> {
         let source = self.shared.events.log_record(record.partition, offset)?;
         let envelope = envelope_of(&source)?;
-        let item = Item {
-            partition: record.partition,
-            offset,
-            envelope: &envelope,
-            record: Some(&source),
-        };
+        let item = Item::kept(record.partition, &source, &envelope);
         let effort = Effort::inline(self.shared.inline_work);
         self.decide(&item, effort, ids, tables)
     }
@@ -503,7 +509,7 @@ pub(super) fn room_id_of(envelope: &Envelope<'_>) -> Option<OwnedRoomId> {
     OwnedRoomId::try_from(room_id).ok()
 }
 
-fn envelope_of(record: &LogRecord) -> Result<Envelope<'_>, FoldError> {
+pub(super) fn envelope_of(record: &LogRecord) -> Result<Envelope<'_>, FoldError> {
     record.envelope().map_err(|source| FoldError::Envelope {
         offset: record.offset,
         source,
@@ -554,11 +560,4 @@ fn told(record: &FoldInput<'_>, said: Vec<Said>) -> Result<Vec<NewRecord>, FoldE
         }
     }
     Ok(output)
-}
-
-impl Events {
-    /// Any record of *input*.
-    pub(super) fn log_record(&self, partition: u32, offset: u64) -> Result<LogRecord, EventError> {
-        self.record(partition, EventSn(offset))
-    }
 }
