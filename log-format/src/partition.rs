@@ -114,8 +114,8 @@ impl KeyedBy {
 /// The partition key of a kind.
 pub fn keyed_by(kind: Kind) -> KeyedBy {
     match kind.number() >> 8 {
-        0x00 => KeyedBy::Room,
-        0x01 => KeyedBy::User,
+        0x00 | 0x40 => KeyedBy::Room,
+        0x01 | 0x41 => KeyedBy::User,
         0x02 => KeyedBy::Alias,
         _ => KeyedBy::Source,
     }

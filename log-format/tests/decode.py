@@ -192,7 +192,7 @@ def value(r, kind, schema):
         for _ in range(r.number(8)): value(r, kind[1:-1], schema)
     elif kind == "text": r.text(8)
     elif kind == "bool": r.flag()
-    elif kind in ("u16", "u32", "u64"): r.take(int(kind[1:]) // 8)
+    elif kind in ("u16", "u32", "u64", "i32"): r.take(int(kind[1:]) // 8)
     else:
         fields = schema["types"][kind]
         if isinstance(fields, tuple):

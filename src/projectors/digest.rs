@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use log_format::codec;
 use log_format::record::output::{
-    OutputAlias, OutputRoomEvent, OutputRoomGap, OutputRoomPublished, OutputRoomState, OutputUser,
+    OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
+    OutputRoomState, OutputUser,
 };
 use log_format::record::{Envelope, Kind};
 
@@ -193,7 +194,7 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
             codec::encode(&(
                 (body.decision, body.reason, body.place, body.state_delta),
                 (body.memberships, body.extremities, body.visibility),
-                (body.timeline, body.redacts, body.transaction),
+                (body.timeline, body.redacts, body.thread, body.transaction),
             ))
         }
         Kind::OutputRoomPublished => {
@@ -207,6 +208,16 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
         Kind::OutputRoomGap => {
             let body: OutputRoomGap = codec::decode(envelope.body).ok()?;
             codec::encode(&(body.prev_events, body.auth_events))
+        }
+        Kind::OutputReceipt => {
+            let body: OutputReceipt = codec::decode(envelope.body).ok()?;
+            codec::encode(&(
+                body.decision,
+                body.reason,
+                body.receipt_type,
+                body.thread,
+                body.place,
+            ))
         }
         Kind::OutputUser => {
             let body: OutputUser = codec::decode(envelope.body).ok()?;

@@ -50,9 +50,16 @@ impl Lane {
             | Kind::InputProfileField
             | Kind::InputAccountData
             | Kind::InputFilter
-            | Kind::InputRoomForgotten => self.users.as_mut(),
+            | Kind::InputRoomForgotten
+            | Kind::InputDeviceRenamed
+            | Kind::InputReport => self.users.as_mut(),
             Kind::InputAliasCreated | Kind::InputAliasRemoved => self.aliases.as_mut(),
-            Kind::OutputRoomEvent
+            // Folded elsewhere, or not *input*.
+            Kind::InputReceipt
+            | Kind::EphemeralTyping
+            | Kind::EphemeralPresence
+            | Kind::OutputReceipt
+            | Kind::OutputRoomEvent
             | Kind::OutputRoomPublished
             | Kind::OutputRoomState
             | Kind::OutputRoomGap

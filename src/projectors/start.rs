@@ -12,7 +12,8 @@ use std::sync::Arc;
 use log_format::codec::decode;
 use log_format::record::Kind;
 use log_format::record::output::{
-    OutputAlias, OutputRoomEvent, OutputRoomGap, OutputRoomPublished, OutputRoomState, OutputUser,
+    OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
+    OutputRoomState, OutputUser,
 };
 
 use super::applied::Applied;
@@ -296,6 +297,7 @@ fn source_of(record: &LogRecord) -> Option<u64> {
         Kind::OutputRoomPublished => decode::<OutputRoomPublished>(envelope.body).ok()?.origin,
         Kind::OutputRoomState => decode::<OutputRoomState>(envelope.body).ok()?.origin,
         Kind::OutputRoomGap => decode::<OutputRoomGap>(envelope.body).ok()?.origin,
+        Kind::OutputReceipt => decode::<OutputReceipt>(envelope.body).ok()?.origin,
         Kind::OutputUser => decode::<OutputUser>(envelope.body).ok()?.origin,
         Kind::OutputAlias => decode::<OutputAlias>(envelope.body).ok()?.origin,
         _ => return None,

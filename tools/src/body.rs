@@ -3,15 +3,17 @@
 //! Hashes of tokens and passwords are said to be there, and not shown.
 
 use log_format::codec::{self, CodecError};
+use log_format::record::ephemeral::{EphemeralPresence, EphemeralTyping};
 use log_format::record::input::{
     InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
-    InputDevicesRemoved, InputFilter, InputProfileField, InputRoomEvent, InputRoomPublished,
-    InputRoomResumed, InputStateAbandoned, InputStateBegin, InputStateChunk, InputStateCommit,
-    InputTokensRefreshed, Tokens, Transaction,
+    InputDeviceRenamed, InputDevicesRemoved, InputFilter, InputProfileField, InputReceipt,
+    InputReport, InputRoomEvent, InputRoomPublished, InputRoomResumed, InputStateAbandoned,
+    InputStateBegin, InputStateChunk, InputStateCommit, InputTokensRefreshed, ReceiptType, Tokens,
+    Transaction,
 };
 use log_format::record::output::{
-    MembershipChange, Origin, OutputAlias, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
-    OutputRoomState, OutputUser, StateChange,
+    MembershipChange, Origin, OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap,
+    OutputRoomPublished, OutputRoomState, OutputUser, StateChange,
 };
 use log_format::record::{Envelope, Kind};
 use serde_json::{Value, json};
@@ -45,6 +47,10 @@ pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
         }
         Kind::OutputAlias => {
             let body: OutputAlias = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputReceipt => {
+            let body: OutputReceipt = codec::decode(record.body).ok()?;
             of(body.origin, body.decision, body.reason)
         }
         _ => return None,
@@ -137,6 +143,34 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             json!({ "servers": body.servers })
         }
         Kind::InputAccountData | Kind::InputRoomForgotten | Kind::InputAliasRemoved => json!({}),
+        Kind::InputReceipt => {
+            let body: InputReceipt = codec::decode(bytes)?;
+            json!({
+                "receipt_type": receipt_type(body.receipt_type),
+                "thread": body.thread,
+                "place": body.place.map(|place| hex(&place)),
+            })
+        }
+        Kind::InputDeviceRenamed => {
+            let body: InputDeviceRenamed = codec::decode(bytes)?;
+            json!({ "device_id": body.device_id, "display_name": body.display_name })
+        }
+        Kind::InputReport => {
+            let body: InputReport = codec::decode(bytes)?;
+            json!({ "about": body.about, "score": body.score })
+        }
+        Kind::EphemeralTyping => {
+            let body: EphemeralTyping = codec::decode(bytes)?;
+            json!({ "typing": body.typing })
+        }
+        Kind::EphemeralPresence => {
+            let body: EphemeralPresence = codec::decode(bytes)?;
+            json!({
+                "presence": body.presence.as_str(),
+                "last_active_ms": body.last_active_ms,
+                "currently_active": body.currently_active,
+            })
+        }
         Kind::OutputRoomEvent => output_room_event(&codec::decode(bytes)?),
         Kind::OutputRoomPublished => {
             let body: OutputRoomPublished = codec::decode(bytes)?;
@@ -158,6 +192,14 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             value["room_sn"] = json!(body.room_sn);
             value["prev_events"] = json!(body.prev_events);
             value["auth_events"] = json!(body.auth_events);
+            value
+        }
+        Kind::OutputReceipt => {
+            let body: OutputReceipt = codec::decode(bytes)?;
+            let mut value = decision(record);
+            value["receipt_type"] = json!(receipt_type(body.receipt_type));
+            value["thread"] = json!(body.thread);
+            value["place"] = json!(body.place.map(|place| hex(&place)));
             value
         }
         Kind::OutputUser => {
@@ -182,6 +224,13 @@ fn hidden(there: bool) -> Value {
         json!("(hash, not shown)")
     } else {
         Value::Null
+    }
+}
+
+fn receipt_type(kind: ReceiptType) -> &'static str {
+    match kind {
+        ReceiptType::Read => "m.read",
+        ReceiptType::ReadPrivate => "m.read.private",
     }
 }
 
@@ -265,6 +314,7 @@ fn output_room_event(body: &OutputRoomEvent) -> Value {
     value["visibility"] = json!(body.visibility.as_str());
     value["timeline"] = json!(format!("{:?}", body.timeline));
     value["redacts"] = json!(body.redacts);
+    value["thread"] = json!(body.thread);
     value["transaction"] = transaction(&body.transaction);
     value
 }

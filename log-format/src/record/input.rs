@@ -121,6 +121,28 @@ pub struct InputRoomResumed {
     pub projector_version: u32,
 }
 
+/// How far a user read, and who may know (client-server API, *Receipts*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub enum ReceiptType {
+    /// `m.read`: shown to everybody in the room.
+    Read,
+    /// `m.read.private`: shown to nobody but the user.
+    ReadPrivate,
+}
+
+/// Body of [`super::Kind::InputReceipt`]; the user is the envelope's `sender`,
+/// the event that was read its `event_id`, `ts` its `origin_ts_ms`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputReceipt {
+    pub receipt_type: ReceiptType,
+    /// `thread_id`: `main`, or the event id of a thread's root; none for a
+    /// receipt of the room as a whole.
+    pub thread: Option<String>,
+    /// The event's place in its room, copied by the writer so that the fold can
+    /// tell a step back from one forward; none where the event is not known here.
+    pub place: Option<[u8; 16]>,
+}
+
 /// Body of [`super::Kind::InputAccountCreated`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InputAccountCreated {
@@ -206,6 +228,25 @@ pub struct InputFilter {
 /// Body of [`super::Kind::InputRoomForgotten`]. The room is the envelope's `room_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InputRoomForgotten {}
+
+/// Body of [`super::Kind::InputDeviceRenamed`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputDeviceRenamed {
+    pub device_id: String,
+    /// None: the device has no name any more.
+    pub display_name: Option<String>,
+}
+
+/// Body of [`super::Kind::InputReport`]. The reporter is the key; room and
+/// event, if it is about them, are the envelope's; the reason that was given is
+/// its body part.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputReport {
+    /// The user who is reported.
+    pub about: Option<String>,
+    /// From -100, most offensive, to 0.
+    pub score: Option<i32>,
+}
 
 /// Body of [`super::Kind::InputAliasCreated`]; the partition key is the alias,
 /// the room the envelope's `room_id`, the creator its `sender`.

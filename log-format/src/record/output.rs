@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::input::Transaction;
+use super::input::{ReceiptType, Transaction};
 
 /// What the fold decided about its source record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -218,6 +218,9 @@ pub struct OutputRoomEvent {
     pub visibility: Visibility,
     pub timeline: Timeline,
     pub redacts: Option<String>,
+    /// Root of the thread that the event is part of, as of its fold
+    /// (client-server API, *Threading*); none in the main timeline.
+    pub thread: Option<String>,
     pub transaction: Option<Transaction>,
 }
 
@@ -251,6 +254,19 @@ pub struct OutputRoomGap {
     pub prev_events: Vec<String>,
     /// The `auth_events` that are not known.
     pub auth_events: Vec<String>,
+}
+
+/// Body of [`super::Kind::OutputReceipt`]. Routing fields are those of the
+/// source record. `Duplicate`: the user had read at least as far.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputReceipt {
+    pub origin: Origin,
+    pub decision: Decision,
+    pub reason: Reason,
+    pub receipt_type: ReceiptType,
+    /// As in [`super::input::InputReceipt`].
+    pub thread: Option<String>,
+    pub place: Option<[u8; 16]>,
 }
 
 /// Body of [`super::Kind::OutputUser`]. Routing fields and body part are those of the source record.

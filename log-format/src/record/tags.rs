@@ -6,8 +6,8 @@
 
 /// What a record says, as the `u16` at byte 2 of its payload.
 ///
-/// Input kinds lie below `0x8000`, output kinds above, so that a record's topic
-/// can be told from its kind alone.
+/// *Input* kinds lie below `0x4000`, *ephemeral* kinds from there, *output* kinds
+/// from `0x8000`, so that a record's topic can be told from its kind alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u16)]
 pub enum Kind {
@@ -26,6 +26,8 @@ pub enum Kind {
     InputStateAbandoned = 0x0006,
     /// The work for which a room waited was done aside.
     InputRoomResumed = 0x0007,
+    /// A user read a room up to an event.
+    InputReceipt = 0x0008,
 
     // Keyed by user id.
     /// An account came to be.
@@ -48,12 +50,22 @@ pub enum Kind {
     InputFilter = 0x0109,
     /// A user forgot a room that they had left.
     InputRoomForgotten = 0x010A,
+    /// A device got another display name.
+    InputDeviceRenamed = 0x010B,
+    /// A user reported an event, a room or another user to the operator.
+    InputReport = 0x010C,
 
     // Keyed by alias.
     /// A room alias was created.
     InputAliasCreated = 0x0201,
     /// A room alias was removed.
     InputAliasRemoved = 0x0202,
+
+    // Of the topic *ephemeral*, which has numbers of its own.
+    /// A user began or ceased to type; keyed by room id.
+    EphemeralTyping = 0x4001,
+    /// A user's presence; keyed by user id.
+    EphemeralPresence = 0x4101,
 
     /// The room server's decision about one [`Kind::InputRoomEvent`].
     OutputRoomEvent = 0x8001,
@@ -63,6 +75,8 @@ pub enum Kind {
     OutputRoomState = 0x8003,
     /// The room server met an event whose past it lacks.
     OutputRoomGap = 0x8004,
+    /// The receipt server's decision about one [`Kind::InputReceipt`].
+    OutputReceipt = 0x8005,
     /// The user server's decision about any of the user kinds.
     OutputUser = 0x8101,
     /// The alias server's decision about any of the alias kinds.
@@ -71,7 +85,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 31] = [
         Kind::InputRoomEvent,
         Kind::InputRoomPublished,
         Kind::InputStateBegin,
@@ -79,6 +93,7 @@ impl Kind {
         Kind::InputStateCommit,
         Kind::InputStateAbandoned,
         Kind::InputRoomResumed,
+        Kind::InputReceipt,
         Kind::InputAccountCreated,
         Kind::InputPasswordSet,
         Kind::InputAccountDeactivated,
@@ -89,12 +104,17 @@ impl Kind {
         Kind::InputAccountData,
         Kind::InputFilter,
         Kind::InputRoomForgotten,
+        Kind::InputDeviceRenamed,
+        Kind::InputReport,
         Kind::InputAliasCreated,
         Kind::InputAliasRemoved,
+        Kind::EphemeralTyping,
+        Kind::EphemeralPresence,
         Kind::OutputRoomEvent,
         Kind::OutputRoomPublished,
         Kind::OutputRoomState,
         Kind::OutputRoomGap,
+        Kind::OutputReceipt,
         Kind::OutputUser,
         Kind::OutputAlias,
     ];
@@ -119,6 +139,7 @@ impl Kind {
             Kind::InputStateCommit => "state_commit",
             Kind::InputStateAbandoned => "state_abandoned",
             Kind::InputRoomResumed => "room_resumed",
+            Kind::InputReceipt => "receipt",
             Kind::InputAccountCreated => "account_created",
             Kind::InputPasswordSet => "password_set",
             Kind::InputAccountDeactivated => "account_deactivated",
@@ -129,12 +150,17 @@ impl Kind {
             Kind::InputAccountData => "account_data",
             Kind::InputFilter => "filter",
             Kind::InputRoomForgotten => "room_forgotten",
+            Kind::InputDeviceRenamed => "device_renamed",
+            Kind::InputReport => "report",
             Kind::InputAliasCreated => "alias_created",
             Kind::InputAliasRemoved => "alias_removed",
+            Kind::EphemeralTyping => "typing",
+            Kind::EphemeralPresence => "presence",
             Kind::OutputRoomEvent => "output_room_event",
             Kind::OutputRoomPublished => "output_room_published",
             Kind::OutputRoomState => "output_room_state",
             Kind::OutputRoomGap => "output_room_gap",
+            Kind::OutputReceipt => "output_receipt",
             Kind::OutputUser => "output_user",
             Kind::OutputAlias => "output_alias",
         }

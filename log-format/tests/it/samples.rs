@@ -2,6 +2,7 @@
 
 use log_format::Pending;
 use log_format::codec::encode;
+use log_format::record::ephemeral::*;
 use log_format::record::input::*;
 use log_format::record::output::*;
 use log_format::record::{Envelope, Kind, NewEnvelope, Part, Source};
@@ -127,6 +128,25 @@ fn body(kind: Kind) -> Vec<u8> {
             filter_id: "f1".to_owned(),
         }),
         Kind::InputRoomForgotten => encode(&InputRoomForgotten {}),
+        Kind::InputDeviceRenamed => encode(&InputDeviceRenamed {
+            device_id: "DEVICE".to_owned(),
+            display_name: text("Phone"),
+        }),
+        Kind::InputReport => encode(&InputReport {
+            about: text("@troll:example.org"),
+            score: Some(-100),
+        }),
+        Kind::InputReceipt => encode(&InputReceipt {
+            receipt_type: ReceiptType::ReadPrivate,
+            thread: text("main"),
+            place: Some([8; 16]),
+        }),
+        Kind::EphemeralTyping => encode(&EphemeralTyping { typing: true }),
+        Kind::EphemeralPresence => encode(&EphemeralPresence {
+            presence: PresenceState::Unavailable,
+            last_active_ms: Some(1_700_000_000_000),
+            currently_active: true,
+        }),
         Kind::InputAliasCreated => encode(&InputAliasCreated {
             servers: vec!["example.org".to_owned()],
         }),
@@ -147,7 +167,16 @@ fn body(kind: Kind) -> Vec<u8> {
             visibility: Visibility::Invited,
             timeline: Timeline::History,
             redacts: None,
+            thread: text("$root"),
             transaction: Some(transaction()),
+        }),
+        Kind::OutputReceipt => encode(&OutputReceipt {
+            origin: origin(4),
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            receipt_type: ReceiptType::Read,
+            thread: None,
+            place: Some([8; 16]),
         }),
         Kind::OutputRoomPublished => encode(&OutputRoomPublished {
             origin: origin(1),
@@ -196,7 +225,11 @@ fn sample(number: u64, kind: Kind) -> Pending {
     let carries_body = is_event
         || matches!(
             kind,
-            Kind::InputProfileField | Kind::InputAccountData | Kind::InputFilter
+            Kind::InputProfileField
+                | Kind::InputAccountData
+                | Kind::InputFilter
+                | Kind::InputReport
+                | Kind::EphemeralPresence
         );
     let body = body(kind);
     let payload = NewEnvelope {

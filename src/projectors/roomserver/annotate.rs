@@ -116,6 +116,7 @@ impl Annotation {
             visibility: self.visibility,
             timeline: self.timeline,
             redacts: body.redacts,
+            thread: None,
             transaction: body.transaction,
         });
         records.push(made(source, Kind::OutputRoomEvent, &annotated, copies));

@@ -137,6 +137,12 @@ impl UserProjector {
             | Kind::InputStateCommit
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed
+            | Kind::InputReceipt
+            | Kind::InputDeviceRenamed
+            | Kind::InputReport
+            | Kind::EphemeralTyping
+            | Kind::EphemeralPresence
+            | Kind::OutputReceipt
             | Kind::OutputRoomEvent
             | Kind::OutputRoomState
             | Kind::OutputRoomGap

@@ -83,6 +83,7 @@ fn decision(number: u64) -> Pending {
         visibility: Visibility::Shared,
         timeline: Timeline::Live,
         redacts: None,
+        thread: None,
         transaction: None,
     });
     let id = format!("$event{number}");

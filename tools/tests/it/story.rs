@@ -181,6 +181,7 @@ impl Story {
             visibility: Visibility::Shared,
             timeline: Timeline::Live,
             redacts: event.redacts.map(str::to_owned),
+            thread: None,
             transaction: None,
         });
         let mut redacted = event.content.clone();

@@ -214,6 +214,7 @@ impl FakeRoom {
             visibility,
             timeline,
             redacts: None,
+            thread: None,
             transaction: how
                 .transaction
                 .as_ref()
