@@ -5,6 +5,7 @@
 mod big_room;
 mod commands;
 mod crash;
+mod endpoints;
 mod forked_rooms;
 mod forked_sync;
 mod full_disk;
