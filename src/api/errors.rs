@@ -350,6 +350,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
         RoomWriteError::Forbidden(_) | RoomWriteError::ThirdPartyInvite => {
             answer(S::FORBIDDEN, "M_FORBIDDEN")
         }
+        RoomWriteError::InviteBlocked(_) => answer(S::FORBIDDEN, "M_INVITE_BLOCKED"),
         RoomWriteError::TooLarge(_) => answer(S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
         RoomWriteError::BadJson(_) => answer(S::BAD_REQUEST, "M_BAD_JSON"),
         RoomWriteError::InvalidParam(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),

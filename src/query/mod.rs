@@ -13,5 +13,6 @@ pub mod parked;
 pub mod rooms;
 pub mod shown;
 pub mod tokens;
+pub mod unwanted;
 pub mod users;
 pub mod visibility;

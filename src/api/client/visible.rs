@@ -15,6 +15,7 @@ use crate::api::Api;
 use crate::api::errors::ApiError;
 use crate::query::ids::{EventSn, Place, StateId};
 use crate::query::rooms::{RoomHead, Rooms, StateKey, StateMap, StoredEvent};
+use crate::query::unwanted::Unwanted;
 use crate::query::visibility::{Stay, Viewer, Viewpoint};
 
 /// How the user stands to the room.
@@ -59,7 +60,8 @@ impl<'a> RoomView<'a> {
     ) -> Result<RoomView<'a>, ApiError> {
         let rooms: &dyn Rooms = &*api.rooms;
         let head = rooms.head(room)?.ok_or(NOT_A_MEMBER)?;
-        let viewpoint = Viewpoint::at_head(rooms, &head, Viewer::User(user));
+        let viewpoint = Viewpoint::at_head(rooms, &head, Viewer::User(user))
+            .without(Unwanted::of(&*api.users, user));
         let standing = match head.authority.membership(user) {
             Some(Membership::Join) => Standing::Joined,
             None => Standing::Outside,

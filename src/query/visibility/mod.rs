@@ -20,6 +20,7 @@ use serde::Deserialize;
 use self::memberships::Memberships;
 use super::ids::{Place, StateId};
 use super::rooms::{QueryError, RoomHead, Rooms, StateKey, StoredEvent};
+use super::unwanted::Unwanted;
 use crate::matrix::RoomVersion;
 use crate::matrix::history_visibility::{HISTORY_VISIBILITY_TYPE, Sight, Standing, visibility_of};
 use crate::matrix::ids::domain_of;
@@ -71,6 +72,7 @@ pub struct Viewpoint<'a> {
     viewer: Viewer<'a>,
     head: OnceCell<Option<Arc<RoomHead>>>,
     memberships: Memberships<'a>,
+    unwanted: Unwanted,
 }
 
 impl<'a> Viewpoint<'a> {
@@ -81,6 +83,7 @@ impl<'a> Viewpoint<'a> {
             viewer,
             head: OnceCell::new(),
             memberships: Memberships::new(rooms, room, viewer),
+            unwanted: Unwanted::default(),
         }
     }
 
@@ -97,6 +100,13 @@ impl<'a> Viewpoint<'a> {
         }
     }
 
+    /// Hides what the user does not want to be told of, beside what they may not
+    /// see. For whatever shows events to clients; a report, say, is about an
+    /// event that the reporter may have hidden already.
+    pub fn without(self, unwanted: Unwanted) -> Viewpoint<'a> {
+        Viewpoint { unwanted, ..self }
+    }
+
     pub fn rooms(&self) -> &'a dyn Rooms {
         self.rooms
     }
@@ -109,9 +119,9 @@ impl<'a> Viewpoint<'a> {
         self.memberships.room_id()
     }
 
-    /// Whether the viewer may see an event of the room.
+    /// Whether the viewer may see an event of the room, and wants to.
     pub fn may_see(&self, event: &StoredEvent) -> Result<bool, QueryError> {
-        Ok(self.may_read_at(event)? && !self.is_withheld(event)?)
+        Ok(!self.unwanted.event(event) && self.may_read_at(event)? && !self.is_withheld(event)?)
     }
 
     /// [`Viewpoint::may_see`] where the caller knows better whether the viewer
@@ -121,7 +131,9 @@ impl<'a> Viewpoint<'a> {
         event: &StoredEvent,
         joined_later: bool,
     ) -> Result<bool, QueryError> {
-        Ok(self.is_within(event, || Ok(joined_later))? && !self.is_withheld(event)?)
+        Ok(!self.unwanted.event(event)
+            && self.is_within(event, || Ok(joined_later))?
+            && !self.is_withheld(event)?)
     }
 
     /// Whether the viewer may know how the room was at an event, whether or not

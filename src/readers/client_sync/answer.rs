@@ -20,6 +20,7 @@ use crate::clock;
 use crate::logs::log::{PartitionId, partition_of};
 use crate::query::ids::OutputOffset;
 use crate::query::tokens::SyncToken;
+use crate::query::unwanted::Unwanted;
 use crate::query::users::AccountDatum;
 use crate::storage::columns::SYNC_DATA;
 
@@ -98,6 +99,8 @@ pub struct Building<'a> {
     pub token: SyncToken,
     pub now_ms: u64,
     pub known_members: KnownMembers<'a>,
+    /// What the user does not want to be told of, as of now.
+    pub unwanted: Unwanted,
 }
 
 impl ClientSync {
@@ -134,6 +137,7 @@ impl ClientSync {
             token,
             now_ms: clock::now_ms(),
             known_members,
+            unwanted: Unwanted::of(&*self.users, &request.user),
         };
         let changed_data = match data_changed && since.is_some() {
             true => building.changed_data(user_partition)?,
@@ -292,6 +296,7 @@ impl<'a> Building<'a> {
                     rooms.join.insert(room_id, joined);
                 }
             }
+            Membership::Invite if self.is_unwanted(candidate)? => {}
             Membership::Invite => {
                 let events = stripped_state(&self.history(candidate), &candidate.standing)?;
                 let invite_state = Events { events };
@@ -311,6 +316,15 @@ impl<'a> Building<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an invite is one that the user does not want to be told of.
+    fn is_unwanted(&self, candidate: &Candidate) -> Result<bool, SyncError> {
+        let Some(invite) = candidate.standing.event else {
+            return Ok(false);
+        };
+        let invite = self.sync.rooms.events(&candidate.room_id, &[invite])?.pop();
+        Ok(invite.is_some_and(|invite| self.unwanted.invite_from(&invite.sender)))
     }
 
     /// Which account data changed in the stretch of the answer.

@@ -50,7 +50,7 @@ impl Building<'_> {
             gap: false,
         };
         let filter = self.request.filter.clone();
-        let judge = Judge::new(&history, &user, candidate.standing)?;
+        let judge = Judge::new(&history, &user, candidate.standing, &self.unwanted)?;
         if !was_joined && !new_stay {
             return self.never_joined(&history, judge, candidate);
         }

@@ -115,7 +115,12 @@ impl<'a> Building<'a> {
         let history = self.history(candidate);
         let stretch = self.stretch(&history, candidate)?;
         let fresh = stretch.known_at.is_none();
-        let judge = Judge::new(&history, &self.request.user, candidate.standing)?;
+        let judge = Judge::new(
+            &history,
+            &self.request.user,
+            candidate.standing,
+            &self.unwanted,
+        )?;
         let filter = self.request.filter.clone();
         let mut timeline = Timeline::load(
             &history,

@@ -8,6 +8,7 @@ use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
 use crate::query::rooms::StoredEvent;
+use crate::query::unwanted::Unwanted;
 use crate::query::visibility::{Viewer, Viewpoint};
 
 /// Judges the events of one room for one user.
@@ -24,6 +25,7 @@ impl<'a> Judge<'a> {
         history: &RoomHistory<'a>,
         user: &'a UserId,
         standing: Standing,
+        unwanted: &Unwanted,
     ) -> Result<Judge<'a>, SyncError> {
         let is_joined = standing.membership == Membership::Join;
         let (mut was_joined, mut left_at) = (false, None);
@@ -37,7 +39,8 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(Judge {
-            viewpoint: Viewpoint::new(history.rooms, &history.room_id, Viewer::User(user)),
+            viewpoint: Viewpoint::new(history.rooms, &history.room_id, Viewer::User(user))
+                .without(unwanted.clone()),
             user,
             is_joined,
             left_at,

@@ -15,6 +15,7 @@ use crate::crypto::random;
 use crate::matrix::build::EventRef;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::matrix::{RoomVersion, ids};
+use crate::query::unwanted::blocks_invites;
 
 /// Users that one createRoom invites. Each is an event of the batch.
 const INVITES_MAX: usize = 250;
@@ -119,7 +120,11 @@ impl RoomWriter {
                 "this server cannot invite users of other servers yet".into(),
             ));
         }
-        Ok(())
+        let mut invited = request.invite.iter();
+        match invited.find(|user| blocks_invites(&**self.users(), user)) {
+            Some(user) => Err(RoomWriteError::InviteBlocked(user.clone())),
+            None => Ok(()),
+        }
     }
 
     fn alias_of(&self, localpart: &str) -> Result<OwnedRoomAliasId, RoomWriteError> {

@@ -22,6 +22,7 @@ use crate::logs::log::NewRecord;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
 use crate::query::rooms::{RoomHead, Rooms, StateKey};
+use crate::query::unwanted::blocks_invites;
 use crate::query::users::Users;
 
 const MEMBER: &str = "m.room.member";
@@ -140,6 +141,20 @@ impl RoomWriter {
     }
 }
 
+/// Refuses an invite of who takes none. To who is not in the room, which could
+/// not invite anybody, that is not told.
+pub(super) fn check_invite(
+    users: &dyn Users,
+    head: &RoomHead,
+    sender: &UserId,
+    target: &UserId,
+) -> Result<(), RoomWriteError> {
+    match head.authority.is_joined(sender) && blocks_invites(users, target) {
+        true => Err(RoomWriteError::InviteBlocked(target.to_owned())),
+        false => Ok(()),
+    }
+}
+
 struct Change {
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
@@ -155,6 +170,9 @@ impl Change {
         let now = head.authority.membership(&self.target);
         if !self.is_due(now)? {
             return Ok(None);
+        }
+        if let Act::Invite { .. } = self.act {
+            check_invite(&*self.users, head, &self.sender, &self.target)?;
         }
         let mut content = match self.act {
             Act::Join | Act::Knock | Act::Invite { .. } => profile(&*self.users, &self.target),

@@ -1,10 +1,13 @@
 //! Messages, redactions and state set by clients.
 
 use log_format::record::input::Transaction;
-use ruma::{DeviceId, EventId, OwnedEventId, RoomAliasId, RoomId, RoomVersionId, UserId};
+use ruma::{
+    DeviceId, EventId, OwnedEventId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, UserId,
+};
 use serde_json::Value;
 
 use super::event_builder::Draft;
+use super::membership::check_invite;
 use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
@@ -144,13 +147,16 @@ impl RoomWriter {
         state_key: &str,
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
-        self.check_invite(kind, state_key, &content)?;
+        let invited = self.invited_by(kind, state_key, &content)?;
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
         let choose = Box::new(move |head: &RoomHead| {
             if &*draft.kind == "m.room.canonical_alias" {
                 let state = RoomState::new(&*rooms, head);
                 check_aliases(&state, &*users, &draft.content)?;
+            }
+            if let Some(invited) = &invited {
+                check_invite(&*users, head, &draft.sender, invited)?;
             }
             Ok(Some(draft.clone()))
         });
@@ -161,13 +167,13 @@ impl RoomWriter {
         }
     }
 
-    /// An invite by way of state reaches no other server either.
-    fn check_invite(
+    /// Whom a state event invites. By this way, too, no invite reaches another server.
+    fn invited_by(
         &self,
         kind: &str,
         state_key: &str,
         content: &CanonicalJsonObject,
-    ) -> Result<(), RoomWriteError> {
+    ) -> Result<Option<OwnedUserId>, RoomWriteError> {
         let invites = kind == "m.room.member"
             && content.get("membership").and_then(|value| value.as_str()) == Some("invite");
         match UserId::parse(state_key) {
@@ -176,7 +182,8 @@ impl RoomWriter {
                     "this server cannot invite users of other servers yet".into(),
                 ))
             }
-            _ => Ok(()),
+            Ok(user) if invites => Ok(Some(user)),
+            _ => Ok(None),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Why a write to a room did not happen. Matrix codes are chosen in `api/errors.rs`.
 
-use ruma::OwnedRoomAliasId;
+use ruma::{OwnedRoomAliasId, OwnedUserId};
 
 use crate::query::rooms::QueryError;
 use crate::writers::submit::SubmitError;
@@ -48,6 +48,9 @@ pub enum RoomWriteError {
     /// An alias in `m.room.canonical_alias` does not point at the room.
     #[error("alias {0} does not point to this room")]
     BadAlias(OwnedRoomAliasId),
+    /// The user takes no invites (client-server API, *Invite permission*).
+    #[error("{0} does not accept invites")]
+    InviteBlocked(OwnedUserId),
     /// Identity servers are not asked.
     #[error("third-party invites are not supported by this server")]
     ThirdPartyInvite,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod creation;
+mod ignoring;
 mod membership;
 mod reading;
 mod redactions;
