@@ -13,11 +13,12 @@ use log_format::record::output::{
 use log_format::record::{Envelope, Kind};
 use ruma::{OwnedUserId, RoomId, UserId};
 
-use super::memory::{Memory, RoomIx};
+use super::memory::{MembershipNews, Memory, RoomIx};
 use super::rows::{
     self, AccountDataRow, Delta, Key, MembershipRow, RoomRow, StateRow, TimelineRow,
 };
 use crate::logs::log::{LogRecord, PartitionId};
+use crate::matrix::client_event::content_of;
 use crate::matrix::ids::domain_of;
 use crate::query::ids::{EventSn, Place, RoomSn, StateId};
 use crate::query::rooms::{Rooms, StateKey};
@@ -28,9 +29,42 @@ use crate::storage::columns::{
 use crate::storage::overlay::{Overlay, Read};
 
 const MEMBER: &str = "m.room.member";
+const CREATE: &str = "m.room.create";
+const ENCRYPTION: &str = "m.room.encryption";
+
+/// Events that mean that somebody is there (MSC4186, `bump_stamp`), with the
+/// names that they had before they became part of the specification.
+const BUMPING: [&str; 9] = [
+    CREATE,
+    "m.room.message",
+    "m.room.encrypted",
+    "m.sticker",
+    "m.call.invite",
+    "m.poll.start",
+    "org.matrix.msc3381.poll.start",
+    "m.beacon_info",
+    "org.matrix.msc3672.beacon_info",
+];
 
 /// What became of users of this server, by user id.
 type Memberships = Vec<(String, Membership)>;
+
+/// The record that changes current state.
+struct Cause<'a> {
+    offset: u64,
+    /// Its time in microseconds since the epoch.
+    at_us: u64,
+    event_id: &'a str,
+    sender: Option<&'a str>,
+    body: &'a OutputRoomEvent,
+}
+
+/// A part of a change that is too large for one record.
+struct Part {
+    at: u64,
+    deltas: Vec<Delta>,
+    memberships: Memberships,
+}
 
 /// One group of records on its way into rows and memory.
 pub struct Group<'a, 's> {
@@ -71,7 +105,7 @@ impl<'a, 's> Group<'a, 's> {
             Kind::OutputRoomEvent => {
                 let body = codec::decode(envelope.body)
                     .map_err(|source| ReaderError::Body { offset, source })?;
-                self.room_event(offset, &envelope, body)
+                self.room_event(record, &envelope, body)
             }
             Kind::OutputRoomState => {
                 let body = codec::decode(envelope.body)
@@ -96,6 +130,7 @@ impl<'a, 's> Group<'a, 's> {
             let row = RoomRow {
                 room_id: slot.room_id.to_string(),
                 last_change: slot.last_change,
+                traits: slot.traits.clone(),
             };
             let key = Key::new(self.partition).room(slot.room);
             rows::put(&mut self.rows, SYNC_ROOMS, &key, &row);
@@ -105,10 +140,11 @@ impl<'a, 's> Group<'a, 's> {
 
     fn room_event(
         &mut self,
-        offset: u64,
+        record: &LogRecord,
         envelope: &Envelope<'_>,
         body: OutputRoomEvent,
     ) -> Result<(), ReaderError> {
+        let offset = record.offset;
         let missing = |what| ReaderError::Field { offset, what };
         // History that is found later is for `/messages`: it is older than what
         // clients have, and sync gives what is new.
@@ -134,10 +170,28 @@ impl<'a, 's> Group<'a, 's> {
             self.rows.put(SYNC_TIMELINE, key.bytes(), row.encode());
         }
         if changes_state {
-            let event_id = envelope.event_id.ok_or(missing("event id"))?;
-            self.change_state(ix, offset, event_id, parts_from, &body)?;
+            let cause = Cause {
+                offset,
+                at_us: record.time_us,
+                event_id: envelope.event_id.ok_or(missing("event id"))?,
+                sender: envelope.sender,
+                body: &body,
+            };
+            self.change_state(ix, &cause, parts_from)?;
         }
-        self.memory.room_mut(ix).last_change = offset;
+        let slot = self.memory.room_mut(ix);
+        slot.last_change = offset;
+        if in_timeline {
+            // The clock may be put back; a room's own events stay in order.
+            let traits = &mut slot.traits;
+            traits.active_us = record.time_us.max(traits.active_us + 1);
+            if envelope
+                .event_type
+                .is_some_and(|kind| BUMPING.contains(&kind))
+            {
+                traits.bumped_us = traits.active_us;
+            }
+        }
         self.changed.insert(ix);
         self.memory.wake_room(ix);
         Ok(())
@@ -172,41 +226,60 @@ impl<'a, 's> Group<'a, 's> {
     fn change_state(
         &mut self,
         ix: RoomIx,
-        offset: u64,
-        event_id: &str,
+        cause: &Cause<'_>,
         parts_from: Option<u64>,
-        body: &OutputRoomEvent,
     ) -> Result<(), ReaderError> {
         let room = self.memory.room(ix).room;
+        let deltas = deltas(&cause.body.state_delta);
+        self.set_traits(ix, &deltas)?;
         let row = StateRow::Change {
-            state: body.current_state,
+            state: cause.body.current_state,
             first: parts_from,
-            deltas: deltas(&body.state_delta),
+            deltas,
         };
-        let key = Key::new(self.partition).room(room).number(offset);
+        let key = Key::new(self.partition).room(room).number(cause.offset);
         rows::put(&mut self.rows, SYNC_STATE, &key, &row);
         let mut next = parts_from;
         while let Some(from) = next {
-            let part = self.part_from(room, from, offset)?;
-            next = part.as_ref().map(|(at, _)| at + 1);
-            for (user, membership) in part.map(|(_, part)| part).unwrap_or_default() {
-                self.set_membership(ix, offset, (&user, membership), event_id, body)?;
+            let part = self.part_from(room, from, cause.offset)?;
+            next = part.as_ref().map(|part| part.at + 1);
+            let Some(part) = part else { break };
+            self.set_traits(ix, &part.deltas)?;
+            for (user, membership) in part.memberships {
+                self.set_membership(ix, cause, &user, membership)?;
             }
         }
-        let last: Memberships = self.local(&body.memberships).collect();
+        let last: Memberships = self.local(&cause.body.memberships).collect();
         for (user, membership) in last {
-            self.set_membership(ix, offset, (&user, membership), event_id, body)?;
+            self.set_membership(ix, cause, &user, membership)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what room lists are filtered by.
+    fn set_traits(&mut self, ix: RoomIx, deltas: &[Delta]) -> Result<(), ReaderError> {
+        for delta in deltas.iter().filter(|delta| delta.state_key.is_empty()) {
+            match &*delta.kind {
+                ENCRYPTION => self.memory.room_mut(ix).traits.encrypted = delta.to.is_some(),
+                CREATE => {
+                    let room_id = self.memory.room(ix).room_id.clone();
+                    let event_id = delta.to.as_deref();
+                    let event_id = event_id.and_then(|id| <&ruma::EventId>::try_from(id).ok());
+                    let event = match event_id {
+                        Some(event_id) => self.rooms.event(&room_id, event_id)?,
+                        None => None,
+                    };
+                    let room_type = event.and_then(|event| room_type(&event.json));
+                    self.memory.room_mut(ix).traits.room_type = room_type;
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
 
     /// The memberships of the first part of a change in `[from, to)`, and where it stands.
-    fn part_from(
-        &self,
-        room: RoomSn,
-        from: u64,
-        to: u64,
-    ) -> Result<Option<(u64, Memberships)>, ReaderError> {
+    fn part_from(&self, room: RoomSn, from: u64, to: u64) -> Result<Option<Part>, ReaderError> {
         let prefix = Key::new(self.partition).room(room);
         let start = Key::new(self.partition).room(room).number(from);
         let (prefix, start) = (prefix.bytes(), Some(start.bytes()));
@@ -216,7 +289,15 @@ impl<'a, 's> Group<'a, 's> {
         };
         let at = rows::last_number(SYNC_STATE, key)?;
         match rows::decode(SYNC_STATE, value)? {
-            StateRow::Part { memberships, .. } if at < to => Ok(Some((at, memberships))),
+            StateRow::Part {
+                deltas,
+                memberships,
+                ..
+            } if at < to => Ok(Some(Part {
+                at,
+                deltas,
+                memberships,
+            })),
             _ => Ok(None),
         }
     }
@@ -235,10 +316,9 @@ impl<'a, 's> Group<'a, 's> {
     fn set_membership(
         &mut self,
         ix: RoomIx,
-        offset: u64,
-        (user, membership): (&str, Membership),
-        event_id: &str,
-        body: &OutputRoomEvent,
+        cause: &Cause<'_>,
+        user: &str,
+        membership: Membership,
     ) -> Result<(), ReaderError> {
         let Ok(user) = <&UserId>::try_from(user) else {
             return Ok(());
@@ -246,28 +326,44 @@ impl<'a, 's> Group<'a, 's> {
         let is_own = |change: &StateChange| {
             change.kind == MEMBER
                 && change.state_key == user.as_str()
-                && change.to.as_deref() == Some(event_id)
+                && change.to.as_deref() == Some(cause.event_id)
         };
         let slot = self.memory.room(ix);
-        let room = slot.room;
-        let event = match body.state_delta.first().is_some_and(is_own) {
-            true => Some(EventSn(body.event_sn)),
+        let (room, encrypted) = (slot.room, slot.traits.encrypted);
+        let (event, by_self) = match cause.body.state_delta.first().is_some_and(is_own) {
+            true => {
+                let event = EventSn(cause.body.event_sn);
+                (Some(event), cause.sender == Some(user.as_str()))
+            }
             false => {
-                let state = StateId(body.current_state);
+                let state = StateId(cause.body.current_state);
                 let key = StateKey::new(MEMBER, user.as_str());
-                self.rooms.state_entry(&slot.room_id, state, &key)?
+                let event = self.rooms.state_entry(&slot.room_id, state, &key)?;
+                let wanted: Vec<EventSn> = event.into_iter().collect();
+                let found = self.rooms.events(&slot.room_id, &wanted)?;
+                (event, found.iter().any(|event| event.sender == user))
             }
         };
         let user_ix = self.memory.intern_user(user);
-        self.memory
-            .set_membership(user_ix, ix, membership, event, offset);
+        let news = MembershipNews {
+            membership,
+            event,
+            offset: cause.offset,
+            at_us: cause.at_us,
+            by_self,
+            encrypted,
+        };
+        self.memory.set_membership(user_ix, ix, news);
         let key = Key::new(self.partition)
             .text(user.as_str())
             .room(room)
-            .number(offset);
+            .number(cause.offset);
         let row = MembershipRow {
             membership,
             event: event.map(|event| event.0),
+            at_us: cause.at_us,
+            by_self,
+            encrypted,
         };
         rows::put(&mut self.rows, SYNC_MEMBERS, &key, &row);
         Ok(())
@@ -320,4 +416,15 @@ fn deltas(changes: &[StateChange]) -> Vec<Delta> {
         to: change.to.clone(),
     });
     deltas.collect()
+}
+
+/// `type` of a create event.
+fn room_type(pdu: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        #[serde(rename = "type")]
+        room_type: Option<String>,
+    }
+    let content = content_of(pdu).ok()?;
+    serde_json::from_str::<Content>(content).ok()?.room_type
 }

@@ -11,6 +11,7 @@ use log_format::record::output::Membership;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::Notify;
 
+use super::rows::RoomTraits;
 use crate::logs::log::PartitionId;
 use crate::query::ids::{EventSn, RoomSn};
 
@@ -30,6 +31,7 @@ pub struct RoomSlot {
     pub room: RoomSn,
     /// Offset of the last record that changed what members see.
     pub last_change: u64,
+    pub traits: RoomTraits,
     /// Offset of the first part of a change of state whose end is not here yet;
     /// see [`super::rows::StateRow::Part`].
     pub parts_from: Option<u64>,
@@ -47,6 +49,28 @@ pub struct Standing {
     pub changed_at: u64,
     /// Offset since which the membership has been `join` without a break.
     pub joined_at: Option<u64>,
+    /// When that change came, in microseconds since the epoch.
+    pub changed_us: u64,
+    /// The user did it themselves: no invite, kick or ban.
+    pub by_self: bool,
+    /// The room was encrypted then.
+    pub encrypted: bool,
+    /// The user is or was in the room.
+    pub has_joined: bool,
+}
+
+/// A change of a local user's membership.
+#[derive(Clone, Copy, Debug)]
+pub struct MembershipNews {
+    pub membership: Membership,
+    /// The `m.room.member` event.
+    pub event: Option<EventSn>,
+    /// Offset of the record that changed it, and its time in microseconds.
+    pub offset: u64,
+    pub at_us: u64,
+    /// See [`Standing`].
+    pub by_self: bool,
+    pub encrypted: bool,
 }
 
 /// A local user.
@@ -103,6 +127,7 @@ impl Memory {
             partition,
             room,
             last_change: 0,
+            traits: RoomTraits::default(),
             parts_from: None,
             joined: HashSet::new(),
         });
@@ -139,24 +164,23 @@ impl Memory {
     }
 
     /// A local user's membership changed.
-    pub fn set_membership(
-        &mut self,
-        user: UserIx,
-        room: RoomIx,
-        membership: Membership,
-        event: Option<EventSn>,
-        offset: u64,
-    ) {
-        let joined = membership == Membership::Join;
+    pub fn set_membership(&mut self, user: UserIx, room: RoomIx, news: MembershipNews) {
+        let joined = news.membership == Membership::Join;
         let rooms = &mut self.users[user.0 as usize].rooms;
-        let joined_at = rooms.get(&room).and_then(|before| before.joined_at);
+        let before = rooms.get(&room);
+        let joined_at = before.and_then(|before| before.joined_at);
+        let has_joined = joined || before.is_some_and(|before| before.has_joined);
         rooms.insert(
             room,
             Standing {
-                membership,
-                event,
-                changed_at: offset,
-                joined_at: joined.then(|| joined_at.unwrap_or(offset)),
+                membership: news.membership,
+                event: news.event,
+                changed_at: news.offset,
+                joined_at: joined.then(|| joined_at.unwrap_or(news.offset)),
+                changed_us: news.at_us,
+                by_self: news.by_self,
+                encrypted: news.encrypted,
+                has_joined,
             },
         );
         let members = &mut self.rooms[room.0 as usize].joined;

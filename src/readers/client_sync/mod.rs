@@ -35,7 +35,7 @@ use tokio::sync::Notify;
 
 use self::fold::Group;
 use self::lazy::SentMembers;
-use self::memory::Memory;
+use self::memory::{MembershipNews, Memory};
 use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
 use self::unread::UnreadCounts;
 use crate::logs::log::{Log, LogRecord, PartitionId};
@@ -272,7 +272,9 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
             return Ok(());
         };
         let ix = memory.intern_room(&room_id, partition, room);
-        memory.room_mut(ix).last_change = row.last_change;
+        let slot = memory.room_mut(ix);
+        slot.last_change = row.last_change;
+        slot.traits = row.traits;
         by_sn.insert(room, ix);
         Ok(())
     })?;
@@ -299,7 +301,15 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
             return Ok(());
         };
         let user = memory.intern_user(user);
-        memory.set_membership(user, *room, row.membership, row.event.map(EventSn), offset);
+        let news = MembershipNews {
+            membership: row.membership,
+            event: row.event.map(EventSn),
+            offset,
+            at_us: row.at_us,
+            by_self: row.by_self,
+            encrypted: row.encrypted,
+        };
+        memory.set_membership(user, *room, news);
         Ok(())
     })?;
     scan(store, SYNC_DATA, prefix.bytes(), |key, value| {

@@ -11,7 +11,7 @@ use crate::storage::columns::Table;
 use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a row's meaning changes; the tables are then rebuilt.
-pub const TABLES_VERSION: u32 = 2;
+pub const TABLES_VERSION: u32 = 3;
 
 /// Builds a key: integers big-endian, texts with their length before them, so
 /// that no text is another's prefix.
@@ -120,6 +120,12 @@ pub struct MembershipRow {
     pub membership: Membership,
     /// Interned id of the `m.room.member` event; none where resolution removed it.
     pub event: Option<u64>,
+    /// When the server got the record, in microseconds since the epoch.
+    pub at_us: u64,
+    /// The user did it themselves: no invite, kick or ban.
+    pub by_self: bool,
+    /// The room was encrypted then, for those who may not know what came later.
+    pub encrypted: bool,
 }
 
 /// A room, as found again at start.
@@ -128,6 +134,22 @@ pub struct RoomRow {
     pub room_id: String,
     /// Offset of the last record that changed what members see.
     pub last_change: u64,
+    pub traits: RoomTraits,
+}
+
+/// What room lists are sorted and filtered by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct RoomTraits {
+    /// When the server got the newest event of the timeline, in microseconds
+    /// since the epoch; never the same for two events of a room.
+    pub active_us: u64,
+    /// Of that event among those which mean that somebody is there (MSC4186,
+    /// `bump_stamp`).
+    pub bumped_us: u64,
+    /// Current state has `m.room.encryption`.
+    pub encrypted: bool,
+    /// `type` of the create event.
+    pub room_type: Option<String>,
 }
 
 /// A piece of account data changed.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use log_format::codec;
@@ -31,6 +32,8 @@ use crate::readers::store::memory::MemoryStore;
 pub struct FakeLog {
     partitions: Vec<RwLock<Vec<LogRecord>>>,
     ends: Vec<watch::Sender<u64>>,
+    /// Time of the next record, in microseconds.
+    clock_us: AtomicU64,
 }
 
 impl FakeLog {
@@ -38,6 +41,7 @@ impl FakeLog {
         FakeLog {
             partitions: (0..partitions).map(|_| RwLock::default()).collect(),
             ends: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
+            clock_us: AtomicU64::new(1_000_000),
         }
     }
 
@@ -47,7 +51,7 @@ impl FakeLog {
         let offset = records.len() as u64;
         records.push(LogRecord {
             offset,
-            time_us: 0,
+            time_us: self.clock_us.fetch_add(1_000, Ordering::Relaxed),
             payload,
         });
         drop(records);
