@@ -372,6 +372,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
             "M_UNKNOWN",
             "Internal server error",
         ),
+        RoomWriteError::UserData(error) => user_data(error),
         RoomWriteError::Stopping => stopping(),
     }
 }
