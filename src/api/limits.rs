@@ -16,3 +16,5 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 20_000;
 pub const UIA_SESSIONS_MAX: usize = 10_000;
 /// How long a user-interactive session may take.
 pub const UIA_SESSION_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Registrations whose wishes are remembered, some 4 KiB each at most; the least used is forgotten.
+pub const REGISTRATIONS_MAX: usize = 2_000;

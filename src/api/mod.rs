@@ -12,6 +12,7 @@ pub mod extract;
 pub mod limits;
 pub mod ops;
 pub mod rate_limit;
+pub mod registrations;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod uia;
@@ -35,6 +36,7 @@ use crate::writers::client::user_data::UserData;
 use crate::writers::submit::Submitter;
 
 use self::rate_limit::RateLimits;
+use self::registrations::Registrations;
 use self::uia::UiaSessions;
 
 /// Who may make an account over the client API; with neither, nobody may.
@@ -110,6 +112,7 @@ pub struct Api {
     pub sync: Arc<ClientSync>,
     pub rate_limits: RateLimits,
     pub uia: UiaSessions,
+    pub registrations: Registrations,
     in_flight: Semaphore,
 }
 
@@ -141,6 +144,7 @@ impl Api {
             sync: ports.sync,
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
+            registrations: Registrations::default(),
             in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),
             rooms: ports.rooms,
             users: ports.users,

@@ -2,7 +2,7 @@
 //! those under way (client-server API, *User-Interactive Authentication API*).
 //!
 //! A session belongs to one operation of one user; another user, or the same
-//! one doing something else, cannot go on with it.
+//! one doing something else, is refused.
 
 use std::time::Instant;
 
@@ -50,6 +50,25 @@ pub struct Operation {
     pub name: &'static str,
     /// The user whose access token came along, if the operation wants one.
     pub user: Option<OwnedUserId>,
+    /// What it is done to, if there is a choice: agreeing to lose one device is
+    /// not agreeing to lose another.
+    pub target: Option<Target>,
+}
+
+/// A digest of what an operation is done to, of the same size for any list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target(blake3::Hash);
+
+impl Target {
+    /// Of these ids, in this order.
+    pub fn of<'a>(ids: impl IntoIterator<Item = &'a str>) -> Target {
+        let mut hasher = blake3::Hasher::new();
+        for id in ids {
+            hasher.update(&(id.len() as u64).to_le_bytes());
+            hasher.update(id.as_bytes());
+        }
+        Target(hasher.finalize())
+    }
 }
 
 /// The user identifier object (client-server API, *Identifier types*), and the
@@ -90,7 +109,7 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// `flows`, `params`, `session` and, once there is one, `completed`.
+    /// `flows`, `params`, `session` and, once something was tried, `completed`.
     pub fn to_json(&self) -> Map<String, Value> {
         let names = |stages: &[Stage]| stages.iter().map(|s| s.name()).collect::<Vec<_>>();
         let flow = |stages: &&[Stage]| json!({ "stages": names(stages) });
@@ -98,7 +117,7 @@ impl Challenge {
         object.insert("flows".to_owned(), self.flows.iter().map(flow).collect());
         object.insert("params".to_owned(), json!({}));
         object.insert("session".to_owned(), json!(self.session));
-        if !self.completed.is_empty() {
+        if !self.completed.is_empty() || self.failure.is_some() {
             object.insert("completed".to_owned(), json!(names(&self.completed)));
         }
         object
@@ -133,7 +152,8 @@ impl UiaSessions {
     /// name its first stage without a session, as clients do where one stage
     /// is all there is.
     ///
-    /// Errors: `InteractiveAuth` with what is still due, or what `verify` says.
+    /// Errors: `InteractiveAuth` with what is still due; `Forbidden` if the
+    /// session belongs to another operation; or what `verify` says.
     pub async fn authorize(
         &self,
         operation: Operation,
@@ -145,7 +165,12 @@ impl UiaSessions {
         let auth = auth.unwrap_or(&no_auth);
         let (id, mut session) = match self.resume(auth, &operation) {
             Ok(resumed) => resumed,
-            Err(Unknown) => {
+            Err(NoSession::Foreign) => {
+                return Err(ApiError::Forbidden(
+                    "This authentication session belongs to another operation",
+                ));
+            }
+            Err(NoSession::Unknown) => {
                 let failure = ("M_UNKNOWN", "Unknown or expired session");
                 let (id, session) = fresh(operation);
                 return Err(self.challenge(id, session, flows, Some(failure)));
@@ -178,15 +203,23 @@ impl UiaSessions {
         Err(self.challenge(id, session, flows, None))
     }
 
-    fn resume(&self, auth: &AuthData, operation: &Operation) -> Result<(String, Session), Unknown> {
+    fn resume(
+        &self,
+        auth: &AuthData,
+        operation: &Operation,
+    ) -> Result<(String, Session), NoSession> {
         let Some(id) = &auth.session else {
             return Ok(fresh(operation.clone()));
         };
         let sessions = self.sessions.lock();
-        let session = sessions.get(id).filter(|session| {
-            session.operation == *operation && session.started.elapsed() < UIA_SESSION_LIFETIME
-        });
-        session.map(|s| (id.clone(), s.clone())).ok_or(Unknown)
+        let session = sessions.get(id).ok_or(NoSession::Unknown)?;
+        if session.started.elapsed() >= UIA_SESSION_LIFETIME {
+            return Err(NoSession::Unknown);
+        }
+        if session.operation != *operation {
+            return Err(NoSession::Foreign);
+        }
+        Ok((id.clone(), session.clone()))
     }
 
     fn spend(&self, id: &str) -> Result<(), ApiError> {
@@ -212,8 +245,13 @@ impl UiaSessions {
     }
 }
 
-/// The session named is not one of this operation, or not any more.
-struct Unknown;
+/// Why the session named is of no use.
+enum NoSession {
+    /// There is none, or not any more.
+    Unknown,
+    /// It is of another operation.
+    Foreign,
+}
 
 fn fresh(operation: Operation) -> (String, Session) {
     let session = Session {
@@ -245,6 +283,7 @@ mod tests {
         Operation {
             name: "test",
             user: user.map(|user| user.try_into().unwrap()),
+            target: None,
         }
     }
 
@@ -256,16 +295,32 @@ mod tests {
         }
     }
 
+    #[derive(Debug)]
+    enum Refusal {
+        Due(Challenge),
+        Forbidden,
+    }
+
+    impl Refusal {
+        fn due(self) -> Challenge {
+            match self {
+                Refusal::Due(challenge) => challenge,
+                Refusal::Forbidden => panic!("forbidden"),
+            }
+        }
+    }
+
     async fn attempt(
         uia: &UiaSessions,
         operation: Operation,
         auth: AuthData,
         good: bool,
-    ) -> Result<(), Challenge> {
+    ) -> Result<(), Refusal> {
         let verify = async |_: Stage, _: &AuthData| Ok(good);
         match uia.authorize(operation, TWO, Some(&auth), verify).await {
             Ok(()) => Ok(()),
-            Err(ApiError::InteractiveAuth(challenge)) => Err(*challenge),
+            Err(ApiError::InteractiveAuth(challenge)) => Err(Refusal::Due(*challenge)),
+            Err(ApiError::Forbidden(_)) => Err(Refusal::Forbidden),
             Err(other) => panic!("{other}"),
         }
     }
@@ -275,22 +330,24 @@ mod tests {
         let uia = UiaSessions::default();
         let op = || operation(None);
         let token = "m.login.registration_token";
-        let first = attempt(&uia, op(), auth(None, None), true)
-            .await
-            .unwrap_err();
+        let first = attempt(&uia, op(), auth(None, None), true).await;
+        let first = first.unwrap_err().due();
         assert!(first.failure.is_none() && first.completed.is_empty());
         let id = first.session.as_str();
         // The second stage first: refused.
         let early = attempt(&uia, op(), auth(Some("m.login.dummy"), Some(id)), true).await;
-        assert_eq!(early.unwrap_err().failure.unwrap().0, "M_FORBIDDEN");
+        assert_eq!(early.unwrap_err().due().failure.unwrap().0, "M_FORBIDDEN");
         let wrong = attempt(&uia, op(), auth(Some(token), Some(id)), false).await;
-        assert!(wrong.unwrap_err().completed.is_empty());
+        let wrong = wrong.unwrap_err().due();
+        assert_eq!(wrong.to_json()["completed"], json!([]));
         let half = attempt(&uia, op(), auth(Some(token), Some(id)), true).await;
-        assert_eq!(half.unwrap_err().completed, [Stage::RegistrationToken]);
+        assert_eq!(
+            half.unwrap_err().due().completed,
+            [Stage::RegistrationToken]
+        );
         // A completed stage is answered with what is completed.
-        let again = attempt(&uia, op(), auth(Some(token), Some(id)), true)
-            .await
-            .unwrap_err();
+        let again = attempt(&uia, op(), auth(Some(token), Some(id)), true).await;
+        let again = again.unwrap_err().due();
         assert_eq!(again.completed, [Stage::RegistrationToken]);
         assert!(again.failure.is_none());
         attempt(&uia, op(), auth(Some("m.login.dummy"), Some(id)), true)
@@ -298,29 +355,31 @@ mod tests {
             .unwrap();
         // Spent.
         let spent = attempt(&uia, op(), auth(Some("m.login.dummy"), Some(id)), true).await;
-        assert_ne!(spent.unwrap_err().session, id);
+        assert_ne!(spent.unwrap_err().due().session, id);
     }
 
     #[tokio::test]
-    async fn a_session_is_no_use_to_another_user() {
+    async fn a_session_is_no_use_to_another_user_or_for_something_else() {
         let uia = UiaSessions::default();
         let token = Some("m.login.registration_token");
-        let alice = || operation(Some("@alice:hs"));
-        let mine = attempt(&uia, alice(), auth(token, None), true)
-            .await
-            .unwrap_err();
-        let id = mine.session.as_str();
-        let theirs = attempt(
-            &uia,
-            operation(Some("@bob:hs")),
-            auth(Some("m.login.dummy"), Some(id)),
-            true,
-        )
-        .await
-        .unwrap_err();
-        assert!(theirs.completed.is_empty() && theirs.session != id);
-        attempt(&uia, alice(), auth(Some("m.login.dummy"), Some(id)), true)
-            .await
-            .unwrap();
+        let about = |user: &str, devices: &[&str]| Operation {
+            target: Some(Target::of(devices.iter().copied())),
+            ..operation(Some(user))
+        };
+        let mine = about("@alice:hs", &["A", "B"]);
+        let first = attempt(&uia, mine.clone(), auth(token, None), true).await;
+        let first = first.unwrap_err().due();
+        let go_on = || auth(Some("m.login.dummy"), Some(&first.session));
+        let others = [
+            about("@bob:hs", &["A", "B"]),
+            about("@alice:hs", &["A"]),
+            about("@alice:hs", &["AB"]),
+            operation(Some("@alice:hs")),
+        ];
+        for other in others {
+            let refused = attempt(&uia, other, go_on(), true).await;
+            assert!(matches!(refused, Err(Refusal::Forbidden)));
+        }
+        attempt(&uia, mine, go_on(), true).await.unwrap();
     }
 }

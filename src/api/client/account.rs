@@ -12,7 +12,7 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{SmallJson, required};
-use crate::api::uia::{AuthData, Operation, Stage};
+use crate::api::uia::{AuthData, Operation, Stage, Target};
 use crate::writers::client::accounts::AccountError;
 
 /// Answer of `GET /account/whoami`.
@@ -55,7 +55,7 @@ pub async fn set_password(
     SmallJson(request): SmallJson<PasswordRequest>,
 ) -> Result<Json<Value>, ApiError> {
     api.accounts.check_new_password(&request.new_password)?;
-    confirm(&api, &auth, "account/password", request.auth.as_ref()).await?;
+    confirm(&api, &auth, "account/password", None, request.auth.as_ref()).await?;
     let (user, device) = (auth.user_id(), auth.device_id());
     let (password, logout) = (request.new_password, request.logout_devices);
     api.accounts
@@ -78,7 +78,14 @@ pub async fn deactivate(
     auth: Auth,
     SmallJson(request): SmallJson<DeactivateRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    confirm(&api, &auth, "account/deactivate", request.auth.as_ref()).await?;
+    confirm(
+        &api,
+        &auth,
+        "account/deactivate",
+        None,
+        request.auth.as_ref(),
+    )
+    .await?;
     // Before the account is closed, so that whoever is cut off can do it again.
     api.room_writer.leave_all(auth.user_id()).await?;
     api.accounts
@@ -95,16 +102,21 @@ pub async fn third_party_ids(_: Auth) -> Json<Value> {
     Json(json!({ "threepids": [] }))
 }
 
-/// Has the session's user type their password again.
+/// Has the session's user type their password again, for what is done to `target`.
+///
+/// Errors: `Forbidden` for another user's password, right or wrong; and those
+/// of [`UiaSessions::authorize`](crate::api::uia::UiaSessions::authorize).
 pub(super) async fn confirm(
     api: &ApiState,
     auth: &Auth,
     name: &'static str,
+    target: Option<Target>,
     data: Option<&AuthData>,
 ) -> Result<(), ApiError> {
     let operation = Operation {
         name,
         user: Some(auth.user_id().to_owned()),
+        target,
     };
     let verify = async |_: Stage, data: &AuthData| {
         let named = match (&data.identifier, &data.user) {
@@ -114,7 +126,9 @@ pub(super) async fn confirm(
         };
         let password = required(data.password.clone(), "password")?;
         if named.as_deref() != Some(auth.user_id()) {
-            return Ok(false);
+            return Err(ApiError::Forbidden(
+                "Only the user of this session can confirm this",
+            ));
         }
         match check_password(api, Some(auth.user_id()), password).await {
             Ok(()) => Ok(true),

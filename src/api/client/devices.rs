@@ -11,7 +11,7 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{OptionalJson, Path, SmallJson};
-use crate::api::uia::AuthData;
+use crate::api::uia::{AuthData, Target};
 use crate::query::users::Device;
 
 /// A device as its user sees it.
@@ -63,7 +63,15 @@ pub async fn remove(
     Path(device_id): Path<String>,
     OptionalJson(request): OptionalJson<RemoveRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    confirm(&api, &auth, "devices/delete", request.auth.as_ref()).await?;
+    let target = Target::of([&*device_id]);
+    let confirmed = confirm(
+        &api,
+        &auth,
+        "devices/delete",
+        Some(target),
+        request.auth.as_ref(),
+    );
+    confirmed.await?;
     let devices = Some(vec![device_id]);
     api.accounts.remove_devices(auth.user_id(), devices).await?;
     Ok(Json(json!({})))
@@ -82,7 +90,15 @@ pub async fn remove_many(
     auth: Auth,
     SmallJson(request): SmallJson<RemoveManyRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    confirm(&api, &auth, "delete_devices", request.auth.as_ref()).await?;
+    let target = Target::of(request.devices.iter().map(String::as_str));
+    let confirmed = confirm(
+        &api,
+        &auth,
+        "delete_devices",
+        Some(target),
+        request.auth.as_ref(),
+    );
+    confirmed.await?;
     let devices = Some(request.devices);
     api.accounts.remove_devices(auth.user_id(), devices).await?;
     Ok(Json(json!({})))

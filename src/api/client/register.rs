@@ -2,6 +2,7 @@
 //! /register/m.login.registration_token/validity` (*Account registration*).
 
 use axum::extract::State;
+use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use crate::api::auth::ClientAddress;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Query, SmallJson, required};
 use crate::api::rate_limit::Limit;
+use crate::api::registrations::{Known, Wanted};
 use crate::api::uia::{AuthData, Flows, Operation, Stage};
 use crate::api::{ApiState, Registration};
 use crate::crypto::tokens::equal;
@@ -29,13 +31,29 @@ pub struct RegisterRequest {
     password: Option<String>,
     device_id: Option<String>,
     initial_device_display_name: Option<String>,
-    #[serde(default)]
-    inhibit_login: bool,
-    #[serde(default)]
-    refresh_token: bool,
+    inhibit_login: Option<bool>,
+    refresh_token: Option<bool>,
+}
+
+impl RegisterRequest {
+    fn into_parts(self) -> (Option<AuthData>, Wanted) {
+        let wanted = Wanted {
+            username: self.username,
+            password: self.password,
+            device_id: self.device_id,
+            initial_device_display_name: self.initial_device_display_name,
+            inhibit_login: self.inhibit_login,
+            refresh_token: self.refresh_token,
+        };
+        (self.auth, wanted)
+    }
 }
 
 /// `POST /_matrix/client/v3/register`
+///
+/// What an earlier request of the same session said need not be said again,
+/// and one that is repeated after its success logs in to the account it made
+/// (*User-Interactive Authentication API*: "the result of the API call").
 pub async fn register(
     State(api): State<ApiState>,
     ClientAddress(address): ClientAddress,
@@ -49,39 +67,79 @@ pub async fn register(
     }
     let flows = flows(&api.settings.registration)?;
     // The first request of a flow asks no more than `available` does.
-    let limit = match request.auth {
+    let (auth, wanted) = request.into_parts();
+    let limit = match auth {
         None => Limit::TokenValidity,
         Some(_) => Limit::Registration,
     };
     api.rate_limits.check_address(limit, address)?;
+    let session = auth.as_ref().and_then(|auth| auth.session.as_deref());
+    let earlier = session.and_then(|session| api.registrations.find(session));
+    let wanted = match earlier {
+        Some(Known {
+            wanted: earlier,
+            made: Some(user),
+            ..
+        }) => return log_in(&api, user, wanted.or(earlier), None).await,
+        Some(earlier) => wanted.or(earlier.wanted),
+        None => wanted,
+    };
     // The specification wants these checks before the authentication.
-    let user = api.accounts.available(request.username.as_deref())?;
-    if let Some(password) = &request.password {
+    let user = api.accounts.available(wanted.username.as_deref())?;
+    if let Some(password) = &wanted.password {
         api.accounts.check_new_password(password)?;
     }
-    let device = DeviceRequest {
-        device_id: request.device_id,
-        initial_display_name: request.initial_device_display_name,
-        refreshable: request.refresh_token,
-    };
-    device.check()?;
+    device_of(&wanted).check()?;
     let operation = Operation {
         name: "register",
         user: None,
+        target: None,
     };
     let verify = async |_: Stage, auth: &AuthData| {
         let token = required(auth.token.as_deref(), "token")?;
         Ok(is_valid_token(&api.settings.registration, token))
     };
-    api.uia
-        .authorize(operation, flows, request.auth.as_ref(), verify)
-        .await?;
-    api.accounts.create(&user, request.password, false).await?;
-    if request.inhibit_login {
-        return Ok(axum::Json(LoggedIn::without_session(user)));
+    let authorized = api.uia.authorize(operation, flows, auth.as_ref(), verify);
+    if let Err(refusal) = authorized.await {
+        if let ApiError::InteractiveAuth(challenge) = &refusal {
+            api.registrations.ask(&challenge.session, wanted);
+        }
+        return Err(refusal);
     }
-    let (device_id, granted) = api.accounts.log_in(&user, device).await?;
-    Ok(axum::Json(LoggedIn::new(user, &device_id, granted)))
+    let password = wanted.password.clone();
+    api.accounts.create(&user, password, false).await?;
+    log_in(&api, user, wanted, session).await
+}
+
+fn device_of(wanted: &Wanted) -> DeviceRequest {
+    DeviceRequest {
+        device_id: wanted.device_id.clone(),
+        initial_display_name: wanted.initial_device_display_name.clone(),
+        refreshable: wanted.refresh_token.unwrap_or(false),
+    }
+}
+
+/// Logs in to the account that was made, unless the client does not want that.
+/// `session` is told of the account, so that it can ask again.
+async fn log_in(
+    api: &ApiState,
+    user: OwnedUserId,
+    mut wanted: Wanted,
+    session: Option<&str>,
+) -> Result<axum::Json<LoggedIn>, ApiError> {
+    let mut answer = LoggedIn::without_session(user.clone());
+    if !wanted.inhibit_login.unwrap_or(false) {
+        let device = device_of(&wanted);
+        device.check()?;
+        let (device_id, granted) = api.accounts.log_in(&user, device).await?;
+        answer = LoggedIn::new(user.clone(), &device_id, granted);
+        // Who asks again gets the same device.
+        wanted.device_id = Some(device_id.as_str().to_owned());
+    }
+    if let Some(session) = session {
+        api.registrations.made(session, wanted, user);
+    }
+    Ok(axum::Json(answer))
 }
 
 /// The flows that the configuration allows.

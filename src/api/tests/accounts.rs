@@ -42,6 +42,64 @@ async fn registering_without_login_gives_no_session() {
 }
 
 #[tokio::test]
+async fn a_registration_remembers_what_was_asked_first() {
+    let doors = Doors::open();
+    let body = json!({
+        "username": "alice",
+        "password": PASSWORD,
+        "device_id": "PHONE",
+        "initial_device_display_name": "Phone",
+        "refresh_token": true,
+    });
+    let challenge = doors.post("/v3/register", None, body).await;
+    let auth = json!({ "type": "m.login.dummy", "session": challenge.body["session"] });
+    let rest = json!({ "auth": auth });
+    let session = doors.post("/v3/register", None, rest.clone()).await.ok();
+    assert_eq!(session["user_id"], "@alice:hs");
+    assert_eq!(session["device_id"], "PHONE");
+    assert!(session["refresh_token"].is_string());
+    let login = json!({ "type": "m.login.password", "user": "alice", "password": PASSWORD });
+    doors.post("/v3/login", None, login).await.ok();
+
+    // The answer got lost: the same request gives the same account and device.
+    let again = doors.post("/v3/register", None, rest).await.ok();
+    assert_eq!(again["user_id"], "@alice:hs");
+    assert_eq!(again["device_id"], "PHONE");
+    let token = again["access_token"].as_str().unwrap();
+    assert_ne!(session["access_token"], token);
+    let device = doors.get("/v3/devices/PHONE", token).await.ok();
+    assert_eq!(device["display_name"], "Phone");
+    // Another session makes nothing of it.
+    let taken = json!({ "username": "alice", "auth": { "type": "m.login.dummy" } });
+    let taken = doors.post("/v3/register", None, taken).await;
+    assert_eq!(taken.error(), (400, "M_USER_IN_USE"));
+}
+
+#[tokio::test]
+async fn a_repeated_registration_makes_one_account() {
+    let doors = Doors::open();
+    let body = json!({ "password": PASSWORD });
+    let challenge = doors.post("/v3/register", None, body).await;
+    let auth = json!({ "type": "m.login.dummy", "session": challenge.body["session"] });
+    let body = json!({ "auth": auth });
+    let first = doors.post("/v3/register", None, body.clone()).await.ok();
+    let quiet = json!({ "auth": auth, "inhibit_login": true });
+    let again = doors.post("/v3/register", None, quiet).await.ok();
+    assert_eq!(again, json!({ "user_id": first["user_id"] }));
+    // A closed account is not opened by it.
+    let token = first["access_token"].as_str().unwrap();
+    let password =
+        json!({ "type": "m.login.password", "user": first["user_id"], "password": PASSWORD });
+    let confirmed = json!({ "auth": password });
+    doors
+        .post("/v3/account/deactivate", Some(token), confirmed)
+        .await
+        .ok();
+    let closed = doors.post("/v3/register", None, body).await;
+    assert_eq!(closed.error(), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
 async fn names_are_checked_before_the_authentication() {
     let doors = Doors::open();
     doors.register("alice").await;
@@ -163,9 +221,15 @@ async fn a_new_password_logs_out_other_devices_only() {
             },
         })
     };
-    for wrong in [request("alice", "wrong"), request("@bob:hs", PASSWORD)] {
+    let wrong = request("alice", "wrong");
+    let answer = doors.post("/v3/account/password", Some(&here), wrong).await;
+    assert_eq!(answer.error(), (401, "M_FORBIDDEN"));
+    assert_eq!(answer.body["completed"], json!([]));
+    // Another user's password, be it right: trying again is no use.
+    for name in ["@bob:hs", "@alice:elsewhere"] {
+        let wrong = request(name, PASSWORD);
         let answer = doors.post("/v3/account/password", Some(&here), wrong).await;
-        assert_eq!(answer.error(), (401, "M_FORBIDDEN"));
+        assert_eq!(answer.error(), (403, "M_FORBIDDEN"), "{name}");
     }
     let right = request("@alice:hs", PASSWORD);
     doors
