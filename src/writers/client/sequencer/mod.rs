@@ -8,6 +8,7 @@
 //! Lock order: a line's `gate`, then its `tip`. The gate of a message is never
 //! held across an await; that of a state event is held until its fold.
 
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use tokio::sync::Notify;
 
+use self::standing::standing;
 use super::authorize::{authorize, check, message_auth_events};
 use super::event_builder::{Draft, EventBuilder, Parents, RecordFields, reference_to};
 use super::room_error::RoomWriteError;
@@ -212,12 +214,6 @@ pub struct ClientTransaction {
 pub type StateChoice =
     Box<dyn FnMut(&RoomHead) -> Result<Option<Draft>, RoomWriteError> + Send + 'static>;
 
-/// Work that must be done, once, before a state event is appended, and that may
-/// name it. If it fails, nothing is appended.
-pub type Beforehand = Box<dyn FnOnce(OwnedEventId) -> Work + Send + 'static>;
-/// See [`Beforehand`].
-pub type Work = Pin<Box<dyn Future<Output = Result<(), RoomWriteError>> + Send>>;
-
 /// See the module's header. Cheap to clone.
 #[derive(Clone)]
 pub struct Sequencer {
@@ -283,7 +279,9 @@ impl Sequencer {
     }
 
     /// Writes the state event that `choose` decides on, and waits until it is
-    /// durable and folded. None if there was nothing to write.
+    /// durable and folded. None if there was nothing to write. Where the room
+    /// has the very same state from the same sender, that event is answered
+    /// and none is written.
     ///
     /// It goes on by itself when the caller is dropped: followers must not
     /// build before its fold.
@@ -292,32 +290,9 @@ impl Sequencer {
         room_id: &RoomId,
         choose: StateChoice,
     ) -> Result<Option<OwnedEventId>, RoomWriteError> {
-        self.spawn_state(room_id, choose, None).await
-    }
-
-    /// [`Sequencer::set_state`] with work that is done when the event is allowed
-    /// and built. Should others be faster meanwhile, the event is built anew and
-    /// has another id than the one that the work was told.
-    ///
-    /// Must not write to the same room by this sequencer, whose line is held.
-    pub async fn set_state_after(
-        &self,
-        room_id: &RoomId,
-        choose: StateChoice,
-        before: Beforehand,
-    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
-        self.spawn_state(room_id, choose, Some(before)).await
-    }
-
-    async fn spawn_state(
-        &self,
-        room_id: &RoomId,
-        choose: StateChoice,
-        before: Option<Beforehand>,
-    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
         let shared = self.shared.clone();
         let room_id = room_id.to_owned();
-        let work = async move { shared.write_state(&room_id, choose, before).await };
+        let work = async move { shared.write_state(&room_id, choose).await };
         match tokio::spawn(work).await {
             Ok(written) => written,
             Err(_) => Err(RoomWriteError::Stopping),
@@ -464,7 +439,6 @@ impl Shared {
         &self,
         room_id: &RoomId,
         mut choose: StateChoice,
-        mut before: Option<Beforehand>,
     ) -> Result<Option<OwnedEventId>, RoomWriteError> {
         let line = self.line(room_id);
         let _gate = line.gate.lock().await;
@@ -477,6 +451,9 @@ impl Shared {
             let version = head.authority.create_info.version;
             let parents = parents_of(&*self.rooms, &head)?;
             let auth_events = authorize(&*self.rooms, &head, version, &draft, &parents)?;
+            if let Some(same) = standing(&*self.rooms, &head, &draft)? {
+                return Ok(Some(same));
+            }
             let fields = RecordFields {
                 room_id: Some(room_id),
                 version,
@@ -487,9 +464,6 @@ impl Shared {
                 batch: (0, 1),
             };
             let built = self.builder.build(&draft, fields)?;
-            if let Some(before) = before.take() {
-                before(built.event_id.clone()).await?;
-            }
             let pending = self
                 .submitter
                 .enqueue(room_id.as_str(), vec![built.record])?;
