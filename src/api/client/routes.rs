@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
     account, account_data, create_room, devices, directory, discovery, filters, login, membership,
-    messages, profile, public_rooms, push_rules, register, room_state, rooms, send, sync, upgrade,
+    messages, profile, public_rooms, push_rules, register, room_state, rooms, send, sync,
 };
 use crate::api::ApiState;
 
@@ -92,8 +92,6 @@ pub fn routes() -> Routes {
         get(directory::listing).put(directory::set_listing));
     table.add(v3!("/publicRooms"), get(public_rooms::list).post(public_rooms::search));
 
-    table.add(v3!("/rooms/{roomId}/upgrade"), post(upgrade::upgrade));
-
     // Rooms: membership
     table.add(v3!("/join/{roomIdOrAlias}"), post(membership::join_by_id_or_alias));
     table.add(v3!("/knock/{roomIdOrAlias}"), post(membership::knock));
@@ -108,6 +106,7 @@ pub fn routes() -> Routes {
 
     // Rooms: sending events
     table.add(v3!("/rooms/{roomId}/send/{eventType}/{txnId}"), put(send::send));
+    table.add(v3!("/rooms/{roomId}/send/{eventType}"), post(send::send_once));
     table.add(v3!("/rooms/{roomId}/redact/{eventId}/{txnId}"), put(send::redact));
 
     // Rooms: reading events and state. An empty state key may lack its slash.

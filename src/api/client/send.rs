@@ -1,5 +1,7 @@
 //! `PUT /rooms/{roomId}/send/{eventType}/{txnId}` and
 //! `PUT /rooms/{roomId}/redact/{eventId}/{txnId}` (*Sending events to a room*).
+//! And `POST` without a transaction id: not in the specification, but what the
+//! Matrix guide for `curl` shows, so scripts and small bots send that way.
 
 use axum::Json;
 use axum::extract::State;
@@ -39,6 +41,26 @@ pub async fn send(
     }))
 }
 
+/// `POST /_matrix/client/v3/rooms/{roomId}/send/{eventType}`
+pub async fn send_once(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, kind)): Path<(OwnedRoomId, String)>,
+    EventContent(content): EventContent,
+) -> Result<Json<Sent>, ApiError> {
+    api.rate_limits
+        .check(Limit::Message, auth.user_id().as_str())?;
+    let from = FromDevice {
+        user_id: auth.user_id(),
+        device_id: auth.device_id(),
+        txn_id: None,
+    };
+    let sent = api.room_writer.send_message(from, &room_id, &kind, content);
+    Ok(Json(Sent {
+        event_id: sent.await?,
+    }))
+}
+
 #[derive(Deserialize)]
 pub struct Redaction {
     reason: Option<String>,
@@ -67,6 +89,6 @@ fn from_device<'a>(auth: &'a Auth, txn_id: &'a str) -> Result<FromDevice<'a>, Ap
     Ok(FromDevice {
         user_id: auth.user_id(),
         device_id: auth.device_id(),
-        txn_id,
+        txn_id: Some(txn_id),
     })
 }

@@ -12,7 +12,6 @@ use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use super::sequencer::ClientTransaction;
-use super::upgrade::TOMBSTONE;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
 use crate::query::rooms::RoomHead;
@@ -25,14 +24,16 @@ const NEW_ALIASES_MAX: usize = 100;
 pub struct FromDevice<'a> {
     pub user_id: &'a UserId,
     pub device_id: &'a DeviceId,
-    pub txn_id: &'a str,
+    /// None where the client names none; then a repeat sends another event.
+    pub txn_id: Option<&'a str>,
 }
 
 impl FromDevice<'_> {
     /// A request is a repeat if the same device names the same transaction on
     /// the same path (client-server API, *Transaction identifiers*). The room
     /// is part of the table that the key is looked up in.
-    fn transaction(&self, endpoint: &str, path: &str) -> ClientTransaction {
+    fn transaction(&self, endpoint: &str, path: &str) -> Option<ClientTransaction> {
+        let txn_id = self.txn_id?;
         let mut hasher = blake3::Hasher::new();
         for part in [
             "engram client transaction",
@@ -40,20 +41,20 @@ impl FromDevice<'_> {
             self.device_id.as_str(),
             endpoint,
             path,
-            self.txn_id,
+            txn_id,
         ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
         let mut idempotency = [0; 16];
         hasher.finalize_xof().fill(&mut idempotency);
-        ClientTransaction {
+        Some(ClientTransaction {
             idempotency,
             echo: Transaction {
                 device_id: self.device_id.as_str().to_owned(),
-                txn_id: self.txn_id.to_owned(),
+                txn_id: txn_id.to_owned(),
             },
-        }
+        })
     }
 }
 
@@ -78,13 +79,18 @@ impl RoomWriter {
             };
             let transaction = from.transaction("send", kind);
             return self
-                .redact_with(from.user_id, room_id, &target, content, &transaction)
+                .redact_with(
+                    from.user_id,
+                    room_id,
+                    &target,
+                    content,
+                    transaction.as_ref(),
+                )
                 .await;
         }
-        check_tombstone(room_id, kind, &content)?;
         let transaction = from.transaction("send", kind);
         let draft = Draft::message(from.user_id, kind, content);
-        let sent = self.sequencer().send(room_id, &draft, Some(&transaction));
+        let sent = self.sequencer().send(room_id, &draft, transaction.as_ref());
         sent.await.map_err(hide_unknown_room)
     }
 
@@ -101,7 +107,7 @@ impl RoomWriter {
             content.insert("reason".into(), CanonicalJsonValue::String(reason));
         }
         let transaction = from.transaction("redact", target.as_str());
-        self.redact_with(from.user_id, room_id, target, content, &transaction)
+        self.redact_with(from.user_id, room_id, target, content, transaction.as_ref())
             .await
     }
 
@@ -111,7 +117,7 @@ impl RoomWriter {
         room_id: &RoomId,
         target: &EventId,
         mut content: CanonicalJsonObject,
-        transaction: &ClientTransaction,
+        transaction: Option<&ClientTransaction>,
     ) -> Result<OwnedEventId, RoomWriteError> {
         let head = self.rooms().head(room_id)?;
         let head = head.ok_or_else(|| hide_unknown_room(RoomWriteError::UnknownRoom))?;
@@ -136,7 +142,7 @@ impl RoomWriter {
         }
         let mut draft = Draft::message(sender, "m.room.redaction", content);
         draft.redacts = Some(target.to_owned());
-        let sent = self.sequencer().send(room_id, &draft, Some(transaction));
+        let sent = self.sequencer().send(room_id, &draft, transaction);
         sent.await.map_err(hide_unknown_room)
     }
 
@@ -149,7 +155,6 @@ impl RoomWriter {
         state_key: &str,
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
-        check_tombstone(room_id, kind, &content)?;
         let invited = self.invited_by(kind, state_key, &content)?;
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
@@ -188,22 +193,6 @@ impl RoomWriter {
             Ok(user) if invites => Ok(Some(user)),
             _ => Ok(None),
         }
-    }
-}
-
-/// A room cannot be its own successor: clients would go in circles.
-fn check_tombstone(
-    room_id: &RoomId,
-    kind: &str,
-    content: &CanonicalJsonObject,
-) -> Result<(), RoomWriteError> {
-    let named = content.get("replacement_room");
-    let named = named.and_then(CanonicalJsonValue::as_str);
-    match kind == TOMBSTONE && named == Some(room_id.as_str()) {
-        true => Err(RoomWriteError::InvalidParam(
-            "a room cannot be replaced by itself".into(),
-        )),
-        false => Ok(()),
     }
 }
 

@@ -7,7 +7,6 @@ mod membership;
 mod reading;
 mod redactions;
 mod sending;
-mod upgrades;
 mod versions;
 
 use serde_json::{Value, json};

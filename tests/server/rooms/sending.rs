@@ -64,6 +64,66 @@ async fn a_transaction_makes_one_event_across_restarts_too() {
 }
 
 #[tokio::test]
+async fn without_a_transaction_each_request_is_an_event() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({})).await;
+    let path = of_room(&room, "send/m.room.message");
+    let first = alice.post(&path, text("one")).await.ok();
+    let second = alice.post(&path, text("one")).await.ok();
+    assert_ne!(first["event_id"], second["event_id"]);
+    let seen = event(&alice, &room, first["event_id"].as_str().unwrap()).await;
+    assert_eq!(seen["content"], text("one"));
+    assert_eq!(seen["unsigned"].get("transaction_id"), None);
+
+    let redaction = of_room(&room, "send/m.room.redaction");
+    let content = json!({ "redacts": first["event_id"] });
+    alice.post(&redaction, content).await.ok();
+    let seen = event(&alice, &room, first["event_id"].as_str().unwrap()).await;
+    assert_eq!(seen["content"], json!({}));
+    bob.post(&path, text("two"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    let long = json!({ "body": "A".repeat(70_000) });
+    alice.post(&path, long).await.refused(413, "M_TOO_LARGE");
+    let float = json!({ "body": 1.5 });
+    alice.post(&path, float).await.refused(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn the_same_state_again_is_the_same_event() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let levels = json!({ "state_default": 0 });
+    let path = of_room(&room, "state/m.room.power_levels");
+    alice.put(&path, levels).await.ok();
+
+    let path = of_room(&room, "state/com.example.colour/wall");
+    let put = async |user: &Api, content: Value| {
+        let sent = user.put(&path, content).await.ok();
+        sent["event_id"].as_str().unwrap().to_owned()
+    };
+    let blue = json!({ "name": "blue", "rgb": [0, 0, 255] });
+    let first = put(&alice, blue.clone()).await;
+    assert_eq!(put(&alice, blue.clone()).await, first);
+    // Other content, and another sender, say something new.
+    let red = put(&alice, json!({ "name": "red" })).await;
+    let second = put(&alice, blue.clone()).await;
+    let theirs = put(&bob, blue.clone()).await;
+    assert_eq!(put(&bob, blue.clone()).await, theirs);
+    let all = HashSet::from([first, red, second, theirs]);
+    assert_eq!(all.len(), 4);
+
+    // Who may not write it is told so, even if it stands.
+    let levels = of_room(&room, "state/m.room.power_levels");
+    alice
+        .put(&levels, json!({ "state_default": 50 }))
+        .await
+        .ok();
+    bob.put(&path, blue).await.refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
 async fn many_senders_at_once_make_one_line() {
     let server = Server::builder().start().await;
     let mut senders = Vec::new();
