@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use log_format::record::input::TokenHash;
 use ruma::{DeviceId, UserId};
 
 use super::ApiState;
@@ -16,7 +17,7 @@ use crate::query::users::Session;
 
 /// A valid session. A handler that takes this is closed to everybody else.
 #[derive(Clone, Debug)]
-pub struct Auth(pub Arc<Session>);
+pub struct Auth(pub Arc<Session>, TokenHash);
 
 impl Auth {
     pub fn user_id(&self) -> &UserId {
@@ -25,6 +26,11 @@ impl Auth {
 
     pub fn device_id(&self) -> &DeviceId {
         &self.0.device_id
+    }
+
+    /// Hash of the access token, by which to ask whether the session goes on.
+    pub fn token_hash(&self) -> &TokenHash {
+        &self.1
     }
 
     /// Refuses what a user asks about or for another user's private data.
@@ -43,13 +49,14 @@ impl FromRequestParts<ApiState> for Auth {
     /// One look-up in memory; expiry is compared with the clock here, not in the fold.
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Auth, ApiError> {
         let token = access_token(parts).ok_or(ApiError::MissingToken)?;
-        let session = api.users.session(&hash(TokenUse::Access, token));
+        let access = hash(TokenUse::Access, token);
+        let session = api.users.session(&access);
         let session = session.ok_or(ApiError::UnknownToken { soft_logout: false })?;
         match session.expires_ms {
             Some(expires_ms) if expires_ms <= now_ms() => {
                 Err(ApiError::UnknownToken { soft_logout: true })
             }
-            _ => Ok(Auth(session)),
+            _ => Ok(Auth(session, access)),
         }
     }
 }

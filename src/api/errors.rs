@@ -324,6 +324,11 @@ fn sync(error: &SyncError) -> Answer {
             "M_INVALID_PARAM",
             "Unknown since token",
         ),
+        SyncError::LoggedOut => Answer::new(
+            StatusCode::UNAUTHORIZED,
+            "M_UNKNOWN_TOKEN",
+            "The device was logged out",
+        ),
         SyncError::Query(error) => query(error),
         SyncError::Show(ShowError::Query(error)) => query(error),
         SyncError::Store(_)
@@ -372,6 +377,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
             "M_UNKNOWN",
             "Internal server error",
         ),
+        RoomWriteError::UserData(error) => user_data(error),
         RoomWriteError::Stopping => stopping(),
     }
 }

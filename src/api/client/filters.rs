@@ -6,7 +6,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use ruma::OwnedUserId;
-use ruma::api::client::filter::FilterDefinition;
 use serde_json::{Map, Value, json};
 
 use crate::api::ApiState;
@@ -14,6 +13,7 @@ use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, Path};
 use crate::api::rate_limit::Limit;
+use crate::matrix::filter::Filter;
 
 /// `POST /_matrix/client/v3/user/{userId}/filter`
 pub async fn add(
@@ -25,8 +25,9 @@ pub async fn add(
     auth.must_be(&user)?;
     // Kept as sent, fields unknown to us included, but only if `/sync` will be
     // able to read it.
-    if serde_json::from_value::<FilterDefinition>(Value::Object(definition.clone())).is_err() {
-        return Err(ApiError::BadJson("Not a filter definition".into()));
+    let text = Value::Object(definition.clone()).to_string();
+    if let Err(error) = Filter::parse(text.as_bytes()) {
+        return Err(ApiError::BadJson(error.to_string().into()));
     }
     api.rate_limits.check(Limit::UserData, user.as_str())?;
     let filter_id = api.user_data.add_filter(&user, &definition).await?;

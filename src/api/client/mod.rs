@@ -22,4 +22,5 @@ pub mod rooms;
 pub mod routes;
 pub mod send;
 pub mod sync;
+pub mod upgrade;
 pub mod visible;

@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
     account, account_data, create_room, devices, directory, discovery, filters, login, membership,
-    messages, profile, public_rooms, push_rules, register, room_state, rooms, send, sync,
+    messages, profile, public_rooms, push_rules, register, room_state, rooms, send, sync, upgrade,
 };
 use crate::api::ApiState;
 
@@ -91,6 +91,8 @@ pub fn routes() -> Routes {
     table.add(v3!("/directory/list/room/{roomId}"),
         get(directory::listing).put(directory::set_listing));
     table.add(v3!("/publicRooms"), get(public_rooms::list).post(public_rooms::search));
+
+    table.add(v3!("/rooms/{roomId}/upgrade"), post(upgrade::upgrade));
 
     // Rooms: membership
     table.add(v3!("/join/{roomIdOrAlias}"), post(membership::join_by_id_or_alias));

@@ -12,8 +12,9 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::Query;
+use crate::clock::now_ms;
 use crate::matrix::filter::Filter;
-use crate::readers::client_sync::SyncRequest;
+use crate::readers::client_sync::{StateSection, SyncRequest};
 
 /// Query parameters of `GET /sync`.
 #[derive(Debug, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Parameters {
     full_state: bool,
     #[serde(default)]
     use_state_after: bool,
+    /// The same as clients ask that know it from before it was specified.
+    #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+    msc4222_use_state_after: bool,
     /// Milliseconds.
     #[serde(default)]
     timeout: u64,
@@ -47,17 +51,35 @@ pub async fn sync(
     auth: Auth,
     Query(parameters): Query<Parameters>,
 ) -> Result<Response, ApiError> {
+    let state_section = match (
+        parameters.use_state_after,
+        parameters.msc4222_use_state_after,
+    ) {
+        (true, _) => StateSection::After,
+        (false, true) => StateSection::UnstableAfter,
+        (false, false) => StateSection::Before,
+    };
     let request = SyncRequest {
         user: auth.user_id().to_owned(),
         device: auth.device_id().to_owned(),
-        since: parameters.since,
+        since: parameters.since.filter(|since| !since.is_empty()),
         filter: Arc::new(filter(&api, &auth, parameters.filter.as_deref())?),
         full_state: parameters.full_state,
-        timeout: Duration::from_millis(parameters.timeout),
-        use_state_after: parameters.use_state_after,
+        timeout: timeout(&auth, parameters.timeout),
+        state_section,
+        access: Some(*auth.token_hash()),
     };
     let answer = api.sync.sync(request).await?;
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+/// No request waits on when its token has expired.
+fn timeout(auth: &Auth, wanted_ms: u64) -> Duration {
+    let left_ms = match auth.0.expires_ms {
+        Some(expires_ms) => expires_ms.saturating_sub(now_ms()),
+        None => u64::MAX,
+    };
+    Duration::from_millis(wanted_ms.min(left_ms))
 }
 
 fn filter(api: &ApiState, auth: &Auth, parameter: Option<&str>) -> Result<Filter, ApiError> {

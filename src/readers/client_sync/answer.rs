@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::sync::atomic::Ordering;
 
-use super::history::RoomHistory;
+use super::history::{Newest, RoomHistory};
 use super::lazy::KnownMembers;
 use super::left::LeftRoom;
 use super::memory::Memory;
@@ -29,7 +29,7 @@ const PAGE_ROWS: usize = 256;
 const PUSH_RULES: &str = "m.push_rules";
 
 /// The body of an answer (client-server API, `GET /sync`).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Body {
     next_batch: String,
     #[serde(skip_serializing_if = "Events::is_empty")]
@@ -83,6 +83,18 @@ impl Built {
             && rooms.leave.is_empty()
     }
 
+    /// An answer without news: known to be one before anything is looked up.
+    fn nothing(token: SyncToken) -> Built {
+        let next_batch = token.encode();
+        Built {
+            token,
+            body: Body {
+                next_batch,
+                ..Body::default()
+            },
+        }
+    }
+
     pub fn into_json(self) -> Result<String, SyncError> {
         Ok(serde_json::to_string(&self.body)?)
     }
@@ -98,7 +110,8 @@ pub struct Building<'a> {
     since: Option<&'a SyncToken>,
     pub token: SyncToken,
     pub now_ms: u64,
-    pub known_members: KnownMembers<'a>,
+    /// None without lazy loading.
+    pub known_members: Option<KnownMembers<'a>>,
     /// What the user does not want to be told of, as of now.
     pub unwanted: Unwanted,
 }
@@ -125,11 +138,18 @@ impl ClientSync {
             let changed = changed_at >= since.map(|since| since.0) && changed_at.is_some();
             (token, candidates, changed)
         };
-        let known_members = self.sent_members.take(
-            &request.user,
-            &request.device,
-            since.map(SyncToken::encode).as_deref(),
-        );
+        let lazy = request.filter.room.state.lazy_load_members;
+        let known_members = lazy.then(|| {
+            let since = since.map(SyncToken::encode);
+            self.sent_members
+                .take(&request.user, &request.device, since.as_deref())
+        });
+        if since.is_some() && candidates.is_empty() && !data_changed {
+            if let Some(known_members) = known_members {
+                known_members.keep(&token.encode());
+            }
+            return Ok(Built::nothing(token));
+        }
         let building = Building {
             sync: self,
             request,
@@ -184,7 +204,7 @@ fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>)
     user.rooms
         .iter()
         .filter(|(ix, standing)| concerns(**ix, standing))
-        .map(|(ix, standing)| candidate(memory, *ix, *standing))
+        .map(|(ix, standing)| candidate(memory, *ix, *standing, since))
         .filter(|candidate| request.filter.room.matches_room(&candidate.room_id))
         .collect()
 }
@@ -193,13 +213,19 @@ fn candidate(
     memory: &Memory,
     ix: super::memory::RoomIx,
     standing: super::memory::Standing,
+    since: Option<&SyncToken>,
 ) -> Candidate {
     let slot = memory.room(ix);
+    let since = since.and_then(|since| since.vector.get(slot.partition as usize));
     Candidate {
         room_id: slot.room_id.clone(),
         partition: slot.partition,
         room: slot.room,
         standing,
+        newest: Newest {
+            timeline: slot.newest.timeline.since(since.map_or(0, |since| since.0)),
+            ..slot.newest
+        },
     }
 }
 
@@ -223,6 +249,7 @@ impl<'a> Building<'a> {
             partition: candidate.partition,
             room: candidate.room,
             room_id: candidate.room_id.clone(),
+            newest: candidate.newest.clone(),
         }
     }
 
@@ -239,17 +266,16 @@ impl<'a> Building<'a> {
             self.add_room(&candidate, data, &mut rooms)?;
         }
         let next_batch = self.token.encode();
-        self.known_members.keep(&next_batch);
+        if let Some(known_members) = self.known_members {
+            known_members.keep(&next_batch);
+        }
         Ok(Built {
             token: self.token,
             body: Body {
                 next_batch,
                 account_data,
-                presence: Events::default(),
-                to_device: Events::default(),
-                device_lists: DeviceLists::default(),
-                device_one_time_keys_count: BTreeMap::new(),
                 rooms,
+                ..Body::default()
             },
         })
     }
@@ -278,7 +304,7 @@ impl<'a> Building<'a> {
                 standing
                     .filter(|standing| standing.membership == Membership::Join)
                     .filter(|standing| standing.changed_at < self.to(partition))
-                    .map(|standing| candidate(&memory, ix, standing)),
+                    .map(|standing| candidate(&memory, ix, standing, self.since)),
             );
         }
     }

@@ -46,6 +46,14 @@ const BUMPING: [&str; 9] = [
     "org.matrix.msc3672.beacon_info",
 ];
 
+/// Records that may end sessions, whose requests must not wait on.
+const ENDS_SESSIONS: [Kind; 4] = [
+    Kind::InputDeviceLoggedIn,
+    Kind::InputDevicesRemoved,
+    Kind::InputPasswordSet,
+    Kind::InputAccountDeactivated,
+];
+
 /// What became of users of this server, by user id.
 type Memberships = Vec<(String, Membership)>;
 
@@ -168,6 +176,7 @@ impl<'a, 's> Group<'a, 's> {
             };
             let key = Key::new(self.partition).room(room).number(offset);
             self.rows.put(SYNC_TIMELINE, key.bytes(), row.encode());
+            self.memory.room_mut(ix).newest.timeline.push(row);
         }
         if changes_state {
             let cause = Cause {
@@ -193,7 +202,7 @@ impl<'a, 's> Group<'a, 's> {
             }
         }
         self.changed.insert(ix);
-        self.memory.wake_room(ix);
+        self.memory.news.rooms.insert(ix);
         Ok(())
     }
 
@@ -217,6 +226,8 @@ impl<'a, 's> Group<'a, 's> {
         };
         let key = Key::new(self.partition).room(room).number(offset);
         rows::put(&mut self.rows, SYNC_STATE, &key, &row);
+        let newest = &mut self.memory.room_mut(ix).newest;
+        (newest.state_changed_at, newest.state) = (Some(offset), None);
         self.changed.insert(ix);
         Ok(())
     }
@@ -239,6 +250,9 @@ impl<'a, 's> Group<'a, 's> {
         };
         let key = Key::new(self.partition).room(room).number(cause.offset);
         rows::put(&mut self.rows, SYNC_STATE, &key, &row);
+        let newest = &mut self.memory.room_mut(ix).newest;
+        newest.state_changed_at = Some(cause.offset);
+        newest.state = Some(StateId(cause.body.current_state));
         let mut next = parts_from;
         while let Some(from) = next {
             let part = self.part_from(room, from, cause.offset)?;
@@ -375,8 +389,16 @@ impl<'a, 's> Group<'a, 's> {
         envelope: &Envelope<'_>,
         body: &OutputUser,
     ) -> Result<(), ReaderError> {
-        let account_data = body.kind == Kind::InputAccountData.number();
-        if !account_data || body.decision != Decision::Accepted {
+        if body.decision != Decision::Accepted {
+            return Ok(());
+        }
+        if ENDS_SESSIONS.iter().any(|kind| kind.number() == body.kind)
+            && let Ok(user) = <&UserId>::try_from(envelope.key)
+            && let Some(user) = self.memory.user_ix(user)
+        {
+            self.memory.news.users.insert(user);
+        }
+        if body.kind != Kind::InputAccountData.number() {
             return Ok(());
         }
         let missing = |what| ReaderError::Field { offset, what };
@@ -403,7 +425,7 @@ impl<'a, 's> Group<'a, 's> {
             .put(SYNC_DATA_AT, at.bytes(), offset.to_be_bytes().to_vec());
         let ix = self.memory.intern_user(&user);
         self.memory.user_mut(ix).account_data_at = Some(offset);
-        self.memory.wake(ix);
+        self.memory.news.users.insert(ix);
         Ok(())
     }
 }

@@ -1,13 +1,16 @@
 //! The rows of one room, read as of an offset: timeline, state, memberships.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use ruma::{OwnedRoomId, UserId};
 
 use super::SyncError;
+use super::recent::Recent;
 use super::rows::{self, Delta, Key, MembershipRow, StateRow, TimelineRow};
 use crate::logs::log::PartitionId;
-use crate::query::ids::{RoomSn, StateId};
+use crate::query::ids::{EventSn, RoomSn, StateId};
 use crate::query::rooms::{Rooms, StateKey, StateMap};
 use crate::storage::columns::{SYNC_MEMBERS, SYNC_STATE, SYNC_TIMELINE, Table};
 use crate::storage::overlay::{Read, StoreError};
@@ -17,8 +20,23 @@ const PAGE_ROWS: usize = 512;
 /// State rows that one range read takes: each may have a mebibyte.
 const STATE_PAGE_ROWS: usize = 32;
 
-/// Which event holds a key after a stretch of the log; none where it was removed.
-pub type Changes = BTreeMap<StateKey, Option<String>>;
+/// Changes of one stretch that are read one by one. Behind a longer absence
+/// whole states are compared instead: that costs as much as the room has state,
+/// however often it changed.
+const CHANGES_MAX: usize = 2_000;
+/// Entries that are looked up in a state one by one; for more of them the whole
+/// state is read.
+const ENTRIES_MAX: usize = 64;
+
+/// Keys of current state that changed in a stretch of the log.
+pub type ChangedKeys = BTreeSet<StateKey>;
+
+/// Whether a walk over rows goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    On,
+    End,
+}
 
 /// One room's history. Bounds are *output* offsets, the upper one exclusive.
 pub struct RoomHistory<'a> {
@@ -27,6 +45,19 @@ pub struct RoomHistory<'a> {
     pub partition: PartitionId,
     pub room: RoomSn,
     pub room_id: OwnedRoomId,
+    pub newest: Newest,
+}
+
+/// What memory knows of a room as of the answer's position, so that the rows of
+/// a room in which little happened need not be read.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    /// Of the newest row of state; none if there never was one.
+    pub state_changed_at: Option<u64>,
+    /// Current state from there on; none where a change in parts has not ended,
+    /// or the room has no state.
+    pub state: Option<StateId>,
+    pub timeline: Recent,
 }
 
 impl RoomHistory<'_> {
@@ -37,6 +68,9 @@ impl RoomHistory<'_> {
         to: u64,
         limit: usize,
     ) -> Result<Vec<TimelineRow>, SyncError> {
+        if let Some(known) = self.newest.timeline.before(from, to, limit) {
+            return Ok(known);
+        }
         let mut found = Vec::new();
         self.newest_first(SYNC_TIMELINE, from, to, limit, |key, value| {
             found.push(TimelineRow::decode(SYNC_TIMELINE, key, value)?);
@@ -68,13 +102,14 @@ impl RoomHistory<'_> {
         Ok(())
     }
 
-    /// Hands out state rows in `[from, to)` in the order of the log.
+    /// Hands out state rows in `[from, to)` in the order of the log, until told
+    /// to end.
     fn each_state_row(
         &self,
         from: u64,
         to: u64,
-        mut each: impl FnMut(u64, StateRow) -> Result<(), SyncError>,
-    ) -> Result<(), SyncError> {
+        each: &mut dyn FnMut(u64, StateRow) -> Result<Walk, SyncError>,
+    ) -> Result<Walk, SyncError> {
         let prefix = Key::new(self.partition).room(self.room);
         let mut next = from;
         while next < to {
@@ -86,42 +121,104 @@ impl RoomHistory<'_> {
             for (key, value) in &page {
                 let offset = rows::last_number(SYNC_STATE, key)?;
                 if offset >= to {
-                    return Ok(());
+                    return Ok(Walk::On);
                 }
-                each(offset, rows::decode(SYNC_STATE, value)?)?;
+                if each(offset, rows::decode(SYNC_STATE, value)?)? == Walk::End {
+                    return Ok(Walk::End);
+                }
                 next = offset + 1;
             }
             if page.len() < STATE_PAGE_ROWS {
                 break;
             }
         }
-        Ok(())
+        Ok(Walk::On)
     }
 
-    /// How current state changed in `[from, to)`. A change in parts stands where
-    /// it ends.
-    pub fn changes(&self, from: u64, to: u64) -> Result<Changes, SyncError> {
-        let mut changes = Changes::new();
-        self.each_state_row(from, to, |offset, row| {
+    /// Which keys of current state changed in `[from, to)`. A change in parts
+    /// stands where it ends.
+    pub fn changed(&self, from: u64, to: u64) -> Result<ChangedKeys, SyncError> {
+        if self.newest.state_changed_at.is_none_or(|at| at < from) {
+            return Ok(ChangedKeys::new());
+        }
+        match self.changed_by_rows(from, to)? {
+            Some(changed) => Ok(changed),
+            None => self.changed_by_states(from, to),
+        }
+    }
+
+    /// None where there are more than [`CHANGES_MAX`].
+    fn changed_by_rows(&self, from: u64, to: u64) -> Result<Option<ChangedKeys>, SyncError> {
+        let mut changed = ChangedKeys::new();
+        let mut read = 0;
+        let mut add = |deltas: Vec<Delta>| {
+            read += deltas.len();
+            let keys = deltas
+                .iter()
+                .map(|delta| StateKey::new(&delta.kind, &delta.state_key));
+            changed.extend(keys);
+            match read > CHANGES_MAX {
+                true => Walk::End,
+                false => Walk::On,
+            }
+        };
+        let ended = self.each_state_row(from, to, &mut |offset, row| {
             let StateRow::Change { first, deltas, .. } = row else {
-                return Ok(());
+                return Ok(Walk::On);
             };
             if let Some(first) = first {
-                self.each_state_row(first, offset, |_, part| {
-                    if let StateRow::Part { deltas, .. } = part {
-                        add(&mut changes, deltas);
-                    }
-                    Ok(())
+                let ended = self.each_state_row(first, offset, &mut |_, part| match part {
+                    StateRow::Part { deltas, .. } => Ok(add(deltas)),
+                    StateRow::Change { .. } => Ok(Walk::On),
                 })?;
+                if ended == Walk::End {
+                    return Ok(Walk::End);
+                }
             }
-            add(&mut changes, deltas);
-            Ok(())
+            Ok(add(deltas))
         })?;
-        Ok(changes)
+        Ok((ended == Walk::On).then_some(changed))
+    }
+
+    fn changed_by_states(&self, from: u64, to: u64) -> Result<ChangedKeys, SyncError> {
+        let (before, after) = (self.state_at(from)?, self.state_at(to)?);
+        let changed = before.diff(&after).map(|item| match item {
+            DiffItem::Add(key, _) | DiffItem::Remove(key, _) => (**key).clone(),
+            DiffItem::Update { new: (key, _), .. } => (**key).clone(),
+        });
+        Ok(changed.collect())
+    }
+
+    /// The event that holds each of the keys in a state, in their order.
+    pub fn holders(
+        &self,
+        state: StateId,
+        keys: &ChangedKeys,
+    ) -> Result<Vec<Option<EventSn>>, SyncError> {
+        if state == StateId::EMPTY {
+            return Ok(vec![None; keys.len()]);
+        }
+        if keys.len() > ENTRIES_MAX {
+            let whole = self.state_of(state)?;
+            return Ok(keys.iter().map(|key| whole.get(key).copied()).collect());
+        }
+        let held = keys
+            .iter()
+            .map(|key| self.rooms.state_entry(&self.room_id, state, key));
+        Ok(held.collect::<Result<_, _>>()?)
     }
 
     /// Id of current state as it was when the cursor stood at `to`.
     pub fn state_id_at(&self, to: u64) -> Result<StateId, SyncError> {
+        if let Newest {
+            state_changed_at: Some(at),
+            state: Some(state),
+            ..
+        } = self.newest
+            && at < to
+        {
+            return Ok(state);
+        }
         let newest = |to| -> Result<Option<StateRow>, SyncError> {
             let mut newest = None;
             self.newest_first(SYNC_STATE, 0, to, 1, |_, value| {
@@ -143,10 +240,42 @@ impl RoomHistory<'_> {
 
     /// Current state as it was when the cursor stood at `to`.
     pub fn state_at(&self, to: u64) -> Result<StateMap, SyncError> {
-        match self.state_id_at(to)? {
-            StateId::EMPTY => Ok(StateMap::new()),
-            state => Ok(self.rooms.state(&self.room_id, state)?),
+        self.state_of(self.state_id_at(to)?)
+    }
+
+    /// A whole state. The current one is kept in memory with the room's head, to
+    /// which a room that was at rest is brought back first.
+    pub fn state_of(&self, state: StateId) -> Result<StateMap, SyncError> {
+        if state == StateId::EMPTY {
+            return Ok(StateMap::new());
         }
+        match self.rooms.head(&self.room_id)? {
+            Some(head) if head.state_id == state => Ok(head.state.clone()),
+            _ => Ok(self.rooms.state(&self.room_id, state)?),
+        }
+    }
+
+    /// Current state as it was at `at`, made from `later`, current state as it
+    /// was at `to`: costs as much as changed between the two, where an old state
+    /// costs as much as the room has history.
+    pub fn state_before(
+        &self,
+        at: u64,
+        to: u64,
+        mut later: StateMap,
+    ) -> Result<StateMap, SyncError> {
+        let changed = self.changed(at, to)?;
+        if changed.is_empty() {
+            return Ok(later);
+        }
+        let held = self.holders(self.state_id_at(at)?, &changed)?;
+        for (key, event) in changed.into_iter().zip(held) {
+            match event {
+                Some(event) => later.insert(Arc::new(key), event),
+                None => later.remove(&key),
+            };
+        }
+        Ok(later)
     }
 
     /// A local user's memberships in `[from, to)`, in the order of the log.
@@ -178,11 +307,5 @@ impl RoomHistory<'_> {
             }
         }
         Ok(found)
-    }
-}
-
-fn add(changes: &mut Changes, deltas: Vec<Delta>) {
-    for delta in deltas {
-        changes.insert(StateKey::new(&delta.kind, &delta.state_key), delta.to);
     }
 }

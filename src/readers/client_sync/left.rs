@@ -63,7 +63,7 @@ impl Building<'_> {
             stretch.from,
             left_at + 1,
         )?;
-        if !self.request.use_state_after {
+        if !self.request.state_section.is_after() {
             timeline.settle(&history, stretch.to)?;
         }
         let state = StateQuery {
@@ -74,10 +74,10 @@ impl Building<'_> {
             known_at: stretch.known_at,
             held_at: (from > 0).then_some(from),
             to: stretch.to,
-            after: self.request.use_state_after,
+            after: self.request.state_section.is_after(),
             heroes: &[],
         }
-        .events(&mut self.known_members)?;
+        .events(self.known_members.as_mut())?;
         Ok(LeftRoom {
             state: self.state_events(&judge, &state)?,
             timeline: self.timeline_batch(&judge, &timeline, stretch)?,
@@ -113,7 +113,7 @@ impl Building<'_> {
             stretch.to,
         )?;
         Ok(LeftRoom {
-            state: State::new(self.request.use_state_after, Vec::new()),
+            state: State::new(self.request.state_section, Vec::new()),
             timeline: self.timeline_batch(&judge, &timeline, stretch)?,
             account_data: Events::default(),
         })

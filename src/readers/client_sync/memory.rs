@@ -5,13 +5,13 @@
 //! kept; members of other servers exist in room state alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use log_format::record::output::Membership;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
-use tokio::sync::Notify;
 
+use super::history::Newest;
 use super::rows::RoomTraits;
+use super::waiters::News;
 use crate::logs::log::PartitionId;
 use crate::query::ids::{EventSn, RoomSn};
 
@@ -35,6 +35,8 @@ pub struct RoomSlot {
     /// Offset of the first part of a change of state whose end is not here yet;
     /// see [`super::rows::StateRow::Part`].
     pub parts_from: Option<u64>,
+    /// See [`Newest`].
+    pub newest: Newest,
     /// Local users who are joined: those whom a change concerns.
     pub joined: HashSet<UserIx>,
 }
@@ -91,8 +93,8 @@ pub struct Memory {
     by_room: HashMap<OwnedRoomId, RoomIx>,
     users: Vec<UserSlot>,
     by_user: HashMap<OwnedUserId, UserIx>,
-    /// Users with a request that waits, each with how many.
-    waiting: HashMap<UserIx, (Arc<Notify>, usize)>,
+    /// Whom the group that is being folded concerns.
+    pub news: News,
 }
 
 impl Memory {
@@ -103,7 +105,7 @@ impl Memory {
             by_room: HashMap::new(),
             users: Vec::new(),
             by_user: HashMap::new(),
-            waiting: HashMap::new(),
+            news: News::default(),
         }
     }
 
@@ -129,6 +131,7 @@ impl Memory {
             last_change: 0,
             traits: RoomTraits::default(),
             parts_from: None,
+            newest: Newest::default(),
             joined: HashSet::new(),
         });
         self.by_room.insert(room_id.to_owned(), ix);
@@ -189,58 +192,10 @@ impl Memory {
         } else {
             members.remove(&user);
         }
-        self.wake(user);
+        self.news.users.insert(user);
     }
 
-    /// Something changed for a user.
-    pub fn wake(&self, user: UserIx) {
-        if let Some((waiter, _)) = self.waiting.get(&user) {
-            waiter.notify_waiters();
-        }
-    }
-
-    /// Something changed for all who are joined to a room. Costs as much as
-    /// the smaller of two sets: members, and users who wait.
-    pub fn wake_room(&self, room: RoomIx) {
-        let joined = &self.room(room).joined;
-        if joined.len() <= self.waiting.len() {
-            joined.iter().for_each(|user| self.wake(*user));
-        } else {
-            let concerned = self
-                .waiting
-                .iter()
-                .filter(|(user, _)| joined.contains(user));
-            concerned.for_each(|(_, (waiter, _))| waiter.notify_waiters());
-        }
-    }
-
-    /// Enters a request that waits. Pair with [`Memory::leave`].
-    pub fn enter(&mut self, user: &UserId) -> (UserIx, Arc<Notify>) {
-        let ix = self.intern_user(user);
-        let (waiter, count) = self.waiting.entry(ix).or_default();
-        *count += 1;
-        (ix, waiter.clone())
-    }
-
-    /// The request no longer waits.
-    pub fn leave(&mut self, user: UserIx) {
-        if let Some((_, count)) = self.waiting.get_mut(&user) {
-            *count -= 1;
-            if *count == 0 {
-                self.waiting.remove(&user);
-            }
-        }
-    }
-
-    /// Wakes every request that waits.
-    pub fn wake_all(&self) {
-        self.waiting
-            .values()
-            .for_each(|(waiter, _)| waiter.notify_waiters());
-    }
-
-    /// Requests that wait now.
-    pub fn waiting(&self) -> usize {
-        self.waiting.values().map(|(_, count)| count).sum()
+    pub fn user_ix(&self, user: &UserId) -> Option<UserIx> {
+        self.by_user.get(user).copied()
     }
 }

@@ -13,6 +13,7 @@ mod left;
 mod memory;
 mod positions;
 mod push;
+mod recent;
 mod room;
 mod rows;
 mod state;
@@ -24,11 +25,13 @@ mod timeline;
 mod unread;
 mod visible;
 mod wait;
+mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use log_format::record::input::TokenHash;
 use parking_lot::RwLock;
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
 use tokio::sync::Notify;
@@ -36,12 +39,15 @@ use tokio::sync::Notify;
 use self::fold::Group;
 use self::lazy::SentMembers;
 use self::memory::{MembershipNews, Memory};
+use self::recent::Recent;
 use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
+use self::summary::Summaries;
 use self::unread::UnreadCounts;
+use self::waiters::Waiters;
 use crate::logs::log::{Log, LogRecord, PartitionId};
 use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
-use crate::query::ids::{EventSn, RoomSn};
+use crate::query::ids::{EventSn, RoomSn, StateId};
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::shown::ShowError;
 use crate::query::tokens::{Epoch, TokenError};
@@ -86,6 +92,9 @@ pub enum SyncError {
     Show(#[from] ShowError),
     #[error("answer could not be written: {0}")]
     Answer(#[from] serde_json::Error),
+    /// The session ended while the request waited.
+    #[error("the device was logged out")]
+    LoggedOut,
     /// The reader stopped, see the log for why.
     #[error("the sync reader has stopped")]
     Stopped,
@@ -102,7 +111,34 @@ pub struct SyncRequest {
     pub full_state: bool,
     /// At most [`TIMEOUT_MAX`] is waited.
     pub timeout: Duration,
-    pub use_state_after: bool,
+    pub state_section: StateSection,
+    /// The session that asks: the request ends when it does. None in tests.
+    pub access: Option<TokenHash>,
+}
+
+/// Which section tells of state, and under which name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateSection {
+    /// `state`: up to the start of the timeline.
+    #[default]
+    Before,
+    /// `state_after`: up to its end.
+    After,
+    /// The same under the name that it had before it was specified (MSC4222).
+    UnstableAfter,
+}
+
+impl StateSection {
+    pub fn of(after: bool) -> StateSection {
+        match after {
+            true => StateSection::After,
+            false => StateSection::Before,
+        }
+    }
+
+    pub fn is_after(self) -> bool {
+        self != StateSection::Before
+    }
 }
 
 /// What the reader is built from.
@@ -124,8 +160,9 @@ pub struct ClientSync {
     /// See [`crate::query::tokens::SyncToken::boot`].
     boot: u32,
     /// Written by folds, a group at a time; requests copy what they need and
-    /// let go before they read rows. No other lock is taken inside it.
+    /// let go before they read rows. Inside it only that of `waiters` is taken.
     memory: RwLock<Memory>,
+    waiters: Waiters,
     /// Notified after every group.
     advanced: Notify,
     /// A fold failed half-way: the memory is no longer what the rows say.
@@ -133,6 +170,7 @@ pub struct ClientSync {
     /// The server is about to stop: no request waits any more.
     closing: AtomicBool,
     sent_members: SentMembers,
+    summaries: Summaries,
     unread: UnreadCounts,
 }
 
@@ -155,8 +193,8 @@ impl ClientSync {
             });
             match kept {
                 Some(cursor) => {
-                    load(ports.store.as_ref(), partition, &mut memory)?;
                     memory.cursors[partition as usize] = cursor.next;
+                    load(ports.store.as_ref(), partition, &mut memory)?;
                 }
                 None => {
                     for table in TABLES {
@@ -165,6 +203,8 @@ impl ClientSync {
                 }
             }
         }
+        // Whoever waits comes later than what was loaded.
+        memory.news = waiters::News::default();
         Ok(ClientSync {
             store: ports.store,
             rooms: ports.rooms,
@@ -174,10 +214,12 @@ impl ClientSync {
             epoch,
             boot,
             memory: RwLock::new(memory),
+            waiters: Waiters::default(),
             advanced: Notify::new(),
             stopped: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             sent_members: SentMembers::default(),
+            summaries: Summaries::default(),
             unread: UnreadCounts::default(),
         })
     }
@@ -204,12 +246,12 @@ impl ClientSync {
     /// from now on, so that a stop need not outwait the long polls.
     pub fn release(&self) {
         self.closing.store(true, Ordering::Release);
-        self.memory.read().wake_all();
+        self.waiters.wake_all();
     }
 
     /// Requests that wait now, for `/metrics`.
     pub fn waiting(&self) -> usize {
-        self.memory.read().waiting()
+        self.waiters.count()
     }
 
     fn fold_group(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
@@ -237,6 +279,10 @@ impl ClientSync {
         cursor.put(NAME, partition, &mut rows);
         self.store.write(rows.into_writes())?;
         memory.cursors[partition as usize] = next;
+        let news = std::mem::take(&mut memory.news);
+        // Those who are woken read what is written here: not before the lock is free.
+        let memory = parking_lot::RwLockWriteGuard::downgrade(memory);
+        self.waiters.wake(&memory, &news);
         Ok(())
     }
 }
@@ -272,19 +318,25 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
             return Ok(());
         };
         let ix = memory.intern_room(&room_id, partition, room);
+        let cursor = memory.cursors[partition as usize];
         let slot = memory.room_mut(ix);
         slot.last_change = row.last_change;
         slot.traits = row.traits;
+        slot.newest.timeline = Recent::new(cursor);
         by_sn.insert(room, ix);
         Ok(())
     })?;
     for (room, ix) in &by_sn {
         let prefix = Key::new(partition).room(*room);
         let newest = store.range(SYNC_STATE, prefix.bytes(), None, true, 1)?;
-        if let Some((_, value)) = newest.first()
-            && let StateRow::Part { first, .. } = rows::decode(SYNC_STATE, value)?
-        {
-            memory.room_mut(*ix).parts_from = Some(first);
+        let Some((key, value)) = newest.first() else {
+            continue;
+        };
+        let slot = memory.room_mut(*ix);
+        slot.newest.state_changed_at = Some(rows::last_number(SYNC_STATE, key)?);
+        match rows::decode(SYNC_STATE, value)? {
+            StateRow::Part { first, .. } => slot.parts_from = Some(first),
+            StateRow::Change { state, .. } => slot.newest.state = Some(StateId(state)),
         }
     }
     // Rows of a user and room come in the order of their offsets, so that the

@@ -38,13 +38,13 @@ impl ClientSync {
         if token.epoch != self.epoch || token.vector.len() != partitions {
             return Err(TokenError);
         }
-        let (partition, sn) = {
+        let (partition, sn, newest) = {
             let memory = self.memory.read();
             let Some(ix) = memory.room_ix(room) else {
                 return Ok(None);
             };
             let slot = memory.room(ix);
-            (slot.partition, slot.room)
+            (slot.partition, slot.room, slot.newest.clone())
         };
         let offset = token.vector.get(partition as usize).ok_or(TokenError)?;
         let history = RoomHistory {
@@ -53,6 +53,7 @@ impl ClientSync {
             partition,
             room: sn,
             room_id: room.to_owned(),
+            newest,
         };
         Ok(Some((history, offset.0)))
     }

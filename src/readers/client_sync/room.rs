@@ -9,15 +9,15 @@ use ruma::OwnedRoomId;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::SyncError;
 use super::answer::Building;
-use super::history::RoomHistory;
+use super::history::{Newest, RoomHistory};
 use super::memory::Standing;
 use super::state::StateQuery;
-use super::summary::Summary;
+use super::summary::{Summary, is_name};
 use super::timeline::Timeline;
 use super::unread::Counts;
 use super::visible::Judge;
+use super::{StateSection, SyncError};
 use crate::logs::log::PartitionId;
 use crate::matrix::filter::EventFormat;
 use crate::query::ids::RoomSn;
@@ -32,6 +32,7 @@ pub struct Candidate {
     pub partition: PartitionId,
     pub room: RoomSn,
     pub standing: Standing,
+    pub newest: Newest,
 }
 
 /// A list of events, as most sections are.
@@ -62,19 +63,25 @@ pub enum State {
     Before(Events),
     #[serde(rename = "state_after")]
     After(Events),
+    #[serde(rename = "org.matrix.msc4222.state_after")]
+    UnstableAfter(Events),
 }
 
 impl State {
-    pub fn new(after: bool, events: Vec<Box<RawValue>>) -> State {
-        match after {
-            true => State::After(Events { events }),
-            false => State::Before(Events { events }),
+    pub fn new(section: StateSection, events: Vec<Box<RawValue>>) -> State {
+        let events = Events { events };
+        match section {
+            StateSection::Before => State::Before(events),
+            StateSection::After => State::After(events),
+            StateSection::UnstableAfter => State::UnstableAfter(events),
         }
     }
 
     fn is_empty(&self) -> bool {
         match self {
-            State::Before(events) | State::After(events) => events.is_empty(),
+            State::Before(events) | State::After(events) | State::UnstableAfter(events) => {
+                events.is_empty()
+            }
         }
     }
 }
@@ -129,22 +136,22 @@ impl<'a> Building<'a> {
             stretch.from,
             stretch.to,
         )?;
-        if !self.request.use_state_after {
+        if !self.request.state_section.is_after() {
             timeline.settle(&history, stretch.to)?;
         }
 
-        let members_changed = match stretch.known_at {
+        let summarised = match stretch.known_at {
             None => true,
             Some(since) => history
-                .changes(since, stretch.to)?
-                .keys()
+                .changed(since, stretch.to)?
+                .iter()
                 .any(|key| &*key.kind == "m.room.member" || is_name(&key.kind)),
         };
-        let summary = match members_changed {
-            true => {
-                let state = history.state_at(stretch.to)?;
-                Summary::load(&history, &state, &self.request.user)?
-            }
+        let summary = match summarised {
+            true => self
+                .sync
+                .summaries
+                .of(&history, stretch.to, &self.request.user)?,
             false => Summary::default(),
         };
         let state = StateQuery {
@@ -155,10 +162,10 @@ impl<'a> Building<'a> {
             known_at: stretch.known_at.filter(|_| !self.request.full_state),
             held_at: stretch.known_at.or(stretch.gap.then_some(stretch.from)),
             to: stretch.to,
-            after: self.request.use_state_after,
+            after: self.request.state_section.is_after(),
             heroes: summary.heroes.as_deref().unwrap_or_default(),
         }
-        .events(&mut self.known_members)?;
+        .events(self.known_members.as_mut())?;
         let state = self.state_events(&judge, &state)?;
         let account_data = self.room_account_data(&candidate.room_id, changed_data, fresh)?;
         let nothing = timeline.shown.is_empty()
@@ -266,7 +273,7 @@ impl<'a> Building<'a> {
         state: &[Arc<StoredEvent>],
     ) -> Result<State, SyncError> {
         let events = self.shown(judge, state, |show, events| show.state(events))?;
-        Ok(State::new(self.request.use_state_after, events))
+        Ok(State::new(self.request.state_section, events))
     }
 
     /// Events in the format and with the fields that the client asked for.
@@ -298,9 +305,4 @@ impl<'a> Building<'a> {
             }
         }
     }
-}
-
-/// State by which a room is named, and whose absence asks for heroes.
-fn is_name(kind: &str) -> bool {
-    kind == "m.room.name" || kind == "m.room.canonical_alias"
 }

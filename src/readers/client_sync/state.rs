@@ -7,13 +7,13 @@ use std::sync::Arc;
 use ruma::UserId;
 
 use super::SyncError;
-use super::history::{Changes, RoomHistory};
+use super::history::{ChangedKeys, RoomHistory};
 use super::lazy::KnownMembers;
 use super::timeline::Timeline;
 use crate::matrix::client_event::content_has_url;
 use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::EventSn;
-use crate::query::rooms::{StateKey, StoredEvent};
+use crate::query::rooms::{StateKey, StateMap, StoredEvent};
 
 const MEMBER: &str = "m.room.member";
 
@@ -37,67 +37,37 @@ pub struct StateQuery<'a> {
 }
 
 impl StateQuery<'_> {
-    /// The events of the section, in the order in which they came, and with
-    /// lazy loading notes in `known` what is sent.
-    pub fn events(&self, known: &mut KnownMembers<'_>) -> Result<Vec<Arc<StoredEvent>>, SyncError> {
+    /// The events of the section, in the order in which they came; with lazy
+    /// loading it is noted in `known` what is sent.
+    pub fn events(
+        &self,
+        known: Option<&mut KnownMembers<'_>>,
+    ) -> Result<Vec<Arc<StoredEvent>>, SyncError> {
         if !self.filter.matches_room(&self.history.room_id) {
             return Ok(Vec::new());
         }
         // A timeline that goes on behind the stretch is that of a room left.
         let start = self.timeline.start(self.to).min(self.to);
-        let end = if self.after { self.to } else { start };
-        let mut found: BTreeMap<EventSn, Arc<StoredEvent>> = BTreeMap::new();
-        let mut add = |event: Arc<StoredEvent>| {
-            if self
-                .filter
-                .matches(&event.sender, &event.kind, || content_has_url(&event.json))
-            {
-                found.insert(event.event, event);
-            }
-        };
-        let overrides = match self.after {
+        let unseen = match self.after {
             true => BTreeMap::new(),
             false => self.unseen_changes(start)?,
         };
-        match self.known_at {
-            None => {
-                let state = self.history.state_at(end)?;
-                let relevant = self.relevant_members(true);
-                let outdated = self.outdated_members(end)?;
-                let is_wanted = |key: &StateKey| {
-                    !self.filter.lazy_load_members
-                        || &*key.kind != MEMBER
-                        || relevant.contains(&*key.state_key)
-                        || outdated.contains_key(key)
-                };
-                let wanted: Vec<EventSn> = state
-                    .iter()
-                    .filter(|(key, _)| !overrides.contains_key(*key) && is_wanted(key))
-                    .map(|(_, event)| *event)
-                    .collect();
-                self.load(&wanted)?.into_iter().for_each(&mut add);
-            }
-            Some(since) => {
-                let mut changes = self.history.changes(since, end)?;
-                changes.retain(|key, _| !overrides.contains_key(key));
-                self.load_changes(&changes)?.into_iter().for_each(&mut add);
-                let due = self.due_members(known);
-                if !due.is_empty() {
-                    let state = self.history.state_id_at(end)?;
-                    let mut wanted = Vec::with_capacity(due.len());
-                    for key in due.iter().filter(|key| !overrides.contains_key(key)) {
-                        let (rooms, room) = (self.history.rooms, &self.history.room_id);
-                        wanted.extend(rooms.state_entry(room, state, key)?);
-                    }
-                    self.load(&wanted)?.into_iter().for_each(&mut add);
-                }
-            }
-        }
-        self.load_changes(&overrides)?
-            .into_iter()
-            .for_each(&mut add);
-        let events: Vec<_> = found.into_values().collect();
-        if self.filter.lazy_load_members {
+        let end = if self.after { self.to } else { start };
+        let mut wanted: Vec<EventSn> = match self.known_at {
+            None => self.whole_state(end, &unseen)?,
+            Some(since) => self.news(since, end, &unseen, known.as_deref())?,
+        };
+        wanted.extend(unseen.into_values().flatten());
+        // In the order in which they came.
+        wanted.sort_unstable();
+        wanted.dedup();
+        let rooms = self.history.rooms;
+        let mut events = rooms.events(&self.history.room_id, &wanted)?;
+        events.retain(|event| {
+            self.filter
+                .matches(&event.sender, &event.kind, || content_has_url(&event.json))
+        });
+        if let Some(known) = known {
             let told = self.timeline.shown.iter().map(|shown| &shown.event);
             for event in told.chain(&events) {
                 if let (MEMBER, Some(member)) = (&*event.kind, &event.state_key) {
@@ -108,19 +78,75 @@ impl StateQuery<'_> {
         Ok(events)
     }
 
+    /// The state at `end` for a client that does not know the room.
+    fn whole_state(
+        &self,
+        end: u64,
+        unseen: &BTreeMap<StateKey, Option<EventSn>>,
+    ) -> Result<Vec<EventSn>, SyncError> {
+        let state = self.history.state_at(self.to)?;
+        let state = self.history.state_before(end, self.to, state)?;
+        let mut wanted = Vec::new();
+        let mut add = |key: &StateKey, event: EventSn| {
+            if !unseen.contains_key(key) {
+                wanted.push(event);
+            }
+        };
+        if !self.filter.lazy_load_members {
+            state.iter().for_each(|(key, event)| add(key, *event));
+            return Ok(wanted);
+        }
+        // However many members there are, only those wanted are looked at.
+        but_members(&state).for_each(|(key, event)| add(key, event));
+        let relevant = self.relevant_members(true).into_iter();
+        let mut members: ChangedKeys = relevant.map(|user| StateKey::new(MEMBER, user)).collect();
+        members.extend(self.outdated_members(end)?);
+        for key in &members {
+            if let Some(event) = state.get(key) {
+                add(key, *event);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// What changed up to `end` for a client that knows the state at `since`,
+    /// and members whom lazy loading has kept from it until now.
+    fn news(
+        &self,
+        since: u64,
+        end: u64,
+        unseen: &BTreeMap<StateKey, Option<EventSn>>,
+        known: Option<&KnownMembers<'_>>,
+    ) -> Result<Vec<EventSn>, SyncError> {
+        let mut keys = self.history.changed(since, end)?;
+        if let Some(known) = known {
+            keys.extend(self.due_members(known));
+        }
+        keys.retain(|key| !unseen.contains_key(key));
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let state = self.history.state_id_at(end)?;
+        let held = self.history.holders(state, &keys)?;
+        Ok(held.into_iter().flatten().collect())
+    }
+
     /// Changes of current state within the timeline's stretch that the client
     /// does not learn from the timeline: state resolution made them, or the
-    /// filter hides the event.
-    fn unseen_changes(&self, start: u64) -> Result<Changes, SyncError> {
-        let shown: BTreeSet<&str> = self
-            .timeline
-            .shown
-            .iter()
-            .map(|shown| shown.event.event_id.as_str())
-            .collect();
-        let mut changes = self.history.changes(start, self.to)?;
-        changes.retain(|_, to| to.as_deref().is_none_or(|to| !shown.contains(to)));
-        Ok(changes)
+    /// filter hides the event. A key that holds nothing any more cannot be told:
+    /// the format of `/sync` has no word for it.
+    fn unseen_changes(&self, start: u64) -> Result<BTreeMap<StateKey, Option<EventSn>>, SyncError> {
+        let changed = self.history.changed(start, self.to)?;
+        if changed.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let shown = self.timeline.shown.iter().map(|shown| shown.event.event);
+        let shown: BTreeSet<EventSn> = shown.collect();
+        let state = self.history.state_id_at(self.to)?;
+        let held = self.history.holders(state, &changed)?;
+        let held = changed.into_iter().zip(held);
+        let unseen = held.filter(|(_, event)| event.is_none_or(|event| !shown.contains(&event)));
+        Ok(unseen.collect())
     }
 
     /// Users whose membership the client wants for what it is shown: senders of
@@ -147,9 +173,6 @@ impl StateQuery<'_> {
 
     /// Members whom lazy loading tells a client that knows the room.
     fn due_members(&self, known: &KnownMembers<'_>) -> Vec<StateKey> {
-        if !self.filter.lazy_load_members {
-            return Vec::new();
-        }
         let is_due = |member: &str| {
             self.filter.include_redundant_members || !known.contains(&self.history.room_id, member)
         };
@@ -162,29 +185,21 @@ impl StateQuery<'_> {
 
     /// Members who changed since a client was told of them in an earlier stay:
     /// lazy loading may leave members out, but none may stay wrong.
-    fn outdated_members(&self, end: u64) -> Result<Changes, SyncError> {
-        let Some(held_at) = self.held_at.filter(|_| self.filter.lazy_load_members) else {
-            return Ok(Changes::new());
+    fn outdated_members(&self, end: u64) -> Result<ChangedKeys, SyncError> {
+        let Some(held_at) = self.held_at else {
+            return Ok(ChangedKeys::new());
         };
-        let mut changes = self.history.changes(held_at, end)?;
-        changes.retain(|key, _| &*key.kind == MEMBER);
-        Ok(changes)
+        let mut changed = self.history.changed(held_at, end)?;
+        changed.retain(|key| &*key.kind == MEMBER);
+        Ok(changed)
     }
+}
 
-    fn load(&self, events: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, SyncError> {
-        Ok(self.history.rooms.events(&self.history.room_id, events)?)
-    }
-
-    /// The events that hold the changed keys now. A key that holds nothing any
-    /// more cannot be told: the format of `/sync` has no word for it.
-    fn load_changes(&self, changes: &Changes) -> Result<Vec<Arc<StoredEvent>>, SyncError> {
-        let mut found = Vec::with_capacity(changes.len());
-        for to in changes.values().flatten() {
-            let Ok(event_id) = <&ruma::EventId>::try_from(to.as_str()) else {
-                continue;
-            };
-            found.extend(self.history.rooms.event(&self.history.room_id, event_id)?);
-        }
-        Ok(found)
-    }
+/// The entries of a state that are no members.
+fn but_members(state: &StateMap) -> impl Iterator<Item = (&StateKey, EventSn)> {
+    let first = StateKey::new(MEMBER, "");
+    // Nothing sorts between a text and the same text with a NUL behind it.
+    let behind = StateKey::new(&format!("{MEMBER}\0"), "");
+    let all = state.range(..first).chain(state.range(behind..));
+    all.map(|(key, event)| (&**key, *event))
 }

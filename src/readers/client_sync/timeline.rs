@@ -14,6 +14,7 @@ use crate::query::ids::{EventSn, Place};
 use crate::query::rooms::{StateKey, StoredEvent};
 use crate::query::tokens::TimelineToken;
 
+const CREATE: &str = "m.room.create";
 /// Events of a room if the filter says nothing.
 const LIMIT_DEFAULT: usize = 10;
 /// Events of a room that a filter may ask for.
@@ -47,24 +48,30 @@ impl Timeline {
         from: u64,
         to: u64,
     ) -> Result<Timeline, SyncError> {
-        let limit = filter.limit(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+        let limit = filter.limit(LIMIT_DEFAULT).min(LIMIT_MAX);
         let wanted = filter.matches_room(&history.room_id);
         let mut shown = Vec::new();
         let mut limited = false;
         let mut scanned = 0;
         let mut end = to;
         let mut newer = None;
+        let mut oldest_kind = None;
+        let mut all_read = false;
         'pages: loop {
             if !wanted {
                 break;
             }
             let mut rows = history.timeline_before(from, end, limit + 1)?;
-            let Some(oldest) = rows.last() else { break };
+            let Some(oldest) = rows.last() else {
+                all_read = true;
+                break;
+            };
             end = oldest.offset;
             scanned += rows.len();
             let whole = rows.len() <= limit;
             let gap = cut_at_gap(&mut rows, &mut newer);
             for (row, event) in events_of(history, rows)? {
+                oldest_kind = Some(event.kind.clone());
                 if !filter.matches(&event.sender, &event.kind, || content_has_url(&event.json))
                     || !judge.tells(&event, row.offset)?
                 {
@@ -84,13 +91,18 @@ impl Timeline {
                 break;
             }
             if whole {
-                limited = is_behind_gap(history, newer, from)?;
+                all_read = true;
                 break;
             }
             if scanned >= SCAN_ROWS_MAX {
                 limited = true;
                 break;
             }
+        }
+        if all_read {
+            // A room whose first event here is not its creation began elsewhere.
+            let began_elsewhere = from == 0 && oldest_kind.is_some_and(|kind| &*kind != CREATE);
+            limited = began_elsewhere || is_behind_gap(history, newer, from)?;
         }
         shown.reverse();
         let shown = with_early_redactions(history, judge, filter, shown)?;

@@ -7,37 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::answer::Built;
 use super::memory::UserIx;
 use super::{ClientSync, SyncError, SyncRequest, TIMEOUT_MAX};
 use crate::query::ids::OutputOffset;
 use crate::query::tokens::SyncToken;
 
+/// Records that an answer may have to tell of and is still built at once, among
+/// the other requests: what it reads lies in memory for the most part.
+const NEAR_RECORDS_MAX: u64 = 500;
 /// How long a read waits for the reader to pass what the user was told.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
-
-/// A request's place among those that wait; given back when it is dropped,
-/// also when the client has gone away.
-struct Place<'a> {
-    sync: &'a ClientSync,
-    user: UserIx,
-    news: Arc<Notify>,
-}
-
-impl<'a> Place<'a> {
-    fn enter(sync: &'a ClientSync, request: &SyncRequest) -> Place<'a> {
-        let (user, news) = sync.memory.write().enter(&request.user);
-        Place { sync, user, news }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.sync.memory.write().leave(self.user);
-    }
-}
 
 impl ClientSync {
     /// Answers a request, after at most its timeout.
@@ -48,30 +30,81 @@ impl ClientSync {
         let deadline = Instant::now() + request.timeout.min(TIMEOUT_MAX);
         let since = self.since(&request)?;
         self.catch_up().await;
-        let Some(mut since) = since else {
-            // The dear answer, made where it holds nobody up.
-            let sync = self.clone();
-            let built = tokio::task::spawn_blocking(move || sync.build(&request, None)).await;
-            return built
-                .map_err(|_| SyncError::Stopped)?
-                .and_then(|built| built.into_json());
+        let request = Arc::new(request);
+        let mut since = match since {
+            Some(since) if !request.full_state => since,
+            since => return self.build_aside(request, since).await?.into_json(),
         };
-        if request.full_state || request.timeout.is_zero() {
-            return self.build(&request, Some(&since))?.into_json();
+        if request.timeout.is_zero() {
+            return self.build_for(&request, &since).await?.into_json();
         }
-        let place = Place::enter(self, &request);
+        let place = self.waiters.enter(self.user_ix(&request));
         loop {
             let mut news = std::pin::pin!(place.news.notified());
             // From here on news is not missed, whenever it comes.
             news.as_mut().enable();
-            let built = self.build(&request, Some(&since))?;
-            let answers = !built.is_empty() || self.closing.load(Ordering::Acquire);
+            let built = self.build_for(&request, &since).await?;
+            let ends = self.session_ended(&request)?;
+            let answers = ends || !built.is_empty() || self.closing.load(Ordering::Acquire);
             if answers || timeout_at(deadline, news).await.is_err() {
                 return built.into_json();
             }
             // What was looked through held nothing for this client: later
             // rounds begin behind it.
             since = built.token;
+        }
+    }
+
+    /// Builds an answer that tells on from `since`.
+    async fn build_for(
+        self: &Arc<Self>,
+        request: &Arc<SyncRequest>,
+        since: &SyncToken,
+    ) -> Result<Built, SyncError> {
+        let behind: u64 = {
+            let memory = self.memory.read();
+            let cursors = memory.cursors.iter().zip(&since.vector);
+            cursors.map(|(to, since)| to.saturating_sub(since.0)).sum()
+        };
+        match behind > NEAR_RECORDS_MAX {
+            true => self.build_aside(request.clone(), Some(since.clone())).await,
+            false => self.build(request, Some(since)),
+        }
+    }
+
+    /// Builds a dear answer where it holds nobody up.
+    async fn build_aside(
+        self: &Arc<Self>,
+        request: Arc<SyncRequest>,
+        since: Option<SyncToken>,
+    ) -> Result<Built, SyncError> {
+        let sync = self.clone();
+        let build = move || sync.build(&request, since.as_ref());
+        let built = tokio::task::spawn_blocking(build).await;
+        built.map_err(|_| SyncError::Stopped)?
+    }
+
+    fn user_ix(&self, request: &SyncRequest) -> UserIx {
+        let known = self.memory.read().user_ix(&request.user);
+        known.unwrap_or_else(|| self.memory.write().intern_user(&request.user))
+    }
+
+    /// Whether the session of a request is over. Where its device lives on, as
+    /// the token was replaced, the client gets what there is and asks again.
+    fn session_ended(&self, request: &SyncRequest) -> Result<bool, SyncError> {
+        let Some(access) = &request.access else {
+            return Ok(false);
+        };
+        if self.users.session(access).is_some() {
+            return Ok(false);
+        }
+        let devices = self.users.devices(&request.user);
+        match devices
+            .iter()
+            .any(|device| device.device_id == request.device)
+        {
+            true => Ok(true),
+            false => Err(SyncError::LoggedOut),
         }
     }
 

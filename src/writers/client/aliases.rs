@@ -10,6 +10,7 @@ use super::room_error::RoomWriteError;
 use super::room_writer::RoomWriter;
 use crate::clock;
 use crate::logs::log::NewRecord;
+use crate::query::users::Alias;
 use crate::writers::submit::SubmitError;
 
 impl RoomWriter {
@@ -50,18 +51,8 @@ impl RoomWriter {
             }
             self.append_alias_removal(user, alias).await?;
         }
-        let body = codec::encode(&InputAliasCreated {
-            servers: vec![self.server_name().to_string()],
-        });
-        let envelope = NewEnvelope {
-            received_us: clock::now_us(),
-            key: alias.as_str(),
-            room_id: Some(room_id.as_str()),
-            sender: Some(user.as_str()),
-            body: &body,
-            ..NewEnvelope::default()
-        };
-        let record = NewRecord::new(Kind::InputAliasCreated, Source::Client, &envelope);
+        let servers = vec![self.server_name().to_string()];
+        let record = created_record(user, alias, room_id, servers);
         let submitted = self.submitter().submit(alias.as_str(), vec![record]).await;
         match submitted {
             Ok(_) => Ok(()),
@@ -94,15 +85,7 @@ impl RoomWriter {
         user: &UserId,
         alias: &RoomAliasId,
     ) -> Result<(), RoomWriteError> {
-        let body = codec::encode(&InputAliasRemoved {});
-        let envelope = NewEnvelope {
-            received_us: clock::now_us(),
-            key: alias.as_str(),
-            sender: Some(user.as_str()),
-            body: &body,
-            ..NewEnvelope::default()
-        };
-        let record = NewRecord::new(Kind::InputAliasRemoved, Source::Client, &envelope);
+        let record = removed_record(user, alias);
         let submitted = self.submitter().submit(alias.as_str(), vec![record]).await;
         match submitted {
             Ok(_) => Ok(()),
@@ -111,6 +94,31 @@ impl RoomWriter {
             }
             Err(other) => Err(other.into()),
         }
+    }
+
+    /// Lets all our aliases of a room point to its successor. They remain those
+    /// of who made them. What was moved before is not moved again.
+    pub(super) async fn move_aliases(
+        &self,
+        user: &UserId,
+        from: &RoomId,
+        to: &RoomId,
+    ) -> Result<(), RoomWriteError> {
+        for alias in self.users().aliases_of(from) {
+            let Some(known) = self.users().alias(&alias) else {
+                continue;
+            };
+            let batch = vec![
+                removed_record(user, &alias),
+                created_record(&known.creator, &alias, to, servers_of(&known)),
+            ];
+            match self.submitter().submit(alias.as_str(), batch).await {
+                // Somebody removed or moved it meanwhile.
+                Ok(_) | Err(SubmitError::Refused(Reason::NotFound | Reason::Taken)) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Puts a room into the published directory, or takes it out. For members
@@ -158,6 +166,41 @@ impl RoomWriter {
             Err(why) => Err(RoomWriteError::InvalidParam(format!("the alias {why}"))),
         }
     }
+}
+
+fn servers_of(alias: &Alias) -> Vec<String> {
+    let servers = alias.servers.iter();
+    servers.map(ToString::to_string).collect()
+}
+
+fn created_record(
+    user: &UserId,
+    alias: &RoomAliasId,
+    room_id: &RoomId,
+    servers: Vec<String>,
+) -> NewRecord {
+    let body = codec::encode(&InputAliasCreated { servers });
+    let envelope = NewEnvelope {
+        received_us: clock::now_us(),
+        key: alias.as_str(),
+        room_id: Some(room_id.as_str()),
+        sender: Some(user.as_str()),
+        body: &body,
+        ..NewEnvelope::default()
+    };
+    NewRecord::new(Kind::InputAliasCreated, Source::Client, &envelope)
+}
+
+fn removed_record(user: &UserId, alias: &RoomAliasId) -> NewRecord {
+    let body = codec::encode(&InputAliasRemoved {});
+    let envelope = NewEnvelope {
+        received_us: clock::now_us(),
+        key: alias.as_str(),
+        sender: Some(user.as_str()),
+        body: &body,
+        ..NewEnvelope::default()
+    };
+    NewRecord::new(Kind::InputAliasRemoved, Source::Client, &envelope)
 }
 
 /// The record that changes a room's place in the directory.

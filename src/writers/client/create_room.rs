@@ -12,6 +12,7 @@ use super::room_error::RoomWriteError;
 use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
 use super::room_writer::RoomWriter;
 use crate::crypto::random;
+use crate::logs::log::NewRecord;
 use crate::matrix::build::EventRef;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::matrix::{RoomVersion, ids};
@@ -69,7 +70,8 @@ impl RoomWriter {
         };
         let public = request.public;
         let drafts = self.drafts(creator, version, alias.as_ref(), request);
-        let (room_id, mut batch) = self.build_room(version, &drafts)?;
+        let room_id = self.new_room_id(version)?;
+        let (room_id, mut batch) = self.build_room(version, room_id, &drafts)?;
         if let Some(alias) = &alias {
             self.append_reserved(creator, alias, &room_id).await?;
         }
@@ -229,23 +231,30 @@ impl RoomWriter {
         drafts
     }
 
-    /// Builds every event on the one before and checks each against the state so far.
-    fn build_room(
+    /// The id of a room to be; none in version 12, where the create event's own
+    /// id names it.
+    pub(super) fn new_room_id(
         &self,
         version: RoomVersion,
+    ) -> Result<Option<OwnedRoomId>, RoomWriteError> {
+        if version.room_id_is_create_hash() {
+            return Ok(None);
+        }
+        ids::new_room_id(&random::room_localpart(), self.server_name())
+            .map(Some)
+            .map_err(|why| RoomWriteError::Build(format!("room id {why}")))
+    }
+
+    /// Builds every event on the one before and checks each against the state so far.
+    pub(super) fn build_room(
+        &self,
+        version: RoomVersion,
+        mut room_id: Option<OwnedRoomId>,
         drafts: &[Draft],
-    ) -> Result<(OwnedRoomId, Vec<crate::logs::log::NewRecord>), RoomWriteError> {
+    ) -> Result<(OwnedRoomId, Vec<NewRecord>), RoomWriteError> {
         let count = drafts.len() as u32;
         let mut state = NewRoomState::new(version);
         let mut batch = Vec::with_capacity(drafts.len() + 1);
-        // The create event of version 12 names the room by its own id.
-        let mut room_id = match version.room_id_is_create_hash() {
-            true => None,
-            false => Some(
-                ids::new_room_id(&random::room_localpart(), self.server_name())
-                    .map_err(|why| RoomWriteError::Build(format!("room id {why}")))?,
-            ),
-        };
         let mut previous: Option<EventRef> = None;
         for (index, draft) in drafts.iter().enumerate() {
             let auth_events = state.auth_events(draft)?;

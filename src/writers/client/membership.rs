@@ -69,6 +69,9 @@ impl RoomWriter {
         };
         let choose = Box::new(move |head: &RoomHead| change.draft(head));
         let done = self.sequencer().set_state(room_id, choose).await;
+        if let (Act::Join, Ok(Some(_))) = (act, &done) {
+            self.after_join(room_id, target).await;
+        }
         match (act, done) {
             // A room that we do not know could only be joined through another server.
             (Act::Join | Act::Knock, done) => done.map(drop),
@@ -76,6 +79,13 @@ impl RoomWriter {
                 Err(RoomWriteError::Forbidden("you are not in this room".into()))
             }
             (_, done) => done.map(drop),
+        }
+    }
+
+    /// What a join brings with it. The join stands, whatever becomes of this.
+    pub(super) async fn after_join(&self, room_id: &RoomId, user: &UserId) {
+        if let Err(error) = self.carry_over(user, room_id).await {
+            tracing::warn!(%user, %room_id, %error, "settings were not carried into the new room");
         }
     }
 

@@ -12,6 +12,7 @@ use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use super::sequencer::ClientTransaction;
+use super::upgrade::TOMBSTONE;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
 use crate::query::rooms::RoomHead;
@@ -88,6 +89,7 @@ impl RoomWriter {
                 )
                 .await;
         }
+        check_tombstone(room_id, kind, &content)?;
         let transaction = from.transaction("send", kind);
         let draft = Draft::message(from.user_id, kind, content);
         let sent = self.sequencer().send(room_id, &draft, transaction.as_ref());
@@ -155,6 +157,7 @@ impl RoomWriter {
         state_key: &str,
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
+        check_tombstone(room_id, kind, &content)?;
         let invited = self.invited_by(kind, state_key, &content)?;
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
@@ -193,6 +196,22 @@ impl RoomWriter {
             Ok(user) if invites => Ok(Some(user)),
             _ => Ok(None),
         }
+    }
+}
+
+/// A room cannot be its own successor: clients would go in circles.
+fn check_tombstone(
+    room_id: &RoomId,
+    kind: &str,
+    content: &CanonicalJsonObject,
+) -> Result<(), RoomWriteError> {
+    let named = content.get("replacement_room");
+    let named = named.and_then(CanonicalJsonValue::as_str);
+    match kind == TOMBSTONE && named == Some(room_id.as_str()) {
+        true => Err(RoomWriteError::InvalidParam(
+            "a room cannot be replaced by itself".into(),
+        )),
+        false => Ok(()),
     }
 }
 

@@ -18,4 +18,5 @@ pub mod room_presets;
 pub mod room_state;
 pub mod room_writer;
 pub mod sequencer;
+pub mod upgrade;
 pub mod user_data;

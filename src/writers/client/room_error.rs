@@ -2,6 +2,7 @@
 
 use ruma::{OwnedRoomAliasId, OwnedUserId};
 
+use super::user_data::UserDataError;
 use crate::query::rooms::QueryError;
 use crate::writers::submit::SubmitError;
 
@@ -60,6 +61,9 @@ pub enum RoomWriteError {
     /// Signing or hashing failed, which only a broken key can cause.
     #[error("event could not be built: {0}")]
     Build(String),
+    /// What the user keeps about the room could not be written.
+    #[error(transparent)]
+    UserData(#[from] UserDataError),
     /// A task ended before its work did; the process is stopping.
     #[error("server is stopping")]
     Stopping,

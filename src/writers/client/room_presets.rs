@@ -118,7 +118,7 @@ pub fn text(field: &str, value: &str) -> CanonicalJsonObject {
     )])
 }
 
-fn level(level: i64) -> CanonicalJsonValue {
+pub(super) fn level(level: i64) -> CanonicalJsonValue {
     // The levels above are far below 2^53, so the fallback is never taken.
     CanonicalJsonValue::Integer(Int::new(level).unwrap_or_default())
 }

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::room_error::RoomWriteError;
+use crate::matrix::canonical_json::{
+    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with,
+};
 use crate::query::rooms::{RoomHead, Rooms, StateKey, StoredEvent};
 
 /// One room's current state.
@@ -41,6 +44,26 @@ impl<'a> RoomState<'a> {
     ) -> Result<Option<Map<String, Value>>, RoomWriteError> {
         let event = self.event(kind, state_key)?;
         Ok(event.and_then(|event| content_of(&event.json)))
+    }
+
+    /// The content of a state event, fit for another event: none where it holds
+    /// numbers that new events may not have.
+    pub fn canonical(
+        &self,
+        kind: &str,
+        state_key: &str,
+    ) -> Result<Option<CanonicalJsonObject>, RoomWriteError> {
+        let event = self.event(kind, state_key)?;
+        Ok(event.and_then(|event| canonical_content(&event.json)))
+    }
+}
+
+/// `content` of a PDU as [`RoomState::canonical`] gives it.
+pub fn canonical_content(pdu: &[u8]) -> Option<CanonicalJsonObject> {
+    let mut event = parse_object_with(pdu, Numbers::Converted).ok()?;
+    match event.remove("content") {
+        Some(CanonicalJsonValue::Object(content)) => Some(content),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use engram::matrix::filter::Filter;
 use engram::query::rooms::Rooms;
 use engram::query::visibility::{Viewer, Viewpoint};
-use engram::readers::client_sync::{ClientSync, SyncRequest};
+use engram::readers::client_sync::{ClientSync, StateSection, SyncRequest};
 use log_format::record::output::{Decision, Membership};
 use ruma::{EventId, OwnedUserId};
 use serde_json::{Value, json};
@@ -35,7 +35,8 @@ impl Client {
             filter: Arc::new(Filter::parse(filter.to_string().as_bytes()).unwrap()),
             full_state: false,
             timeout: Duration::ZERO,
-            use_state_after: self.after,
+            state_section: StateSection::of(self.after),
+            access: None,
         };
         serde_json::from_str(&sync.sync(request).await.unwrap()).unwrap()
     }

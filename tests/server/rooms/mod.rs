@@ -7,6 +7,7 @@ mod membership;
 mod reading;
 mod redactions;
 mod sending;
+mod upgrades;
 mod versions;
 
 use serde_json::{Value, json};

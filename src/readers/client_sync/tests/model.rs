@@ -12,6 +12,7 @@ use super::fake_rooms::{Fate, How};
 use super::world::{World, request, user};
 use crate::query::ids::StateId;
 use crate::query::rooms::StateKey;
+use crate::readers::client_sync::StateSection;
 
 const USERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
 const ROOMS: [&str; 3] = ["one", "two", "three"];
@@ -46,7 +47,7 @@ impl Client {
             "state": {"lazy_load_members": lazy},
         }});
         let mut request = request(&self.user, self.since.as_deref(), filter);
-        request.use_state_after = self.after;
+        request.state_section = StateSection::of(self.after);
         let answer = world.ask(request).await.expect("an answer");
         let token = answer["next_batch"].as_str().expect("a token");
         self.since = Some(token.to_owned());

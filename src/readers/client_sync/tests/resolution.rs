@@ -8,6 +8,7 @@ use super::fake_rooms::{Fate, How};
 use super::world::{World, ids, request, user};
 use crate::query::rooms::StateKey;
 use crate::query::tokens::{SyncPositions, SyncToken};
+use crate::readers::client_sync::StateSection;
 
 fn topic(text: &str) -> Value {
     json!({ "topic": text })
@@ -34,7 +35,7 @@ fn room_with_topics(world: &mut World) -> (OwnedUserId, OwnedRoomId, [OwnedEvent
 async fn told(world: &World, who: &OwnedUserId, since: &Value, after: bool) -> Value {
     world.fold();
     let mut asks = request(who, since["next_batch"].as_str(), json!({}));
-    asks.use_state_after = after;
+    asks.state_section = StateSection::of(after);
     let answer = world.ask(asks).await.expect("an answer");
     answer["rooms"]["join"]["!room:here"].clone()
 }
@@ -76,7 +77,7 @@ async fn an_old_state_that_comes_back_is_told_beside_the_timeline() {
     assert_eq!(at, [currents[4], currents[5]].map(Some));
     // Whoever knows nothing is told the resolved state as well.
     let mut fresh = request(&ann, None, json!({"room": {"timeline": {"limit": 1}}}));
-    fresh.use_state_after = true;
+    fresh.state_section = StateSection::of(true);
     let fresh = world.ask(fresh).await.expect("an answer");
     let state = ids(&fresh["rooms"]["join"][room.as_str()]["state_after"]["events"]);
     assert!(state.contains(&a.to_string()) && !state.contains(&b.to_string()));
@@ -233,7 +234,7 @@ async fn who_is_thrown_out_and_let_in_moves_between_sections() {
     for after in [false, true] {
         world.fold();
         let mut asks = request(&ben, first["next_batch"].as_str(), json!({}));
-        asks.use_state_after = after;
+        asks.state_section = StateSection::of(after);
         let answer = world.ask(asks).await.expect("an answer");
         assert_eq!(answer["rooms"]["join"], json!({}));
         let left = &answer["rooms"]["leave"][room.as_str()];
@@ -333,7 +334,7 @@ async fn a_change_in_parts_counts_from_its_end() {
         let early = early.await.expect("an answer");
         assert_eq!(early["rooms"]["join"], json!({}));
         let mut fresh = request(&ann, None, json!({}));
-        fresh.use_state_after = true;
+        fresh.state_section = StateSection::of(true);
         let fresh = world.ask(fresh).await.expect("an answer");
         let fresh = &fresh["rooms"]["join"][room.as_str()];
         assert!(!state_ids(fresh, true).contains(&states[0].to_string()));

@@ -12,7 +12,7 @@ use super::world::{World, ids, request, user};
 use crate::logs::log::Log;
 use crate::query::ids::OutputOffset;
 use crate::query::tokens::{Epoch, SyncToken};
-use crate::readers::client_sync::SyncError;
+use crate::readers::client_sync::{StateSection, SyncError};
 use crate::readers::run::Reader;
 use crate::storage::open::{Store, StoreOptions};
 
@@ -74,7 +74,7 @@ async fn a_stay_between_two_syncs_is_told_as_a_room_left() {
     let banned = world.member(&room, &ann, &cid, "ban");
     for after in [false, true] {
         let mut asks = request(&cid, knew["next_batch"].as_str(), json!({}));
-        asks.use_state_after = after;
+        asks.state_section = StateSection::of(after);
         world.fold();
         let answer = world.ask(asks).await.expect("an answer");
         let told = &answer["rooms"]["leave"][room.as_str()];

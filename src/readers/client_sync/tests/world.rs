@@ -23,7 +23,7 @@ use crate::matrix::filter::Filter;
 use crate::query::ids::{OutputOffset, StateId};
 use crate::query::tokens::Epoch;
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
-use crate::readers::client_sync::{ClientSync, Ports, SyncError, SyncRequest};
+use crate::readers::client_sync::{ClientSync, Ports, StateSection, SyncError, SyncRequest};
 use crate::readers::run::Reader;
 use crate::readers::store::Write;
 use crate::readers::store::memory::MemoryStore;
@@ -400,7 +400,8 @@ pub fn request(user: &UserId, since: Option<&str>, filter: Value) -> SyncRequest
         filter: Arc::new(Filter::parse(filter.to_string().as_bytes()).expect("a filter")),
         full_state: false,
         timeout: Duration::ZERO,
-        use_state_after: false,
+        state_section: StateSection::Before,
+        access: None,
     }
 }
 

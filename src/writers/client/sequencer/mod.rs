@@ -214,6 +214,12 @@ pub struct ClientTransaction {
 pub type StateChoice =
     Box<dyn FnMut(&RoomHead) -> Result<Option<Draft>, RoomWriteError> + Send + 'static>;
 
+/// Work that must be done, once, before a state event is appended, and that may
+/// name it. If it fails, nothing is appended.
+pub type Beforehand = Box<dyn FnOnce(OwnedEventId) -> Work + Send + 'static>;
+/// See [`Beforehand`].
+pub type Work = Pin<Box<dyn Future<Output = Result<(), RoomWriteError>> + Send>>;
+
 /// See the module's header. Cheap to clone.
 #[derive(Clone)]
 pub struct Sequencer {
@@ -290,9 +296,32 @@ impl Sequencer {
         room_id: &RoomId,
         choose: StateChoice,
     ) -> Result<Option<OwnedEventId>, RoomWriteError> {
+        self.spawn_state(room_id, choose, None).await
+    }
+
+    /// [`Sequencer::set_state`] with work that is done when the event is allowed
+    /// and built. Should others be faster meanwhile, the event is built anew and
+    /// has another id than the one that the work was told.
+    ///
+    /// Must not write to the same room by this sequencer, whose line is held.
+    pub async fn set_state_after(
+        &self,
+        room_id: &RoomId,
+        choose: StateChoice,
+        before: Beforehand,
+    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
+        self.spawn_state(room_id, choose, Some(before)).await
+    }
+
+    async fn spawn_state(
+        &self,
+        room_id: &RoomId,
+        choose: StateChoice,
+        before: Option<Beforehand>,
+    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
         let shared = self.shared.clone();
         let room_id = room_id.to_owned();
-        let work = async move { shared.write_state(&room_id, choose).await };
+        let work = async move { shared.write_state(&room_id, choose, before).await };
         match tokio::spawn(work).await {
             Ok(written) => written,
             Err(_) => Err(RoomWriteError::Stopping),
@@ -439,6 +468,7 @@ impl Shared {
         &self,
         room_id: &RoomId,
         mut choose: StateChoice,
+        mut before: Option<Beforehand>,
     ) -> Result<Option<OwnedEventId>, RoomWriteError> {
         let line = self.line(room_id);
         let _gate = line.gate.lock().await;
@@ -464,6 +494,9 @@ impl Shared {
                 batch: (0, 1),
             };
             let built = self.builder.build(&draft, fields)?;
+            if let Some(before) = before.take() {
+                before(built.event_id.clone()).await?;
+            }
             let pending = self
                 .submitter
                 .enqueue(room_id.as_str(), vec![built.record])?;
