@@ -25,12 +25,14 @@ use ruma::{OwnedServerName, RoomVersionId};
 use tokio::sync::Semaphore;
 
 use crate::crypto::ServerKey;
+use crate::query::receipts::Receipts;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
 use crate::readers::client_sync::ClientSync;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::passwords::Passwords;
+use crate::writers::client::receipt_setter::ReceiptSetter;
 use crate::writers::client::room_writer::RoomWriter;
 use crate::writers::client::user_data::UserData;
 use crate::writers::submit::Submitter;
@@ -90,6 +92,7 @@ impl Settings {
 pub struct Ports {
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
+    pub receipts: Arc<dyn Receipts>,
     pub submitter: Submitter,
     /// Signs the events of our users.
     pub signing_key: Arc<ServerKey>,
@@ -108,6 +111,7 @@ pub struct Api {
     pub accounts: Accounts,
     pub user_data: UserData,
     pub room_writer: RoomWriter,
+    pub receipt_setter: ReceiptSetter,
     pub sync_positions: Arc<dyn SyncPositions>,
     pub sync: Arc<ClientSync>,
     pub rate_limits: RateLimits,
@@ -123,6 +127,7 @@ impl Api {
     /// Puts the doors together. Needs no runtime and starts no task.
     pub fn new(ports: Ports, settings: Settings) -> ApiState {
         let passwords = Arc::new(Passwords::default());
+        let user_data = UserData::new(ports.users.clone(), ports.submitter.clone());
         Arc::new(Api {
             accounts: Accounts::new(
                 settings.server_name.clone(),
@@ -131,7 +136,14 @@ impl Api {
                 ports.submitter.clone(),
                 passwords,
             ),
-            user_data: UserData::new(ports.users.clone(), ports.submitter.clone()),
+            receipt_setter: ReceiptSetter::new(
+                ports.rooms.clone(),
+                ports.users.clone(),
+                ports.receipts.clone(),
+                user_data.clone(),
+                ports.submitter.clone(),
+            ),
+            user_data,
             room_writer: RoomWriter::new(
                 settings.server_name.clone(),
                 ports.signing_key,

@@ -44,10 +44,14 @@ pub enum Limit {
     RoomCreation,
     /// Changes of profile, account data, filters and devices, by user.
     UserData,
+    /// Receipts, read markers and typing, by user.
+    Ephemeral,
+    /// Changes of presence, by user.
+    Presence,
 }
 
 impl Limit {
-    const ALL: [Limit; 14] = [
+    const ALL: [Limit; 16] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -62,6 +66,8 @@ impl Limit {
         Limit::InviteIssuer,
         Limit::RoomCreation,
         Limit::UserData,
+        Limit::Ephemeral,
+        Limit::Presence,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
@@ -80,6 +86,8 @@ impl Limit {
             Limit::InviteIssuer => (Duration::from_millis(3_333), 10),
             Limit::RoomCreation => (Duration::from_millis(62_500), 10),
             Limit::UserData => (Duration::from_millis(200), 50),
+            Limit::Ephemeral => (Duration::from_millis(100), 100),
+            Limit::Presence => (Duration::from_secs(1), 10),
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::crypto::signing_key::ServerKey;
 use crate::logs::log::Log;
 use crate::logs::{InputLog, OutputLog};
 use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
+use crate::projectors::receiptserver::ReceiptAnswers;
 use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
 use crate::projectors::start::{Report, fit, open_store, witnesses};
 use crate::projectors::userserver::UserAnswers;
@@ -127,11 +128,13 @@ impl House {
             rooms.clone(),
             input.partitions(),
         ));
+        let receipts = Arc::new(ReceiptAnswers::new(store.clone(), input.partitions()));
         let sync = ClientSync::open(
             SyncPorts {
                 store: store.clone(),
                 rooms: rooms.clone(),
                 users: users.clone(),
+                receipts: receipts.clone(),
                 output: output.clone(),
             },
             config.identity.server_name.clone(),
@@ -153,6 +156,7 @@ impl House {
         let ports = ApiPorts {
             rooms,
             users,
+            receipts,
             submitter: submitter.clone(),
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),

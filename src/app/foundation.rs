@@ -17,6 +17,7 @@ use crate::logs::{LogSettings, OpenLogError};
 use crate::projectors::aliasserver::AliasProjector;
 use crate::projectors::applied::Applied;
 use crate::projectors::lanes::Lane;
+use crate::projectors::receiptserver::ReceiptProjector;
 use crate::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
 use crate::projectors::snapshots::Snapshots;
 use crate::projectors::start::Folders;
@@ -140,6 +141,7 @@ impl Tables {
             rooms: Box::new(RoomServer::new(self.rooms.clone())),
             users: Box::new(UserProjector::new(self.sessions.clone())),
             aliases: Box::new(AliasProjector),
+            receipts: Box::new(ReceiptProjector::default()),
         };
         (0..count).map(lane).collect()
     }

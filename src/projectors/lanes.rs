@@ -29,6 +29,7 @@ pub struct Lane {
     pub rooms: Box<dyn Projector>,
     pub users: Box<dyn Projector>,
     pub aliases: Box<dyn Projector>,
+    pub receipts: Box<dyn Projector>,
 }
 
 impl Lane {
@@ -54,9 +55,9 @@ impl Lane {
             | Kind::InputDeviceRenamed
             | Kind::InputReport => self.users.as_mut(),
             Kind::InputAliasCreated | Kind::InputAliasRemoved => self.aliases.as_mut(),
+            Kind::InputReceipt => self.receipts.as_mut(),
             // Folded elsewhere, or not *input*.
-            Kind::InputReceipt
-            | Kind::EphemeralTyping
+            Kind::EphemeralTyping
             | Kind::EphemeralPresence
             | Kind::OutputReceipt
             | Kind::OutputRoomEvent
@@ -73,6 +74,7 @@ impl Lane {
         self.rooms.publish();
         self.users.publish();
         self.aliases.publish();
+        self.receipts.publish();
     }
 }
 
@@ -310,6 +312,7 @@ fn fold_share(
     let mut stamps = lane.rooms.stamps();
     stamps.extend(lane.users.stamps());
     stamps.extend(lane.aliases.stamps());
+    stamps.extend(lane.receipts.stamps());
     Ok(LaneFold {
         writes: tables.into_writes(),
         folded,

@@ -13,6 +13,7 @@ pub mod lanes;
 pub mod outcomes;
 pub mod output_log;
 pub mod rebuild;
+pub mod receiptserver;
 pub mod roomserver;
 pub mod run;
 pub mod snapshots;

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod ids;
 pub mod outcome;
 pub mod parked;
+pub mod receipts;
 pub mod rooms;
 pub mod shown;
 pub mod tokens;

@@ -16,7 +16,7 @@ pub enum Family {
     Index,
     /// Room server: state nodes and the history of each key.
     State,
-    /// User server and alias server.
+    /// User server, alias server and receipt server.
     Users,
     /// Client sync reader.
     ClientSync,
@@ -154,6 +154,12 @@ pub const ALIASES: Table = table(Family::Users, 16, "aliases", ALIAS_SERVER, tru
 /// `room id | alias` → nothing.
 pub const ROOM_ALIASES: Table = table(Family::Users, 17, "room_aliases", ALIAS_SERVER, true);
 
+const RECEIPT_SERVER: &str = "projectors/receiptserver";
+
+/// `room id | user id | receipt type | thread` → *output* offset of the change,
+/// event, place, time.
+pub const RECEIPTS: Table = table(Family::Users, 24, "receipts", RECEIPT_SERVER, true);
+
 const CLIENT_SYNC: &str = "readers/client_sync";
 
 /// `room sn | output offset` → an event of the room's timeline.
@@ -168,6 +174,24 @@ pub const SYNC_ROOMS: Table = table(Family::ClientSync, 4, "sync_rooms", CLIENT_
 pub const SYNC_DATA: Table = table(Family::ClientSync, 5, "sync_data", CLIENT_SYNC, false);
 /// `user id | room id | type` → offset of its row in [`SYNC_DATA`].
 pub const SYNC_DATA_AT: Table = table(Family::ClientSync, 6, "sync_data_at", CLIENT_SYNC, false);
+/// `room sn | output offset` → a receipt that everybody in the room is shown.
+pub const SYNC_RECEIPTS: Table = table(Family::ClientSync, 16, "sync_receipts", CLIENT_SYNC, false);
+/// `user id | room sn | output offset` → a receipt that the user alone is shown.
+pub const SYNC_OWN_RECEIPTS: Table = table(
+    Family::ClientSync,
+    17,
+    "sync_own_receipts",
+    CLIENT_SYNC,
+    false,
+);
+/// `room sn | user id | receipt type | thread` → offset of its row in one of these.
+pub const SYNC_RECEIPTS_AT: Table = table(
+    Family::ClientSync,
+    18,
+    "sync_receipts_at",
+    CLIENT_SYNC,
+    false,
+);
 
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
@@ -204,12 +228,16 @@ pub const ALL: &[Table] = &[
     REFUSED_ACCOUNTS,
     ALIASES,
     ROOM_ALIASES,
+    RECEIPTS,
     SYNC_TIMELINE,
     SYNC_STATE,
     SYNC_MEMBERS,
     SYNC_ROOMS,
     SYNC_DATA,
     SYNC_DATA_AT,
+    SYNC_RECEIPTS,
+    SYNC_OWN_RECEIPTS,
+    SYNC_RECEIPTS_AT,
 ];
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod big_room;
 mod commands;
 mod crash;
 mod endpoints;
+mod ephemeral;
 mod forked_rooms;
 mod forked_sync;
 mod full_disk;

@@ -13,6 +13,7 @@ use engram::projectors::fold::{FoldError, FoldInput, Folded, Projector};
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::OutputLog;
 use engram::projectors::rebuild::{self, FirstDifference, ReplayError};
+use engram::projectors::receiptserver::ReceiptProjector;
 use engram::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
 use engram::projectors::run::{Parts, Projection, SnapshotSchedule};
 use engram::projectors::snapshots::Snapshots;
@@ -103,6 +104,7 @@ impl Tables {
             rooms: Box::new(RoomServer::new(self.rooms.clone())),
             users: Box::new(UserProjector::new(self.sessions.clone())),
             aliases: Box::new(AliasProjector),
+            receipts: Box::new(ReceiptProjector::default()),
         };
         (0..count).map(lane).collect()
     }
@@ -186,6 +188,7 @@ async fn a_panic_in_a_fold_is_a_failure_that_writers_hear_of() {
         rooms: Box::new(Panics),
         users: Box::new(Panics),
         aliases: Box::new(Panics),
+        receipts: Box::new(Panics),
     };
     let projection = Projection::start(Parts {
         store,

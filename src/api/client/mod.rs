@@ -15,6 +15,7 @@ pub mod pages;
 pub mod profile;
 pub mod public_rooms;
 pub mod push_rules;
+pub mod receipts;
 pub mod register;
 pub mod render;
 pub mod room_state;

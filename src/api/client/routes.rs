@@ -9,7 +9,8 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
     account, account_data, create_room, devices, directory, discovery, filters, login, membership,
-    messages, profile, public_rooms, push_rules, register, room_state, rooms, send, sync, upgrade,
+    messages, profile, public_rooms, push_rules, receipts, register, room_state, rooms, send, sync,
+    upgrade,
 };
 use crate::api::ApiState;
 
@@ -110,6 +111,10 @@ pub fn routes() -> Routes {
     table.add(v3!("/rooms/{roomId}/send/{eventType}/{txnId}"), put(send::send));
     table.add(v3!("/rooms/{roomId}/send/{eventType}"), post(send::send_once));
     table.add(v3!("/rooms/{roomId}/redact/{eventId}/{txnId}"), put(send::redact));
+
+    // Rooms: receipts and read markers
+    table.add(v3!("/rooms/{roomId}/receipt/{receiptType}/{eventId}"), post(receipts::receipt));
+    table.add(v3!("/rooms/{roomId}/read_markers"), post(receipts::read_markers));
 
     // Rooms: reading events and state. An empty state key may lack its slash.
     table.add(v3!("/rooms/{roomId}/state"), get(room_state::all));

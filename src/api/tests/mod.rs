@@ -19,6 +19,7 @@ use tower::ServiceExt;
 
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
+use crate::query::receipts::fake::NoReceipts;
 use crate::readers::client_sync::ClientSync;
 use crate::writers::submit::Submitter;
 use crate::writers::testing::World;
@@ -71,6 +72,7 @@ impl Doors {
         let ports = Ports {
             rooms: world.clone(),
             users: world.clone(),
+            receipts: Arc::new(NoReceipts),
             submitter,
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),

@@ -167,6 +167,12 @@ impl RoomEventFilter {
             && self.contains_url.is_none_or(|wanted| wanted == has_url())
     }
 
+    /// Whether an event that has no sender, as receipts and typing, is to be
+    /// returned: a list of wanted senders leaves it out.
+    pub fn matches_without_sender(&self, kind: &str) -> bool {
+        self.senders.is_none() && type_is_included(kind, self.types.as_deref(), &self.not_types)
+    }
+
     /// Whether every event of every room matches, so that none need be asked.
     pub fn matches_everything(&self) -> bool {
         self.types.is_none()

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::history::{Newest, RoomHistory};
 use super::lazy::KnownMembers;
 use super::left::LeftRoom;
-use super::memory::Memory;
+use super::memory::{Memory, RoomIx};
 use super::room::{Candidate, Events, JoinedRoom};
 use super::rows::{self, AccountDataRow, Key};
 use super::stripped::stripped_state;
@@ -192,18 +192,22 @@ fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>)
     let Some(user) = memory.user(&request.user) else {
         return Vec::new();
     };
-    let concerns = |ix, standing: &super::memory::Standing| {
-        let slot = memory.room(ix);
+    let concerns = |ix: &RoomIx, standing: &super::memory::Standing| {
+        let slot = memory.room(*ix);
         let since = since.and_then(|since| since.vector.get(slot.partition as usize));
         since.is_none_or(|since| {
             let joined = standing.membership == Membership::Join;
+            let receipts_at = slot.receipts_at.max(user.own_receipts.get(ix).copied());
             standing.changed_at >= since.0
-                || (joined && (slot.last_change >= since.0 || request.full_state))
+                || (joined
+                    && (slot.last_change >= since.0
+                        || receipts_at >= Some(since.0)
+                        || request.full_state))
         })
     };
     user.rooms
         .iter()
-        .filter(|(ix, standing)| concerns(**ix, standing))
+        .filter(|(ix, standing)| concerns(ix, standing))
         .map(|(ix, standing)| candidate(memory, *ix, *standing, since))
         .filter(|candidate| request.filter.room.matches_room(&candidate.room_id))
         .collect()

@@ -125,6 +125,11 @@ impl<'a, 's> Group<'a, 's> {
                     .map_err(|source| ReaderError::Body { offset, source })?;
                 self.user(offset, &envelope, &body)
             }
+            Kind::OutputReceipt => {
+                let body = codec::decode(envelope.body)
+                    .map_err(|source| ReaderError::Body { offset, source })?;
+                self.receipt(offset, &envelope, &body)
+            }
             // The directory, aliases and gaps are no part of sync; kinds of
             // another topic never appear here.
             _ => Ok(()),

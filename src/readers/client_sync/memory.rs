@@ -32,6 +32,8 @@ pub struct RoomSlot {
     /// Offset of the last record that changed what members see.
     pub last_change: u64,
     pub traits: RoomTraits,
+    /// Offset of the newest receipt that everybody in the room is shown.
+    pub receipts_at: Option<u64>,
     /// Offset of the first part of a change of state whose end is not here yet;
     /// see [`super::rows::StateRow::Part`].
     pub parts_from: Option<u64>,
@@ -79,6 +81,8 @@ pub struct MembershipNews {
 #[derive(Debug, Default)]
 pub struct UserSlot {
     pub rooms: BTreeMap<RoomIx, Standing>,
+    /// Offset of the newest receipt that the user alone is shown, by room.
+    pub own_receipts: BTreeMap<RoomIx, u64>,
     /// Offset of the newest change of account data, in the user's partition.
     pub account_data_at: Option<u64>,
 }
@@ -130,6 +134,7 @@ impl Memory {
             room,
             last_change: 0,
             traits: RoomTraits::default(),
+            receipts_at: None,
             parts_from: None,
             newest: Newest::default(),
             joined: HashSet::new(),

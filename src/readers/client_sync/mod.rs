@@ -6,6 +6,7 @@
 //! It answers no other endpoint.
 
 mod answer;
+mod ephemeral;
 mod fold;
 mod history;
 mod lazy;
@@ -48,6 +49,7 @@ use crate::logs::log::{Log, LogRecord, PartitionId};
 use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, RoomSn, StateId};
+use crate::query::receipts::Receipts;
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::shown::ShowError;
 use crate::query::tokens::{Epoch, TokenError};
@@ -55,7 +57,8 @@ use crate::query::users::Users;
 use crate::readers::run::{Reader, ReaderError};
 use crate::readers::store::{Cursor, Write, clear, scan};
 use crate::storage::columns::{
-    SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, Table,
+    SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_OWN_RECEIPTS, SYNC_RECEIPTS, SYNC_RECEIPTS_AT,
+    SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, Table,
 };
 use crate::storage::overlay::{Overlay, StoreError};
 
@@ -63,13 +66,16 @@ use crate::storage::overlay::{Overlay, StoreError};
 const NAME: &str = "client_sync";
 
 /// Every table of this reader.
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 9] = [
     SYNC_TIMELINE,
     SYNC_STATE,
     SYNC_MEMBERS,
     SYNC_ROOMS,
     SYNC_DATA,
     SYNC_DATA_AT,
+    SYNC_RECEIPTS,
+    SYNC_OWN_RECEIPTS,
+    SYNC_RECEIPTS_AT,
 ];
 
 /// Longest time that a request waits for something new.
@@ -146,6 +152,7 @@ pub struct Ports {
     pub store: Arc<dyn Write>,
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
+    pub receipts: Arc<dyn Receipts>,
     pub output: Arc<dyn Log>,
 }
 
@@ -235,6 +242,7 @@ impl ClientSync {
             store: Arc::new(crate::readers::store::memory::MemoryStore::default()),
             rooms,
             users,
+            receipts: Arc::new(crate::query::receipts::fake::NoReceipts),
             output,
         };
         let server = ruma::server_name!("hs").to_owned();
@@ -328,6 +336,11 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
     })?;
     for (room, ix) in &by_sn {
         let prefix = Key::new(partition).room(*room);
+        let receipt = store.range(SYNC_RECEIPTS, prefix.bytes(), None, true, 1)?;
+        if let Some((key, _)) = receipt.first() {
+            let offset = rows::last_number(SYNC_RECEIPTS, key)?;
+            memory.room_mut(*ix).receipts_at = Some(offset);
+        }
         let newest = store.range(SYNC_STATE, prefix.bytes(), None, true, 1)?;
         let Some((key, value)) = newest.first() else {
             continue;
@@ -362,6 +375,19 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
             encrypted: row.encrypted,
         };
         memory.set_membership(user, *room, news);
+        Ok(())
+    })?;
+    scan(store, SYNC_OWN_RECEIPTS, prefix.bytes(), |key, _| {
+        let (user, rest) = rows::split_text(SYNC_OWN_RECEIPTS, key)?;
+        let offset = rows::last_number(SYNC_OWN_RECEIPTS, key)?;
+        let room = rest
+            .first_chunk::<8>()
+            .map(|room| u64::from_be_bytes(*room));
+        let room = room.and_then(|room| by_sn.get(&RoomSn(room)));
+        if let (Ok(user), Some(room)) = (<&ruma::UserId>::try_from(user), room) {
+            let user = memory.intern_user(user);
+            memory.user_mut(user).own_receipts.insert(*room, offset);
+        }
         Ok(())
     })?;
     scan(store, SYNC_DATA, prefix.bytes(), |key, value| {

@@ -168,7 +168,9 @@ impl<'a> Building<'a> {
         .events(self.known_members.as_mut())?;
         let state = self.state_events(&judge, &state)?;
         let account_data = self.room_account_data(&candidate.room_id, changed_data, fresh)?;
+        let ephemeral = self.ephemeral(candidate, &stretch)?;
         let nothing = timeline.shown.is_empty()
+            && ephemeral.is_empty()
             && !timeline.limited
             && state.is_empty()
             && account_data.is_empty()
@@ -187,7 +189,7 @@ impl<'a> Building<'a> {
             summary,
             state,
             timeline: self.timeline_batch(&judge, &timeline, stretch)?,
-            ephemeral: Events::default(),
+            ephemeral,
             account_data,
             unread_notifications,
         }))

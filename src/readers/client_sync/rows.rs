@@ -3,6 +3,7 @@
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 use log_format::codec;
+use log_format::record::input::ReceiptType;
 use log_format::record::output::Membership;
 
 use crate::logs::log::PartitionId;
@@ -158,6 +159,18 @@ pub struct AccountDataRow {
     /// None: global.
     pub room_id: Option<String>,
     pub event_type: String,
+}
+
+/// A receipt, as clients are told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ReceiptRow {
+    pub user_id: String,
+    pub receipt_type: ReceiptType,
+    /// `thread_id`, if there is one.
+    pub thread: Option<String>,
+    pub event_id: String,
+    /// Milliseconds since the epoch.
+    pub ts: u64,
 }
 
 /// Reads a row of one of the types above.

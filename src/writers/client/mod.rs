@@ -13,6 +13,7 @@ pub mod membership;
 pub mod messages;
 pub mod passwords;
 pub mod profile;
+pub mod receipt_setter;
 pub mod room_error;
 pub mod room_presets;
 pub mod room_state;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use engram::logs::log::{Append, Log, NewRecord};
 use engram::projectors::aliasserver::AliasProjector;
 use engram::projectors::lanes::Lane;
+use engram::projectors::receiptserver::{ReceiptAnswers, ReceiptProjector};
 use engram::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
 use engram::projectors::run::{Parts, Projection, SnapshotSchedule};
 use engram::projectors::snapshots::Snapshots;
@@ -48,6 +49,7 @@ impl House {
             rooms: Box::new(RoomServer::new(rooms.clone())),
             users: Box::new(UserProjector::new(sessions.clone())),
             aliases: Box::new(AliasProjector),
+            receipts: Box::new(ReceiptProjector::default()),
         };
         let snapshots = folder.path().join("snapshots");
         let projection = Projection::start(Parts {
@@ -92,6 +94,7 @@ impl House {
             store: Arc::new(store.unwrap()),
             rooms: self.rooms.clone(),
             users: Arc::new(users),
+            receipts: Arc::new(ReceiptAnswers::new(self.store.clone(), 1)),
             output: self.output.clone(),
         };
         let server = ruma::server_name!("here").to_owned();

@@ -21,6 +21,7 @@ use super::fake_rooms::{FakeRooms, Fate, How, What};
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partition_of};
 use crate::matrix::filter::Filter;
 use crate::query::ids::{OutputOffset, StateId};
+use crate::query::receipts::fake::NoReceipts;
 use crate::query::tokens::Epoch;
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
 use crate::readers::client_sync::{ClientSync, Ports, StateSection, SyncError, SyncRequest};
@@ -179,6 +180,7 @@ fn open(world: &Parts, store: &Arc<dyn Write>) -> Arc<ClientSync> {
         store: store.clone(),
         rooms: world.1.clone(),
         users: world.2.clone(),
+        receipts: Arc::new(NoReceipts),
         output: world.0.clone(),
     };
     let server = ruma::server_name!("here").to_owned();

@@ -1,0 +1,14 @@
+//! The receipt server: the projector of read receipts, keyed by room.
+//!
+//! It knows neither rooms nor accounts: who may send which receipt is for the
+//! writer, which also copies the event's place into the record. Here a receipt
+//! moves forward or is dropped.
+
+mod answers;
+mod fold;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use answers::ReceiptAnswers;
+pub use fold::ReceiptProjector;
