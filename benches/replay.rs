@@ -26,6 +26,7 @@ use engram::projectors::aliasserver::AliasProjector;
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use engram::projectors::rebuild;
+use engram::projectors::receiptserver::ReceiptProjector;
 use engram::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
 use engram::projectors::run::epoch;
 use engram::projectors::userserver::{Sessions, UserProjector};
@@ -118,6 +119,7 @@ fn replay(home: &Path, input: &Arc<InputLog>, lanes: usize) -> rebuild::Digest {
         rooms: Box::new(RoomServer::new(rooms.clone())),
         users: Box::new(UserProjector::new(sessions.clone())),
         aliases: Box::new(AliasProjector),
+        receipts: Box::new(ReceiptProjector::default()),
     };
     let make_lanes = |_| (0..lanes).map(lane).collect();
     rebuild::replay(&store, &as_input, &output, &make_lanes, &|_| {}).expect("replay")
