@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use log_format::record::input::TokenHash;
@@ -11,11 +11,13 @@ use ruma::{DeviceId, UserId};
 
 use super::ApiState;
 use super::errors::ApiError;
+use super::guests;
 use crate::clock::now_ms;
 use crate::crypto::tokens::{TokenUse, hash};
 use crate::query::users::Session;
 
-/// A valid session. A handler that takes this is closed to everybody else.
+/// A valid session. A handler that takes this is closed to everybody else, and
+/// to guests but where [`guests`] lists it.
 #[derive(Clone, Debug)]
 pub struct Auth(pub Arc<Session>, TokenHash);
 
@@ -54,9 +56,15 @@ impl FromRequestParts<ApiState> for Auth {
         let session = session.ok_or(ApiError::UnknownToken { soft_logout: false })?;
         match session.expires_ms {
             Some(expires_ms) if expires_ms <= now_ms() => {
-                Err(ApiError::UnknownToken { soft_logout: true })
+                return Err(ApiError::UnknownToken { soft_logout: true });
             }
-            _ => Ok(Auth(session, access)),
+            _ => {}
+        }
+        let path = parts.extensions.get::<MatchedPath>();
+        let path = path.map_or("", MatchedPath::as_str);
+        match session.guest && !guests::may_call(&parts.method, path) {
+            true => Err(ApiError::GuestForbidden),
+            false => Ok(Auth(session, access)),
         }
     }
 }

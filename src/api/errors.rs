@@ -58,6 +58,8 @@ pub enum ApiError {
     Overloaded,
     #[error("forbidden: {0}")]
     Forbidden(&'static str),
+    #[error("closed to guests")]
+    GuestForbidden,
     #[error("not found: {0}")]
     NotFound(&'static str),
     /// `m.fully_read`, `m.push_rules`: set through endpoints of their own.
@@ -188,6 +190,11 @@ impl ApiError {
                     .retry_after(BUSY_RETRY)
             }
             ApiError::Forbidden(text) => Answer::new(S::FORBIDDEN, "M_FORBIDDEN", *text),
+            ApiError::GuestForbidden => Answer::new(
+                S::FORBIDDEN,
+                "M_GUEST_ACCESS_FORBIDDEN",
+                "Guests may not do this",
+            ),
             ApiError::NotFound(text) => Answer::new(S::NOT_FOUND, "M_NOT_FOUND", *text),
             // Client-server API, account data: 405 with M_BAD_JSON.
             ApiError::ServerControlled => Answer::new(
@@ -281,6 +288,9 @@ fn account(error: &AccountError) -> Answer {
             "M_USER_DEACTIVATED",
             "This account has been deactivated",
         ),
+        AccountError::UnknownDevice => {
+            Answer::new(S::NOT_FOUND, "M_NOT_FOUND", "No device with this ID")
+        }
         AccountError::UnknownRefreshToken => Answer::new(
             S::UNAUTHORIZED,
             "M_UNKNOWN_TOKEN",
@@ -356,6 +366,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
             answer(S::FORBIDDEN, "M_FORBIDDEN")
         }
         RoomWriteError::InviteBlocked(_) => answer(S::FORBIDDEN, "M_INVITE_BLOCKED"),
+        RoomWriteError::GuestForbidden => answer(S::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         RoomWriteError::TooLarge(_) => answer(S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
         RoomWriteError::BadJson(_) => answer(S::BAD_REQUEST, "M_BAD_JSON"),
         RoomWriteError::InvalidParam(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),

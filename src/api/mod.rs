@@ -9,6 +9,7 @@ pub mod client;
 pub mod door;
 pub mod errors;
 pub mod extract;
+pub mod guests;
 pub mod limits;
 pub mod ops;
 pub mod rate_limit;
@@ -25,6 +26,7 @@ use ruma::{OwnedServerName, RoomVersionId};
 use tokio::sync::Semaphore;
 
 use crate::crypto::ServerKey;
+use crate::crypto::openid::OpenIdTokens;
 use crate::query::receipts::Receipts;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::SyncPositions;
@@ -48,6 +50,39 @@ pub struct Registration {
     pub open: bool,
     /// Whoever knows this token, also while `open` is off.
     pub token: Option<String>,
+    /// Everybody, for an account of a guest.
+    pub guests: bool,
+}
+
+/// A TURN server that clients are sent to (client-server API, *Voice over IP*).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Turn {
+    pub uris: Vec<String>,
+    /// Shared with the TURN server.
+    pub secret: String,
+    /// How long a user name is good for.
+    pub lifetime: Duration,
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Turn({:?})", self.uris)
+    }
+}
+
+/// Whom people may ask for help, for `.well-known/matrix/support`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Support {
+    pub page: Option<String>,
+    pub contacts: Vec<Contact>,
+}
+
+/// One of them; at least one of the two ways is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    pub role: &'static str,
+    pub matrix_id: Option<String>,
+    pub email: Option<String>,
 }
 
 /// What doors need of the configuration.
@@ -69,6 +104,9 @@ pub struct Settings {
     pub trust_forwarded_for: bool,
     /// Whom users may turn to, as a URI; sent with `M_RESOURCE_LIMIT_EXCEEDED`.
     pub admin_contact: String,
+    /// None: clients are told of none.
+    pub turn: Option<Turn>,
+    pub support: Support,
 }
 
 impl Settings {
@@ -84,6 +122,8 @@ impl Settings {
             rate_limits_enabled: true,
             trust_forwarded_for: false,
             admin_contact,
+            turn: None,
+            support: Support::default(),
         }
     }
 }
@@ -117,6 +157,7 @@ pub struct Api {
     pub rate_limits: RateLimits,
     pub uia: UiaSessions,
     pub registrations: Registrations,
+    pub openid: OpenIdTokens,
     in_flight: Semaphore,
 }
 
@@ -144,6 +185,7 @@ impl Api {
                 ports.submitter.clone(),
             ),
             user_data,
+            openid: OpenIdTokens::new(&ports.signing_key),
             room_writer: RoomWriter::new(
                 settings.server_name.clone(),
                 ports.signing_key,

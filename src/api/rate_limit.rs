@@ -48,10 +48,12 @@ pub enum Limit {
     Ephemeral,
     /// Changes of presence, by user.
     Presence,
+    /// Look-ups of other users, by address: more would list who is here.
+    LookUp,
 }
 
 impl Limit {
-    const ALL: [Limit; 16] = [
+    const ALL: [Limit; 17] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -68,6 +70,7 @@ impl Limit {
         Limit::UserData,
         Limit::Ephemeral,
         Limit::Presence,
+        Limit::LookUp,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
@@ -88,6 +91,8 @@ impl Limit {
             Limit::UserData => (Duration::from_millis(200), 50),
             Limit::Ephemeral => (Duration::from_millis(100), 100),
             Limit::Presence => (Duration::from_secs(1), 10),
+            // A client that opens a large room looks all its members up.
+            Limit::LookUp => (Duration::from_millis(100), 500),
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct Wanted {
     pub initial_device_display_name: Option<String>,
     pub inhibit_login: Option<bool>,
     pub refresh_token: Option<bool>,
+    /// Of the guest whose account it is to be.
+    pub guest_access_token: Option<String>,
 }
 
 impl Wanted {
@@ -35,6 +37,7 @@ impl Wanted {
                 .or(earlier.initial_device_display_name),
             inhibit_login: self.inhibit_login.or(earlier.inhibit_login),
             refresh_token: self.refresh_token.or(earlier.refresh_token),
+            guest_access_token: self.guest_access_token.or(earlier.guest_access_token),
         }
     }
 }
@@ -82,6 +85,7 @@ impl Registrations {
     pub fn made(&self, session: &str, wanted: Wanted, user: OwnedUserId) {
         let wanted = Wanted {
             password: None,
+            guest_access_token: None,
             ..wanted
         };
         self.insert(session, wanted, Some(user));

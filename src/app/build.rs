@@ -18,7 +18,9 @@ use super::exit::Exit;
 use super::foundation::{self, Tables};
 use super::rooms::Desk;
 use super::space::Space;
-use crate::api::{Api, ApiState, Ports as ApiPorts, Registration, Settings};
+use crate::api::{
+    Api, ApiState, Contact, Ports as ApiPorts, Registration, Settings, Support, Turn,
+};
 use crate::clock;
 use crate::config::Config;
 use crate::crypto::random;
@@ -35,6 +37,7 @@ use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
 use crate::readers::run::{Reader, ReaderError, spawn};
 use crate::storage::open::Store;
 use crate::writers::client::accounts::Accounts;
+use crate::writers::client::follow_ups;
 use crate::writers::room_work::RoomWork;
 use crate::writers::submit::Submitter;
 
@@ -60,6 +63,7 @@ pub struct House {
     stop_readers: CancellationToken,
     readers: Vec<JoinHandle<Result<(), ReaderError>>>,
     room_work: JoinHandle<()>,
+    follow_ups: Vec<JoinHandle<()>>,
     snapshot_at_stop: bool,
     /// Last: released once everything else is closed.
     _lock: DataDirLock,
@@ -165,6 +169,12 @@ impl House {
         let work = RoomWork::new(Arc::new(tables.rooms.clone()), submitter.clone());
         let api = Api::new(ports, settings(config));
         let stop_readers = CancellationToken::new();
+        let follow_ups = (0..output.partitions())
+            .map(|partition| {
+                let rooms = api.room_writer.clone();
+                tokio::spawn(follow_ups::follow(rooms, output.clone(), partition))
+            })
+            .collect();
         let reader: Arc<dyn Reader> = sync.clone();
         let follow: Arc<dyn Log> = output.clone();
         let (counted, space_file) = (output.clone(), data_dir.space());
@@ -182,6 +192,7 @@ impl House {
             data_dir,
             stop_readers,
             room_work: tokio::spawn(work.run()),
+            follow_ups,
             snapshot_at_stop: schedule.at_stop,
             _lock: lock,
         };
@@ -237,6 +248,7 @@ impl House {
         });
         self.stop_readers.cancel();
         self.room_work.abort();
+        self.follow_ups.iter().for_each(JoinHandle::abort);
         for reader in self.readers {
             // A reader that failed has said so, and is rebuilt from its cursor.
             let _ = reader.await;
@@ -261,6 +273,7 @@ impl House {
     pub async fn abandon(self) {
         self.stop_readers.cancel();
         self.room_work.abort();
+        self.follow_ups.iter().for_each(JoinHandle::abort);
         let (input, projection) = (self.input, self.projection);
         let _ = spawn_blocking(move || {
             projection.halt();
@@ -357,7 +370,10 @@ fn settings(config: &Config) -> Settings {
             .token
             .as_ref()
             .map(|token| token.expose().to_owned()),
+        guests: registration.guests,
     };
+    settings.turn = turn(config);
+    settings.support = support(config);
     settings.default_room_version = config.rooms.default_version.clone();
     settings.access_token_lifetime =
         Duration::from_secs(u64::from(config.client.access_token_seconds.0));
@@ -367,4 +383,41 @@ fn settings(config: &Config) -> Settings {
         settings.admin_contact = contact.clone();
     }
     settings
+}
+
+/// The TURN server, if one is configured whole.
+fn turn(config: &Config) -> Option<Turn> {
+    let (turn, secret) = (&config.turn, config.turn.secret.as_ref()?);
+    (!turn.uris.is_empty()).then(|| Turn {
+        uris: turn.uris.clone(),
+        secret: secret.expose().to_owned(),
+        lifetime: Duration::from_secs(u64::from(turn.user_lifetime.0)),
+    })
+}
+
+fn support(config: &Config) -> Support {
+    let support = &config.support;
+    let contact = |role, matrix_id: &Option<String>, email: &Option<String>| {
+        (matrix_id.is_some() || email.is_some()).then(|| Contact {
+            role,
+            matrix_id: matrix_id.clone(),
+            email: email.clone(),
+        })
+    };
+    let (admin, security) = (
+        contact(
+            "m.role.admin",
+            &support.admin_matrix_id,
+            &support.admin_email,
+        ),
+        contact(
+            "m.role.security",
+            &support.security_matrix_id,
+            &support.security_email,
+        ),
+    );
+    Support {
+        page: support.page.clone(),
+        contacts: admin.into_iter().chain(security).collect(),
+    }
 }

@@ -172,6 +172,37 @@ section! {
         open: bool = false;
         /// Whoever knows this token may register, also while `open` is off.
         token: Option<Secret> = None;
+        /// Anyone may get an account of a guest, who reads rooms that the world may read and
+        /// joins those that admit guests.
+        guests: bool = false;
+    }
+}
+
+section! {
+    /// TURN server for voice and video calls.
+    Turn {
+        /// Its addresses, such as "turn:turn.example.org?transport=udp". Empty: none.
+        uris: Vec<String> = Vec::new();
+        /// The secret that it shares with this server (coturn: `static-auth-secret`).
+        secret: Option<Secret> = None;
+        /// How long in seconds a client may use the password that it gets.
+        user_lifetime: Count<60, 31_536_000> = Count(86_400);
+    }
+}
+
+section! {
+    /// Whom people may ask for help; served at `/.well-known/matrix/support`.
+    Support {
+        /// Address of a page for users of this server.
+        page: Option<String> = None;
+        /// Matrix user who administrates this server.
+        admin_matrix_id: Option<String> = None;
+        /// E-mail address of who administrates this server.
+        admin_email: Option<String> = None;
+        /// Matrix user to whom security problems may be told.
+        security_matrix_id: Option<String> = None;
+        /// E-mail address to which security problems may be told.
+        security_email: Option<String> = None;
     }
 }
 
@@ -264,6 +295,8 @@ pub struct Config {
     pub federation: Federation,
     pub rooms: Rooms,
     pub registration: Registration,
+    pub turn: Turn,
+    pub support: Support,
     pub rate_limits: RateLimits,
     pub log: Log,
     pub snapshots: Snapshots,
@@ -273,7 +306,7 @@ pub struct Config {
 }
 
 /// Name and comment of each section, in the order in which they are printed.
-pub const SECTIONS: [(&str, &str); 11] = [
+pub const SECTIONS: [(&str, &str); 13] = [
     ("", ""),
     (
         "client",
@@ -287,6 +320,14 @@ pub const SECTIONS: [(&str, &str); 11] = [
     (
         "registration",
         "Who may create an account. `engram user create` works in any case.",
+    ),
+    (
+        "turn",
+        "TURN server that clients are sent to for voice and video calls.",
+    ),
+    (
+        "support",
+        "Whom people may ask for help; served at `/.well-known/matrix/support`.",
     ),
     ("rate_limits", "Limits against clients that ask too often."),
     ("log", "The append-only logs, which are the truth."),
@@ -308,6 +349,8 @@ impl Config {
             "federation" => &self.federation,
             "rooms" => &self.rooms,
             "registration" => &self.registration,
+            "turn" => &self.turn,
+            "support" => &self.support,
             "rate_limits" => &self.rate_limits,
             "log" => &self.log,
             "snapshots" => &self.snapshots,
@@ -326,6 +369,8 @@ impl Config {
             "federation" => &mut self.federation,
             "rooms" => &mut self.rooms,
             "registration" => &mut self.registration,
+            "turn" => &mut self.turn,
+            "support" => &mut self.support,
             "rate_limits" => &mut self.rate_limits,
             "log" => &mut self.log,
             "snapshots" => &mut self.snapshots,

@@ -173,6 +173,12 @@ impl ServerKey {
         &self.key
     }
 
+    /// A key for another use, from which this one cannot be found. `context` is
+    /// a fixed sentence of that use alone.
+    pub fn derive(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, self.key.as_bytes())
+    }
+
     /// The key id without its algorithm.
     pub fn version(&self) -> &str {
         self.key_id

@@ -96,6 +96,7 @@ impl Tables {
                 let body: InputPasswordSet = codec::decode(envelope.body).unwrap();
                 let account = self.accounts.get_mut(&user).unwrap();
                 account.password_hash = Some(body.password_hash);
+                account.guest = false;
             }
             Kind::InputAccountDeactivated => {
                 self.accounts.get_mut(&user).unwrap().deactivated = true;
@@ -122,6 +123,13 @@ impl Tables {
                     };
                     *owner != user || !goes
                 });
+            }
+            Kind::InputDeviceRenamed => {
+                let body: InputDeviceRenamed = codec::decode(envelope.body).unwrap();
+                match self.devices.get_mut(&(user, body.device_id.into())) {
+                    Some((name, _)) => *name = body.display_name,
+                    None => return Reason::NotFound,
+                }
             }
             Kind::InputProfileField => {
                 let body: InputProfileField = codec::decode(envelope.body).unwrap();
@@ -227,12 +235,13 @@ impl Users for World {
         let tables = self.tables.lock();
         let mut devices = tables.devices.iter();
         let ((user, device), (_, tokens)) = devices.find(|(_, (_, t))| t.access == *access)?;
+        let account = tables.accounts.get(user)?;
         Some(Arc::new(Session {
             user_id: user.clone(),
             device_id: device.clone(),
             expires_ms: tokens.access_expires_ms,
-            guest: false,
-            admin: false,
+            guest: account.guest,
+            admin: account.admin,
         }))
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Api, Server, escape};
 
 /// Runs a verb with a first line on standard input; the output is the verb's own.
-fn run(server: &Server, arguments: &[&str], input: &str) -> Output {
+pub fn run(server: &Server, arguments: &[&str], input: &str) -> Output {
     let mut command = server.command(arguments);
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());

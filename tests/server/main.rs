@@ -25,3 +25,4 @@ mod room_work;
 mod rooms;
 mod scale;
 mod start;
+mod users;

@@ -1,4 +1,4 @@
-//! `GET /devices`, `GET|DELETE /devices/{deviceId}`, `POST /delete_devices`
+//! `GET /devices`, `GET|PUT|DELETE /devices/{deviceId}`, `POST /delete_devices`
 //! (*Device Management*).
 
 use axum::Json;
@@ -11,6 +11,7 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{OptionalJson, Path, SmallJson};
+use crate::api::rate_limit::Limit;
 use crate::api::uia::{AuthData, Target};
 use crate::query::users::Device;
 
@@ -48,6 +49,27 @@ pub async fn one(
     let device = devices.find(|device| device.device_id == *device_id);
     let device = device.ok_or(ApiError::NotFound("No device with this ID"))?;
     Ok(Json(device.into()))
+}
+
+/// Body of `PUT /devices/{deviceId}`.
+#[derive(Deserialize)]
+pub struct RenameRequest {
+    display_name: Option<String>,
+}
+
+/// `PUT /_matrix/client/v3/devices/{deviceId}`
+pub async fn rename(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(device_id): Path<String>,
+    SmallJson(request): SmallJson<RenameRequest>,
+) -> Result<Json<Value>, ApiError> {
+    let user = auth.user_id();
+    api.rate_limits.check(Limit::UserData, user.as_str())?;
+    api.accounts
+        .rename_device(user, &device_id, request.display_name)
+        .await?;
+    Ok(Json(json!({})))
 }
 
 /// Body of `DELETE /devices/{deviceId}`.

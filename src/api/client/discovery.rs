@@ -1,14 +1,14 @@
-//! `GET /versions`, `GET /capabilities`, `GET /.well-known/matrix/client`: what
-//! this server is and can do (*API Versions*, *Capabilities negotiation*,
+//! `GET /versions`, `GET /capabilities`, `GET /.well-known/matrix/client` and
+//! `…/support`: what this server is and can do (*API Versions*, *Capabilities negotiation*,
 //! *Well-known URIs*).
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
+use crate::api::{ApiState, Contact};
 use crate::matrix::RoomVersion;
 
 /// Versions of the specification whose meaning of the endpoints served here is
@@ -47,6 +47,37 @@ pub async fn well_known(State(api): State<ApiState>) -> Result<Json<Value>, ApiE
     document.map(Json).ok_or(ApiError::NotFound(
         "No server discovery information available",
     ))
+}
+
+/// `GET /.well-known/matrix/support`
+pub async fn support(State(api): State<ApiState>) -> Result<Json<Value>, ApiError> {
+    let support = &api.settings.support;
+    let contacts: Vec<Value> = support.contacts.iter().map(contact).collect();
+    let mut document = Map::new();
+    if !contacts.is_empty() {
+        document.insert("contacts".to_owned(), Value::Array(contacts));
+    }
+    if let Some(page) = &support.page {
+        document.insert("support_page".to_owned(), json!(page));
+    }
+    match document.is_empty() {
+        true => Err(ApiError::NotFound("No support information available")),
+        false => Ok(Json(Value::Object(document))),
+    }
+}
+
+fn contact(contact: &Contact) -> Value {
+    let mut entry = Map::from_iter([("role".to_owned(), json!(contact.role))]);
+    let ways = [
+        ("matrix_id", &contact.matrix_id),
+        ("email_address", &contact.email),
+    ];
+    for (way, value) in ways {
+        if let Some(value) = value {
+            entry.insert(way.to_owned(), json!(value));
+        }
+    }
+    Value::Object(entry)
 }
 
 /// The discovery document, also part of a login's answer.

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod account_data;
+pub mod admin;
 pub mod content;
 pub mod create_room;
 pub mod devices;
@@ -11,6 +12,8 @@ pub mod filters;
 pub mod login;
 pub mod membership;
 pub mod messages;
+pub mod mutual_rooms;
+pub mod openid;
 pub mod pages;
 pub mod profile;
 pub mod public_rooms;
@@ -23,5 +26,8 @@ pub mod rooms;
 pub mod routes;
 pub mod send;
 pub mod sync;
+pub mod tags;
+pub mod third_party_lookup;
 pub mod upgrade;
 pub mod visible;
+pub mod voip;

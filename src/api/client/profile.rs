@@ -7,7 +7,7 @@ use ruma::{MxcUri, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::api::ApiState;
-use crate::api::auth::Auth;
+use crate::api::auth::{Auth, ClientAddress};
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, Path};
 use crate::api::rate_limit::Limit;
@@ -16,8 +16,10 @@ use crate::limits::{AVATAR_URL_BYTES_MAX, DISPLAY_NAME_BYTES_MAX, PROFILE_FIELD_
 /// `GET /_matrix/client/v3/profile/{userId}`
 pub async fn all(
     State(api): State<ApiState>,
+    ClientAddress(address): ClientAddress,
     Path(user): Path<OwnedUserId>,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
+    api.rate_limits.check_address(Limit::LookUp, address)?;
     must_exist(&api, &user)?;
     let fields = api.users.profile(&user).into_iter();
     Ok(Json(
@@ -30,8 +32,10 @@ pub async fn all(
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
 pub async fn field(
     State(api): State<ApiState>,
+    ClientAddress(address): ClientAddress,
     Path((user, key)): Path<(OwnedUserId, String)>,
 ) -> Result<Json<Value>, ApiError> {
+    api.rate_limits.check_address(Limit::LookUp, address)?;
     must_exist(&api, &user)?;
     let fields = api.users.profile(&user);
     let value = fields.get(&key).and_then(|json| parse(json));
@@ -48,6 +52,7 @@ pub async fn set_field(
 ) -> Result<Json<Value>, ApiError> {
     auth.must_be(&user)?;
     check_key(&key)?;
+    guests_name_themselves(&auth, &key)?;
     let value = body.remove(&key);
     let value = value.ok_or_else(|| ApiError::MissingParam(key.clone().into()))?;
     check_value(&key, &value)?;
@@ -70,6 +75,7 @@ pub async fn remove_field(
 ) -> Result<Json<Value>, ApiError> {
     auth.must_be(&user)?;
     check_key(&key)?;
+    guests_name_themselves(&auth, &key)?;
     api.rate_limits.check(Limit::UserData, user.as_str())?;
     api.user_data.remove_profile_field(&user, &key).await?;
     show_in_rooms(&api, &user, &key).await;
@@ -93,6 +99,14 @@ async fn show_in_rooms(api: &ApiState, user: &UserId, key: &str) {
     });
     // It ends early only with the process.
     let _ = task.await;
+}
+
+/// Of their profile, guests may change the display name alone (*Guest Access*).
+fn guests_name_themselves(auth: &Auth, key: &str) -> Result<(), ApiError> {
+    match auth.0.guest && key != "displayname" {
+        true => Err(ApiError::GuestForbidden),
+        false => Ok(()),
+    }
 }
 
 fn must_exist(api: &ApiState, user: &UserId) -> Result<(), ApiError> {

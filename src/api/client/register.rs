@@ -1,6 +1,8 @@
 //! `POST /register`, `GET /register/available`, `GET
 //! /register/m.login.registration_token/validity` (*Account registration*).
 
+use std::net::IpAddr;
+
 use axum::extract::State;
 use ruma::OwnedUserId;
 use serde::Deserialize;
@@ -14,7 +16,7 @@ use crate::api::rate_limit::Limit;
 use crate::api::registrations::{Known, Wanted};
 use crate::api::uia::{AuthData, Flows, Operation, Stage};
 use crate::api::{ApiState, Registration};
-use crate::crypto::tokens::equal;
+use crate::crypto::tokens::{TokenUse, equal, hash};
 use crate::writers::client::devices::DeviceRequest;
 
 /// Query of `POST /register`.
@@ -33,6 +35,8 @@ pub struct RegisterRequest {
     initial_device_display_name: Option<String>,
     inhibit_login: Option<bool>,
     refresh_token: Option<bool>,
+    /// Of a guest who becomes a user like others (*Guest Access*).
+    guest_access_token: Option<String>,
 }
 
 impl RegisterRequest {
@@ -44,6 +48,7 @@ impl RegisterRequest {
             initial_device_display_name: self.initial_device_display_name,
             inhibit_login: self.inhibit_login,
             refresh_token: self.refresh_token,
+            guest_access_token: self.guest_access_token,
         };
         (self.auth, wanted)
     }
@@ -62,7 +67,7 @@ pub async fn register(
 ) -> Result<axum::Json<LoggedIn>, ApiError> {
     match query.kind.as_deref() {
         None | Some("user") => {}
-        Some("guest") => return Err(ApiError::Forbidden("Guest access is disabled")),
+        Some("guest") => return register_guest(&api, address, request).await,
         Some(_) => return Err(ApiError::InvalidParam("Unknown kind of account".into())),
     }
     let flows = flows(&api.settings.registration)?;
@@ -85,7 +90,14 @@ pub async fn register(
         None => wanted,
     };
     // The specification wants these checks before the authentication.
-    let user = api.accounts.available(wanted.username.as_deref())?;
+    let guest = match &wanted.guest_access_token {
+        Some(token) => Some(guest_of(&api, token, &wanted)?),
+        None => None,
+    };
+    let user = match &guest {
+        Some(guest) => guest.clone(),
+        None => api.accounts.available(wanted.username.as_deref())?,
+    };
     if let Some(password) = &wanted.password {
         api.accounts.check_new_password(password)?;
     }
@@ -107,7 +119,13 @@ pub async fn register(
         return Err(refusal);
     }
     let password = wanted.password.clone();
-    api.accounts.create(&user, password, false).await?;
+    match guest {
+        Some(guest) => {
+            let password = required(password, "password")?;
+            api.accounts.upgrade_guest(&guest, password).await?;
+        }
+        None => api.accounts.create(&user, password, false).await?,
+    }
     log_in(&api, user, wanted, session).await
 }
 
@@ -140,6 +158,41 @@ async fn log_in(
         api.registrations.made(session, wanted, user);
     }
     Ok(axum::Json(answer))
+}
+
+/// `POST /register?kind=guest`: takes the device's display name from the request
+/// and ignores the rest of it, as the specification has it.
+async fn register_guest(
+    api: &ApiState,
+    address: IpAddr,
+    request: RegisterRequest,
+) -> Result<axum::Json<LoggedIn>, ApiError> {
+    if !api.settings.registration.guests {
+        return Err(ApiError::Forbidden("Guest access is disabled"));
+    }
+    api.rate_limits
+        .check_address(Limit::Registration, address)?;
+    let device = DeviceRequest {
+        initial_display_name: request.initial_device_display_name,
+        ..DeviceRequest::default()
+    };
+    device.check()?;
+    let user = api.accounts.create_guest().await?;
+    let (device_id, granted) = api.accounts.log_in(&user, device).await?;
+    Ok(axum::Json(LoggedIn::new(user, &device_id, granted)))
+}
+
+/// The guest whose token this is, if they are the one who registers.
+fn guest_of(api: &ApiState, token: &str, wanted: &Wanted) -> Result<OwnedUserId, ApiError> {
+    let username = required(wanted.username.as_deref(), "username")?;
+    required(wanted.password.as_ref(), "password")?;
+    let session = api.users.session(&hash(TokenUse::Access, token));
+    let guest = session.filter(|session| session.guest);
+    let guest = guest.ok_or(ApiError::Forbidden("Not the access token of a guest"))?;
+    match api.accounts.user_of(username) {
+        Some(user) if user == guest.user_id => Ok(user),
+        _ => Err(ApiError::Forbidden("This token is another user's")),
+    }
 }
 
 /// The flows that the configuration allows.

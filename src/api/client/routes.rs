@@ -8,9 +8,9 @@ use axum::Router;
 use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
-    account, account_data, create_room, devices, directory, discovery, filters, login, membership,
-    messages, profile, public_rooms, push_rules, receipts, register, room_state, rooms, send, sync,
-    upgrade,
+    account, account_data, admin, create_room, devices, directory, discovery, filters, login,
+    membership, messages, mutual_rooms, openid, profile, public_rooms, push_rules, receipts,
+    register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
 };
 use crate::api::ApiState;
 
@@ -42,6 +42,7 @@ pub fn routes() -> Routes {
 
     // Server discovery
     table.add(["/.well-known/matrix/client"], get(discovery::well_known));
+    table.add(["/.well-known/matrix/support"], get(discovery::support));
     table.add(["/_matrix/client/versions"], get(discovery::versions));
     table.add(v3!("/capabilities"), get(discovery::capabilities));
 
@@ -60,7 +61,7 @@ pub fn routes() -> Routes {
     table.add(v3!("/account/deactivate"), post(account::deactivate));
     table.add(v3!("/account/3pid"), get(account::third_party_ids));
     table.add(v3!("/devices"), get(devices::list));
-    table.add(v3!("/devices/{deviceId}"), get(devices::one).delete(devices::remove));
+    table.add(v3!("/devices/{deviceId}"), get(devices::one).put(devices::rename).delete(devices::remove));
     table.add(v3!("/delete_devices"), post(devices::remove_many));
 
     // Syncing
@@ -74,6 +75,11 @@ pub fn routes() -> Routes {
         get(account_data::global).put(account_data::set_global));
     table.add(v3!("/user/{userId}/rooms/{roomId}/account_data/{type}"),
         get(account_data::of_room).put(account_data::set_of_room));
+    table.add(v3!("/user/{userId}/rooms/{roomId}/tags"), get(tags::all));
+    table.add(v3!("/user/{userId}/rooms/{roomId}/tags/{tag}"), put(tags::set).delete(tags::remove));
+    table.add(v3!("/user/{userId}/openid/request_token"), post(openid::request_token));
+    table.add(["/_matrix/federation/v1/openid/userinfo"], get(openid::user_info));
+    table.add(v1!("/mutual_rooms"), get(mutual_rooms::mutual_rooms));
     table.add(v3!("/user/{userId}/filter"), post(filters::add));
     table.add(v3!("/user/{userId}/filter/{filterId}"), get(filters::one));
 
@@ -83,6 +89,21 @@ pub fn routes() -> Routes {
     table.add(v3!("/pushrules/global/{kind}/{ruleId}"), get(push_rules::rule));
     table.add(v3!("/pushrules/global/{kind}/{ruleId}/enabled"), get(push_rules::enabled));
     table.add(v3!("/pushrules/global/{kind}/{ruleId}/actions"), get(push_rules::actions));
+
+    // What other modules bring
+    table.add(v3!("/voip/turnServer"), get(voip::turn_server));
+    table.add(v3!("/thirdparty/protocols"), get(third_party_lookup::protocols));
+    for path in [
+        v3!("/thirdparty/protocol/{protocol}"),
+        v3!("/thirdparty/location/{protocol}"),
+        v3!("/thirdparty/user/{protocol}"),
+    ] {
+        table.add(path, get(third_party_lookup::of_protocol));
+    }
+    for path in [v3!("/thirdparty/location"), v3!("/thirdparty/user")] {
+        table.add(path, get(third_party_lookup::reverse));
+    }
+    table.add(v3!("/admin/whois/{userId}"), get(admin::whois));
 
     // Rooms: creation, aliases, directory
     table.add(v3!("/createRoom"), post(create_room::create_room));

@@ -13,7 +13,6 @@ mod events;
 mod keys;
 mod order;
 mod reach;
-mod sha1;
 #[cfg(test)]
 mod tests;
 mod v1;

@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use super::auth_checks::{Sources, is_allowed};
 use super::events::{Events, Node};
 use super::keys::Slot;
-use super::sha1::sha1;
 use super::{Conflict, ResolveError, Resolved, Room};
+use crate::crypto::sha1::sha1;
 
 /// Types whose conflicts are resolved first, in this order.
 const AUTH_TYPES: [&str; 3] = ["m.room.power_levels", "m.room.join_rules", "m.room.member"];

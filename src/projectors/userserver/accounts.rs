@@ -42,6 +42,7 @@ pub(super) fn created(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreError
     Ok(Verdict::accepted())
 }
 
+/// A guest who is given a password is a guest no more.
 pub(super) fn password_set(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreError> {
     let Some(body) = fold.body::<InputPasswordSet>() else {
         return Ok(Verdict::rejected(Reason::Malformed));
@@ -50,8 +51,14 @@ pub(super) fn password_set(fold: &mut UserFold<'_, '_>) -> Result<Verdict, Store
         return Ok(Verdict::rejected(Reason::NotFound));
     };
     account.password_hash = Some(body.password_hash);
+    let was_guest = std::mem::replace(&mut account.guest, false);
     put(fold, &account);
-    Ok(Verdict::accepted())
+    // Sessions say of themselves whether they are a guest's.
+    let ended = match was_guest {
+        true => devices::remove_all_but(fold, None)?,
+        false => Vec::new(),
+    };
+    Ok(Verdict::with_devices(ended))
 }
 
 /// Ends the account, its devices and their tokens; with `erase` also what it

@@ -1,7 +1,9 @@
 //! Devices and their tokens.
 
 use log_format::codec;
-use log_format::record::input::{InputDeviceLoggedIn, InputDevicesRemoved, InputTokensRefreshed};
+use log_format::record::input::{
+    InputDeviceLoggedIn, InputDeviceRenamed, InputDevicesRemoved, InputTokensRefreshed,
+};
 use log_format::record::output::Reason;
 use ruma::OwnedDeviceId;
 
@@ -84,6 +86,23 @@ pub(super) fn removed(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreError
         }
     }
     Ok(Verdict::with_devices(removed))
+}
+
+/// Another display name, or none; tokens and sessions stay.
+pub(super) fn renamed(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreError> {
+    let Some(body) = fold.body::<InputDeviceRenamed>() else {
+        return Ok(Verdict::rejected(Reason::Malformed));
+    };
+    let Some(known) = device(fold, &body.device_id)? else {
+        return Ok(Verdict::rejected(Reason::NotFound));
+    };
+    let row = codec::encode(&DeviceRow {
+        display_name: body.display_name,
+        ..known
+    });
+    let key = rows::named_key(fold.record.partition, fold.user.as_str(), &body.device_id);
+    fold.tables.put(DEVICES, key.as_bytes(), row);
+    Ok(Verdict::accepted())
 }
 
 /// Removes the user's devices but one; their ids in order.

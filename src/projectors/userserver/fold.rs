@@ -124,6 +124,7 @@ impl UserProjector {
             Kind::InputDeviceLoggedIn => devices::logged_in(&mut fold),
             Kind::InputTokensRefreshed => devices::refreshed(&mut fold),
             Kind::InputDevicesRemoved => devices::removed(&mut fold),
+            Kind::InputDeviceRenamed => devices::renamed(&mut fold),
             Kind::InputProfileField => personal::profile_field(&mut fold),
             Kind::InputAccountData => personal::account_data(&mut fold),
             Kind::InputFilter => personal::filter(&mut fold),
@@ -138,7 +139,6 @@ impl UserProjector {
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed
             | Kind::InputReceipt
-            | Kind::InputDeviceRenamed
             | Kind::InputReport
             | Kind::EphemeralTyping
             | Kind::EphemeralPresence

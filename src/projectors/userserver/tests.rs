@@ -393,3 +393,46 @@ fn an_alias_belongs_to_the_first_who_made_it() {
     let (_, reason, _) = house.fold(Kind::InputAliasRemoved, &InputAliasRemoved {}, of(alias));
     assert_eq!(reason, Reason::NotFound);
 }
+
+#[test]
+fn a_renamed_device_keeps_its_tokens() {
+    let mut house = House::new();
+    house.register();
+    house.log_in("A", 1, 101);
+    let rename = |device: &str, name: Option<&str>| InputDeviceRenamed {
+        device_id: device.to_owned(),
+        display_name: name.map(str::to_owned),
+    };
+    house.accept(Kind::InputDeviceRenamed, &rename("A", Some("Laptop")));
+    let names = |house: &House| house.answers.devices(&alice())[0].display_name.clone();
+    assert_eq!(names(&house).as_deref(), Some("Laptop"));
+    assert!(house.good(1));
+    house.accept(Kind::InputDeviceRenamed, &rename("A", None));
+    assert_eq!(names(&house), None);
+    let (decision, reason, _) = house.fold(Kind::InputDeviceRenamed, &rename("B", None), of(ALICE));
+    assert_eq!((decision, reason), (Decision::Rejected, Reason::NotFound));
+}
+
+#[test]
+fn a_guest_with_a_password_is_a_guest_no_more() {
+    let mut house = House::new();
+    let guest = InputAccountCreated {
+        password_hash: None,
+        guest: true,
+        admin: false,
+    };
+    house.accept(Kind::InputAccountCreated, &guest);
+    house.log_in("A", 1, 101);
+    assert!(house.answers.session(&[1; 32]).unwrap().guest);
+    let password = InputPasswordSet {
+        password_hash: "$argon2id$".to_owned(),
+    };
+    house.accept(Kind::InputPasswordSet, &password);
+    assert!(!house.answers.account(&alice()).unwrap().guest);
+    assert!(!house.good(1));
+    house.log_in("A", 2, 102);
+    assert!(!house.answers.session(&[2; 32]).unwrap().guest);
+    // Of a user, it ends nothing.
+    house.accept(Kind::InputPasswordSet, &password);
+    assert!(house.good(2));
+}

@@ -19,6 +19,18 @@ impl UserData {
         event_type: &str,
         content: &Map<String, Value>,
     ) -> Result<(), UserDataError> {
+        let _turn = self.turn(user).await;
+        self.put_account_data(user, room, event_type, content).await
+    }
+
+    /// The same, in the user's turn.
+    pub(super) async fn put_account_data(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+        content: &Map<String, Value>,
+    ) -> Result<(), UserDataError> {
         // A map of strings and values has no way to fail.
         let content = serde_json::to_string(content).unwrap_or_else(|_| "{}".to_owned());
         if content.len() > ACCOUNT_DATA_BYTES_MAX {

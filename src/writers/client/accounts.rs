@@ -40,6 +40,8 @@ pub enum AccountError {
     /// Said only to who knows the password that the account had.
     #[error("account is deactivated")]
     Deactivated,
+    #[error("user has no such device")]
+    UnknownDevice,
     #[error("refresh token is not known or spent")]
     UnknownRefreshToken,
     #[error("password hash could not be made")]
@@ -158,6 +160,37 @@ impl Accounts {
             Err(SubmitError::Refused(Reason::Taken)) => Err(AccountError::UserInUse),
             other => Ok(other?),
         }
+    }
+
+    /// Creates an account for a guest: no password, a name made up.
+    pub async fn create_guest(&self) -> Result<OwnedUserId, AccountError> {
+        let user = self.available(None)?;
+        let body = InputAccountCreated {
+            password_hash: None,
+            guest: true,
+            admin: false,
+        };
+        let record = user_record(Kind::InputAccountCreated, &user, &body, None, |it| it);
+        match self.submit(&user, vec![record]).await {
+            Err(SubmitError::Refused(Reason::Taken)) => Err(AccountError::UserInUse),
+            other => Ok(other.map(|()| user)?),
+        }
+    }
+
+    /// Makes a guest a user like others, who keeps name and rooms. With the
+    /// password the fold ends the guest's devices.
+    ///
+    /// Errors: `UserInUse` if the account is no guest's (any more).
+    pub async fn upgrade_guest(
+        &self,
+        guest: &UserId,
+        password: String,
+    ) -> Result<(), AccountError> {
+        match self.users.account(guest) {
+            Some(account) if account.guest && !account.deactivated => {}
+            _ => return Err(AccountError::UserInUse),
+        }
+        self.set_password(guest, password, true, None).await
     }
 
     /// Checks a password; none as user takes the same time and fails.

@@ -1,7 +1,9 @@
 //! Devices and their tokens: login, refresh, logout.
 
 use log_format::record::Kind;
-use log_format::record::input::{InputDeviceLoggedIn, InputTokensRefreshed, Tokens};
+use log_format::record::input::{
+    InputDeviceLoggedIn, InputDeviceRenamed, InputTokensRefreshed, Tokens,
+};
 use log_format::record::output::Reason;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
@@ -40,13 +42,16 @@ impl DeviceRequest {
                 return Err(AccountError::InvalidDeviceId);
             }
         }
-        let name = self.initial_display_name.as_deref().unwrap_or("");
-        if name.len() > DEVICE_NAME_BYTES_MAX {
-            return Err(AccountError::DisplayNameTooLong {
-                max_bytes: DEVICE_NAME_BYTES_MAX,
-            });
-        }
-        Ok(())
+        check_name(self.initial_display_name.as_deref().unwrap_or(""))
+    }
+}
+
+fn check_name(name: &str) -> Result<(), AccountError> {
+    match name.len() > DEVICE_NAME_BYTES_MAX {
+        true => Err(AccountError::DisplayNameTooLong {
+            max_bytes: DEVICE_NAME_BYTES_MAX,
+        }),
+        false => Ok(()),
     }
 }
 
@@ -77,6 +82,39 @@ impl Accounts {
             Err(SubmitError::Refused(Reason::NotFound)) => Err(AccountError::WrongCredentials),
             Err(other) => Err(other.into()),
             Ok(()) => Ok((device_id.into(), granted)),
+        }
+    }
+
+    /// Gives a device another display name; an empty one takes its name away, and
+    /// none leaves it as it is.
+    ///
+    /// Errors: `UnknownDevice`, `DisplayNameTooLong`.
+    pub async fn rename_device(
+        &self,
+        user: &UserId,
+        device_id: &str,
+        name: Option<String>,
+    ) -> Result<(), AccountError> {
+        let mut devices = self.users.devices(user).into_iter();
+        let known = devices.find(|device| device.device_id == *device_id);
+        let known = known.ok_or(AccountError::UnknownDevice)?;
+        let Some(name) = name else {
+            return Ok(());
+        };
+        check_name(&name)?;
+        let display_name = Some(name).filter(|name| !name.is_empty());
+        if known.display_name == display_name {
+            return Ok(());
+        }
+        let body = InputDeviceRenamed {
+            device_id: device_id.to_owned(),
+            display_name,
+        };
+        let record = user_record(Kind::InputDeviceRenamed, user, &body, None, |it| it);
+        match self.submit(user, vec![record]).await {
+            // It was logged out meanwhile.
+            Err(SubmitError::Refused(Reason::NotFound)) => Err(AccountError::UnknownDevice),
+            done => Ok(done?),
         }
     }
 

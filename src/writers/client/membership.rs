@@ -10,8 +10,9 @@ use log_format::codec;
 use log_format::record::input::InputRoomForgotten;
 use log_format::record::output::Membership;
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::{OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
 
 use super::event_builder::Draft;
 use super::room_error::RoomWriteError;
@@ -26,6 +27,8 @@ use crate::query::unwanted::blocks_invites;
 use crate::query::users::Users;
 
 const MEMBER: &str = "m.room.member";
+/// Says whether guests may join.
+pub(super) const GUEST_ACCESS: &str = "m.room.guest_access";
 /// Rooms of `m.room.join_rules` `allow` that are looked at for one join.
 const ALLOWED_ROOMS_MAX: usize = 64;
 
@@ -129,6 +132,24 @@ impl RoomWriter {
         Ok(())
     }
 
+    /// Has the guests of this server leave a room that admits none (any more).
+    ///
+    /// What fails is for the caller to do again: whoever left is not asked twice.
+    pub async fn remove_guests(&self, room_id: &RoomId) -> Result<(), RoomWriteError> {
+        let (rooms, users) = (self.rooms().clone(), self.users().clone());
+        let (room, server) = (room_id.to_owned(), self.server_name().to_owned());
+        // One look-up for each local member.
+        let guests = spawn_blocking(move || guests_to_remove(&*rooms, &*users, &room, &server));
+        for guest in guests.await.map_err(|_| RoomWriteError::Stopping)?? {
+            let left = self.change_membership(Act::Leave, room_id, &guest, &guest, None);
+            match left.await {
+                Ok(()) | Err(RoomWriteError::Forbidden(_) | RoomWriteError::UnknownRoom) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
     /// Carries a changed profile into the user's rooms: a new member event in
     /// each joined room whose copy differs (client-server API, *Profiles*).
     ///
@@ -183,6 +204,10 @@ impl Change {
         }
         if let Act::Invite { .. } = self.act {
             check_invite(&*self.users, head, &self.sender, &self.target)?;
+        }
+        if self.act == Act::Join && is_guest(&*self.users, &self.target) && !admits_guests(&state)?
+        {
+            return Err(RoomWriteError::GuestForbidden);
         }
         let mut content = match self.act {
             Act::Join | Act::Knock | Act::Invite { .. } => profile(&*self.users, &self.target),
@@ -278,6 +303,36 @@ impl Change {
         });
         Ok(authoriser.map(|(user, _)| user.clone()))
     }
+}
+
+fn guests_to_remove(
+    rooms: &dyn Rooms,
+    users: &dyn Users,
+    room: &RoomId,
+    server: &ServerName,
+) -> Result<Vec<OwnedUserId>, RoomWriteError> {
+    let Some(head) = rooms.head(room)? else {
+        return Ok(Vec::new());
+    };
+    if admits_guests(&RoomState::new(rooms, &head))? {
+        return Ok(Vec::new());
+    }
+    let members = head.authority.members.iter();
+    let here = members.filter(|(user, member)| {
+        member.membership == Membership::Join && user.server_name() == server
+    });
+    let guests = here.filter(|(user, _)| is_guest(users, user));
+    Ok(guests.map(|(user, _)| user.clone()).collect())
+}
+
+fn is_guest(users: &dyn Users, user: &UserId) -> bool {
+    users.account(user).is_some_and(|account| account.guest)
+}
+
+/// Whether guests may be in the room (client-server API, *Guest Access*).
+fn admits_guests(state: &RoomState<'_>) -> Result<bool, RoomWriteError> {
+    let content = state.content(GUEST_ACCESS, "")?.unwrap_or_default();
+    Ok(content.get("guest_access").and_then(Value::as_str) == Some("can_join"))
 }
 
 /// The member event that shows the user's current profile; none if it does already.

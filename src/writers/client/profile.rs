@@ -21,6 +21,7 @@ impl UserData {
         value: &Value,
     ) -> Result<bool, UserDataError> {
         let value = value.to_string();
+        let _turn = self.turn(user).await;
         let profile = self.users.profile(user);
         if profile.get(field) == Some(&value) {
             return Ok(false);
@@ -44,6 +45,7 @@ impl UserData {
         user: &UserId,
         field: &str,
     ) -> Result<bool, UserDataError> {
+        let _turn = self.turn(user).await;
         if !self.users.profile(user).contains_key(field) {
             return Ok(false);
         }

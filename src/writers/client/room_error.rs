@@ -19,6 +19,9 @@ pub enum RoomWriteError {
     /// The auth rules, or a rule of an endpoint, do not allow it.
     #[error("{0}")]
     Forbidden(String),
+    /// The room takes no guests.
+    #[error("guests may not join this room")]
+    GuestForbidden,
     /// The target of the action is not there.
     #[error("{0}")]
     NotFound(String),

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use log_format::codec;
 use log_format::record::{Kind, NewEnvelope, Part, Source};
 use ruma::UserId;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::clock::now_us;
 use crate::crypto::random;
-use crate::logs::log::NewRecord;
+use crate::logs::log::{NewRecord, partition_of};
 use crate::query::users::Users;
 use crate::writers::submit::{SubmitError, Submitter};
 
@@ -31,11 +32,29 @@ pub enum UserDataError {
 pub struct UserData {
     pub(super) users: Arc<dyn Users>,
     pub(super) submitter: Submitter,
+    turns: Arc<[Mutex<()>]>,
 }
+
+/// Users share turns: so many change their data at the same time.
+const TURNS: u32 = 64;
 
 impl UserData {
     pub fn new(users: Arc<dyn Users>, submitter: Submitter) -> UserData {
-        UserData { users, submitter }
+        UserData {
+            users,
+            submitter,
+            turns: (0..TURNS).map(|_| Mutex::new(())).collect(),
+        }
+    }
+
+    /// Held from the look at what a user has until the change of it is folded,
+    /// so that of two changes at once neither loses the other's, nor do both
+    /// together pass a bound that each alone keeps.
+    pub(super) async fn turn(&self, user: &UserId) -> Option<MutexGuard<'_, ()>> {
+        let turn = self
+            .turns
+            .get(partition_of(user.as_str(), TURNS) as usize)?;
+        Some(turn.lock().await)
     }
 
     pub(super) async fn submit(&self, user: &UserId, record: NewRecord) -> Result<(), SubmitError> {

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::sha1::sha1;
 use super::room::{Key, StateMap, TestRoom};
+use crate::crypto::sha1::sha1;
 
 /// The resolution of a set of states. Comments quote the specification.
 pub fn resolve(room: &TestRoom, states: &[&StateMap]) -> StateMap {

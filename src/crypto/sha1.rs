@@ -1,8 +1,27 @@
-//! SHA-1 (FIPS 180-4), for the order of events in room version 1 alone. Nothing
-//! rests on its strength; a crate for one sort key would be too much.
+//! SHA-1 (FIPS 180-4) and HMAC over it (RFC 2104), where others prescribe them:
+//! the order of events in room version 1, and the passwords of TURN servers.
+//! Nothing rests on the strength of the digest; a crate would be too much.
+
+/// Bytes of a block of SHA-1.
+const BLOCK_BYTES: usize = 64;
+
+/// HMAC-SHA1 of a message.
+pub fn hmac_sha1(key: &[u8], message: &[u8]) -> [u8; 20] {
+    let mut block = [0; BLOCK_BYTES];
+    match key.len() <= BLOCK_BYTES {
+        true => block[..key.len()].copy_from_slice(key),
+        false => block[..20].copy_from_slice(&sha1(key)),
+    }
+    let keyed = |pad: u8, rest: &[u8]| {
+        let mut bytes: Vec<u8> = block.iter().map(|byte| byte ^ pad).collect();
+        bytes.extend_from_slice(rest);
+        sha1(&bytes)
+    };
+    keyed(0x5c, &keyed(0x36, message))
+}
 
 /// The SHA-1 digest of some bytes.
-pub(super) fn sha1(bytes: &[u8]) -> [u8; 20] {
+pub fn sha1(bytes: &[u8]) -> [u8; 20] {
     let mut state: [u32; 5] = [
         0x6745_2301,
         0xefcd_ab89,
@@ -62,11 +81,29 @@ fn compress(state: &mut [u32; 5], block: &[u8; 64]) {
 mod tests {
     use super::*;
 
+    fn hex_of(digest: [u8; 20]) -> String {
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn hex(text: &[u8]) -> String {
-        sha1(text)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex_of(sha1(text))
+    }
+
+    /// RFC 2202, section 3: a short key, and one longer than a block.
+    #[test]
+    fn published_message_codes() {
+        let code = |key: &[u8], message: &[u8]| hex_of(hmac_sha1(key, message));
+        assert_eq!(
+            code(b"Jefe", b"what do ya want for nothing?"),
+            "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"
+        );
+        assert_eq!(
+            code(
+                &[0xaa; 80],
+                b"Test Using Larger Than Block-Size Key - Hash Key First"
+            ),
+            "aa4ae5e15272d00e95705637ce8a3b55ed402112"
+        );
     }
 
     /// FIPS 180-4 examples and the empty message.
