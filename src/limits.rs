@@ -78,6 +78,16 @@ pub const PAGE_EVENTS_DEFAULT: usize = 10;
 pub const BACKFILL_EVENTS_MAX: usize = 100;
 /// Most events answered to one `/get_missing_events`.
 pub const MISSING_EVENTS_MAX: usize = 20;
+/// Most rooms on one page of a space's hierarchy.
+pub const SPACE_ROOMS_MAX: usize = 50;
+/// How far below a space its hierarchy is walked.
+pub const SPACE_DEPTH_MAX: usize = 50;
+/// Children of one space that are looked at. Ours: the largest known spaces have
+/// some hundred.
+pub const SPACE_CHILDREN_MAX: usize = 1_000;
+/// Rooms of a hierarchy that one request comes by; what lies behind is not shown.
+/// Ours: a page begins its walk at the root.
+pub const SPACE_WALK_MAX: usize = 2_000;
 /// Most rooms on one page of the public rooms.
 pub const PUBLIC_ROOMS_MAX: usize = 100;
 

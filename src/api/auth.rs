@@ -69,6 +69,23 @@ impl FromRequestParts<ApiState> for Auth {
     }
 }
 
+/// A valid session, or none where no token was given. A token that is not valid
+/// is refused here too.
+#[derive(Clone, Debug)]
+pub struct MaybeAuth(pub Option<Auth>);
+
+impl FromRequestParts<ApiState> for MaybeAuth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<MaybeAuth, ApiError> {
+        match Auth::from_request_parts(parts, api).await {
+            Ok(auth) => Ok(MaybeAuth(Some(auth))),
+            Err(ApiError::MissingToken) => Ok(MaybeAuth(None)),
+            Err(other) => Err(other),
+        }
+    }
+}
+
 /// The token of the header (any case of `Bearer`), else of the `access_token`
 /// query parameter, which versions before 1.20 allow.
 fn access_token(parts: &Parts) -> Option<&str> {

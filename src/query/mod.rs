@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod graph;
 pub mod ids;
+pub mod joining;
 pub mod outcome;
 pub mod parked;
 pub mod receipts;

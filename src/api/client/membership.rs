@@ -7,11 +7,11 @@ use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomOrAliasId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, OptionalJson, Path};
 use crate::api::rate_limit::Limit;
+use crate::api::{Api, ApiState};
 use crate::writers::client::membership::Act;
 
 /// Body of what users do to themselves.
@@ -94,7 +94,8 @@ pub async fn knock(
     Ok(Json(json!({ "room_id": room_id })))
 }
 
-fn resolve(api: &ApiState, room: &RoomOrAliasId) -> Result<OwnedRoomId, ApiError> {
+/// The room that an id or alias names.
+pub(super) fn resolve(api: &Api, room: &RoomOrAliasId) -> Result<OwnedRoomId, ApiError> {
     match OwnedRoomId::try_from(room.to_owned()) {
         Ok(room_id) => Ok(room_id),
         Err(alias) => {

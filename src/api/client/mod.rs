@@ -25,6 +25,8 @@ pub mod room_state;
 pub mod rooms;
 pub mod routes;
 pub mod send;
+pub mod spaces;
+pub mod summary;
 pub mod sync;
 pub mod tags;
 pub mod third_party_lookup;

@@ -5,17 +5,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use log_format::record::output::Visibility;
-use ruma::{OwnedRoomId, OwnedServerName};
+use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
+use super::summary::{PublicRoom, describe};
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{OptionalJson, Query};
 use crate::api::{Api, ApiState};
 use crate::limits::PUBLIC_ROOMS_MAX;
-use crate::query::rooms::{RoomHead, StateKey};
+use crate::query::rooms::RoomHead;
 
 /// Begins a page token; what follows is how many rooms were given before.
 const PAGE_PREFIX: &str = "p1_";
@@ -37,6 +36,7 @@ pub struct Search {
     limit: Option<u64>,
     since: Option<String>,
     filter: Option<Filter>,
+    include_all_networks: Option<bool>,
     third_party_instance_id: Option<String>,
 }
 
@@ -54,25 +54,6 @@ pub struct PublicRooms {
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<String>,
     total_room_count_estimate: usize,
-}
-
-#[derive(Serialize)]
-struct PublicRoom {
-    room_id: OwnedRoomId,
-    num_joined_members: u64,
-    world_readable: bool,
-    guest_can_join: bool,
-    join_rule: Box<str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    topic: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    avatar_url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    canonical_alias: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_type: Option<String>,
 }
 
 /// `GET /_matrix/client/v3/publicRooms`, open to everybody
@@ -93,6 +74,11 @@ pub async fn search(
 ) -> Result<Json<PublicRooms>, ApiError> {
     must_be_ours(&api, query.server)?;
     if search.third_party_instance_id.is_some() {
+        if search.include_all_networks.unwrap_or(false) {
+            return Err(ApiError::InvalidParam(
+                "third_party_instance_id excludes include_all_networks".into(),
+            ));
+        }
         // No network is bridged, so none has rooms.
         return Ok(Json(PublicRooms {
             chunk: Vec::new(),
@@ -135,20 +121,10 @@ fn page(
         usize::try_from(limit).unwrap_or(PUBLIC_ROOMS_MAX)
     });
     let limit = limit.min(PUBLIC_ROOMS_MAX);
-    let mut rooms = Vec::new();
-    for room_id in api.rooms.published()? {
-        let Some(head) = api.rooms.head(&room_id)? else {
-            continue;
-        };
-        let room = describe(api, &head)?;
-        if filter.matches(&room) {
-            rooms.push(room);
-        }
-    }
-    // The sort is stable and `published` is in the order of room ids.
-    rooms.sort_by_key(|room| Reverse(room.num_joined_members));
-    let total = rooms.len();
-    let chunk: Vec<PublicRoom> = rooms.into_iter().skip(skip).take(limit).collect();
+    let (chunk, total) = match filter.asks_for_all() {
+        true => listed(api, skip, limit)?,
+        false => found(api, filter, skip, limit)?,
+    };
     let next = skip.saturating_add(chunk.len());
     let token = |skip: usize| format!("{PAGE_PREFIX}{skip}");
     Ok(Json(PublicRooms {
@@ -159,7 +135,52 @@ fn page(
     }))
 }
 
+/// Published rooms that somebody is in, the largest first.
+fn largest_first(api: &Api) -> Result<Vec<Arc<RoomHead>>, ApiError> {
+    let mut heads = Vec::new();
+    for room_id in api.rooms.published()? {
+        let head = api.rooms.head(&room_id)?;
+        heads.extend(head.filter(|head| head.joined_members > 0));
+    }
+    // The sort is stable and `published` is in the order of room ids.
+    heads.sort_by_key(|head| Reverse(head.joined_members));
+    Ok(heads)
+}
+
+/// One page of all rooms, and how many there are: only what is shown is read.
+fn listed(api: &Api, skip: usize, limit: usize) -> Result<(Vec<PublicRoom>, usize), ApiError> {
+    let heads = largest_first(api)?;
+    let page = heads.iter().skip(skip).take(limit);
+    let chunk = page.map(|head| describe(api, head));
+    Ok((chunk.collect::<Result<_, _>>()?, heads.len()))
+}
+
+/// One page of the rooms that a filter lets through, and how many these are.
+fn found(
+    api: &Api,
+    filter: &Filter,
+    skip: usize,
+    limit: usize,
+) -> Result<(Vec<PublicRoom>, usize), ApiError> {
+    let mut total = 0;
+    let mut chunk = Vec::new();
+    for head in largest_first(api)? {
+        let room = describe(api, &head)?;
+        if filter.matches(&room) {
+            total += 1;
+            if total > skip && chunk.len() < limit {
+                chunk.push(room);
+            }
+        }
+    }
+    Ok((chunk, total))
+}
+
 impl Filter {
+    fn asks_for_all(&self) -> bool {
+        self.room_types.is_none() && self.generic_search_term.as_deref().unwrap_or("").is_empty()
+    }
+
     fn matches(&self, room: &PublicRoom) -> bool {
         let of_type = self.room_types.as_deref();
         if of_type.is_some_and(|types| !types.contains(&room.room_type)) {
@@ -173,40 +194,5 @@ impl Filter {
             .into_iter()
             .flatten()
             .any(|text| text.to_lowercase().contains(&term))
-    }
-}
-
-fn describe(api: &Api, head: &Arc<RoomHead>) -> Result<PublicRoom, ApiError> {
-    let text = |kind: &str, field: &str| -> Result<Option<String>, ApiError> {
-        let Some(event) = head.state.get(&StateKey::new(kind, "")) else {
-            return Ok(None);
-        };
-        let event = api.rooms.events(&head.room_id, &[*event])?.pop();
-        Ok(event.and_then(|event| content_text(&event.json, field)))
-    };
-    Ok(PublicRoom {
-        room_id: head.room_id.clone(),
-        num_joined_members: head.joined_members,
-        world_readable: head.visibility == Visibility::WorldReadable,
-        guest_can_join: text("m.room.guest_access", "guest_access")?.as_deref() == Some("can_join"),
-        join_rule: head.authority.join_rule.clone(),
-        name: text("m.room.name", "name")?,
-        topic: text("m.room.topic", "topic")?,
-        avatar_url: text("m.room.avatar", "url")?,
-        canonical_alias: text("m.room.canonical_alias", "alias")?,
-        room_type: text("m.room.create", "type")?,
-    })
-}
-
-/// A text field of an event's content, if it is there and not empty.
-fn content_text(pdu: &[u8], field: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Event {
-        content: Map<String, Value>,
-    }
-    let mut event: Event = serde_json::from_slice(pdu).ok()?;
-    match event.content.remove(field) {
-        Some(Value::String(text)) if !text.is_empty() => Some(text),
-        _ => None,
     }
 }

@@ -12,6 +12,7 @@ use super::{
     membership, messages, mutual_rooms, openid, profile, public_rooms, push_rules, receipts,
     register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
 };
+use super::{spaces, summary};
 use crate::api::ApiState;
 
 /// The router, and its paths for the metrics.
@@ -114,6 +115,12 @@ pub fn routes() -> Routes {
         get(directory::listing).put(directory::set_listing));
     table.add(v3!("/publicRooms"), get(public_rooms::list).post(public_rooms::search));
 
+    table.add(v1!("/rooms/{roomId}/hierarchy"), get(spaces::hierarchy));
+    table.add(v1!("/room_summary/{roomIdOrAlias}"), get(summary::summary));
+    for path in ["/_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}",
+        "/_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary"] {
+        table.add([path], get(summary::unstable_summary));
+    }
     table.add(v3!("/rooms/{roomId}/upgrade"), post(upgrade::upgrade));
 
     // Rooms: membership

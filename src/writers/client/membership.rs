@@ -22,6 +22,7 @@ use crate::clock;
 use crate::logs::log::NewRecord;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
+use crate::query::joining::meets_a_condition;
 use crate::query::rooms::{RoomHead, Rooms, StateKey};
 use crate::query::unwanted::blocks_invites;
 use crate::query::users::Users;
@@ -29,8 +30,6 @@ use crate::query::users::Users;
 const MEMBER: &str = "m.room.member";
 /// Says whether guests may join.
 pub(super) const GUEST_ACCESS: &str = "m.room.guest_access";
-/// Rooms of `m.room.join_rules` `allow` that are looked at for one join.
-const ALLOWED_ROOMS_MAX: usize = 64;
 
 /// What a user does to a membership, their own or another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,25 +272,7 @@ impl Change {
         &self,
         state: &RoomState<'_>,
     ) -> Result<Option<OwnedUserId>, RoomWriteError> {
-        let rules = state.content("m.room.join_rules", "")?.unwrap_or_default();
-        let allow = rules.get("allow").and_then(Value::as_array);
-        let conditions = allow.into_iter().flatten().take(ALLOWED_ROOMS_MAX);
-        let mut fulfilled = false;
-        for condition in conditions {
-            let kind = condition.get("type").and_then(Value::as_str);
-            let room = condition.get("room_id").and_then(Value::as_str);
-            let (Some("m.room_membership"), Some(room)) = (kind, room) else {
-                continue;
-            };
-            let Ok(room) = RoomId::parse(room) else {
-                continue;
-            };
-            if self.rooms.membership(&room, &self.target)? == Some(Membership::Join) {
-                fulfilled = true;
-                break;
-            }
-        }
-        if !fulfilled {
+        if !meets_a_condition(&*self.rooms, state.head, &self.target)? {
             return Ok(None);
         }
         let authority = &state.head.authority;

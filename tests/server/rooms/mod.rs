@@ -7,6 +7,7 @@ mod membership;
 mod reading;
 mod redactions;
 mod sending;
+mod spaces;
 mod upgrades;
 mod versions;
 
