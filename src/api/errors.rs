@@ -339,6 +339,11 @@ fn sync(error: &SyncError) -> Answer {
             "M_UNKNOWN_TOKEN",
             "The device was logged out",
         ),
+        SyncError::UnknownPosition => Answer::new(
+            StatusCode::BAD_REQUEST,
+            "M_UNKNOWN_POS",
+            "Unknown position, start over",
+        ),
         SyncError::Query(error) => query(error),
         SyncError::Show(ShowError::Query(error)) => query(error),
         SyncError::Store(_)

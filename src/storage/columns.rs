@@ -193,6 +193,17 @@ pub const SYNC_RECEIPTS_AT: Table = table(
     false,
 );
 
+/// `user id | device id | connection id` → a connection of sliding sync.
+pub const SLIDING_CONNECTIONS: Table = table(
+    Family::ClientSync,
+    32,
+    "sliding_connections",
+    CLIENT_SYNC,
+    false,
+);
+/// `connection | partition | room sn` → how far the room was told on it.
+pub const SLIDING_ROOMS: Table = table(Family::ClientSync, 33, "sliding_rooms", CLIENT_SYNC, false);
+
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
     APPLIED,
@@ -238,6 +249,8 @@ pub const ALL: &[Table] = &[
     SYNC_RECEIPTS,
     SYNC_OWN_RECEIPTS,
     SYNC_RECEIPTS_AT,
+    SLIDING_CONNECTIONS,
+    SLIDING_ROOMS,
 ];
 
 #[cfg(test)]

@@ -24,5 +24,6 @@ mod room_records;
 mod room_work;
 mod rooms;
 mod scale;
+mod sliding_sync;
 mod start;
 mod users;

@@ -19,7 +19,11 @@ const VERSIONS: [&str; 4] = ["r0.6.1", "v1.1", "v1.2", "v1.3"];
 
 /// `GET /_matrix/client/versions`
 pub async fn versions() -> Json<Value> {
-    Json(json!({ "versions": VERSIONS, "unstable_features": {} }))
+    Json(json!({
+        "versions": VERSIONS,
+        // Simplified sliding sync, by the name under which clients ask for it.
+        "unstable_features": { "org.matrix.simplified_msc3575": true },
+    }))
 }
 
 /// `GET /_matrix/client/v3/capabilities`

@@ -25,6 +25,7 @@ pub mod room_state;
 pub mod rooms;
 pub mod routes;
 pub mod send;
+pub mod sliding_sync;
 pub mod spaces;
 pub mod summary;
 pub mod sync;

@@ -15,7 +15,7 @@ use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::{Place, StateId};
 use crate::query::rooms::{Direction, StoredEvent};
 use crate::query::shown::Show;
-use crate::query::tokens::{PositionError, SyncToken, TimelineToken};
+use crate::query::tokens::{PositionError, SlidingToken, SyncToken, TimelineToken};
 
 /// Events that one request walks past. A page that finds nothing to show in so
 /// many ends early, with a token to go on from.
@@ -25,7 +25,7 @@ const STEP_EVENTS: usize = 128;
 
 /// Reads a token of `/messages`, `/context` or `/sync`.
 ///
-/// A `next_batch` says how far *output* was given; its position in the room is
+/// A `next_batch` or `pos` says how far *output* was given; its position in the room is
 /// behind the newest event that was.
 pub fn read_token(
     api: &ApiState,
@@ -37,7 +37,9 @@ pub fn read_token(
         return Ok(position);
     }
     let unknown = || ApiError::InvalidParam(format!("{name} is no token of this server").into());
-    let sync = SyncToken::decode(token).map_err(|_| unknown())?;
+    let sliding = SlidingToken::decode(token).map(|token| token.sync);
+    let sync = sliding.or_else(|_| SyncToken::decode(token));
+    let sync = sync.map_err(|_| unknown())?;
     let place = api.sync_positions.place_of(view.room_id(), &sync);
     let place = place.map_err(|error| match error {
         PositionError::Token(_) => unknown(),

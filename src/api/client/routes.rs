@@ -12,7 +12,7 @@ use super::{
     membership, messages, mutual_rooms, openid, profile, public_rooms, push_rules, receipts,
     register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
 };
-use super::{spaces, summary};
+use super::{sliding_sync, spaces, summary};
 use crate::api::ApiState;
 
 /// The router, and its paths for the metrics.
@@ -67,6 +67,9 @@ pub fn routes() -> Routes {
 
     // Syncing
     table.add(v3!("/sync"), get(sync::sync));
+    table.add(["/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"],
+        post(sliding_sync::unstable));
+    table.add(["/_matrix/client/v4/sync"], post(sliding_sync::accepted));
 
     // User data
     table.add(v3!("/profile/{userId}"), get(profile::all));

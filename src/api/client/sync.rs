@@ -65,7 +65,7 @@ pub async fn sync(
         since: parameters.since.filter(|since| !since.is_empty()),
         filter: Arc::new(filter(&api, &auth, parameters.filter.as_deref())?),
         full_state: parameters.full_state,
-        timeout: timeout(&auth, parameters.timeout),
+        timeout: timeout(&auth, Duration::from_millis(parameters.timeout)),
         state_section,
         access: Some(*auth.token_hash()),
     };
@@ -74,12 +74,11 @@ pub async fn sync(
 }
 
 /// No request waits on when its token has expired.
-fn timeout(auth: &Auth, wanted_ms: u64) -> Duration {
-    let left_ms = match auth.0.expires_ms {
-        Some(expires_ms) => expires_ms.saturating_sub(now_ms()),
-        None => u64::MAX,
-    };
-    Duration::from_millis(wanted_ms.min(left_ms))
+pub(super) fn timeout(auth: &Auth, wanted: Duration) -> Duration {
+    match auth.0.expires_ms {
+        Some(expires_ms) => wanted.min(Duration::from_millis(expires_ms.saturating_sub(now_ms()))),
+        None => wanted,
+    }
 }
 
 fn filter(api: &ApiState, auth: &Auth, parameter: Option<&str>) -> Result<Filter, ApiError> {

@@ -209,7 +209,10 @@ async fn discovery_says_what_is_configured() {
             .unwrap()
             .contains(&json!("v1.1"))
     );
-    assert_eq!(versions["unstable_features"], json!({}));
+    assert_eq!(
+        versions["unstable_features"],
+        json!({ "org.matrix.simplified_msc3575": true })
+    );
     let missing = doors.get("/.well-known/matrix/client", "").await;
     assert_eq!(missing.error(), (404, "M_NOT_FOUND"));
     let doors = Doors::with(|settings| {

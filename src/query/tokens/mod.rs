@@ -3,9 +3,11 @@
 //! Opaque to clients, versioned by their first letters, checked when they come
 //! back: one that cannot be read is `M_INVALID_PARAM` at the door.
 
+mod sliding;
 mod sync;
 mod timeline;
 
+pub use sliding::SlidingToken;
 pub use sync::{Epoch, SyncToken};
 pub use timeline::TimelineToken;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use log_format::record::output::Membership;
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::sync::atomic::Ordering;
@@ -101,7 +101,7 @@ impl Built {
 }
 
 /// Which account data changed; the key is the room, none for global data.
-type ChangedData = BTreeMap<Option<OwnedRoomId>, BTreeSet<String>>;
+pub type ChangedData = BTreeMap<Option<OwnedRoomId>, BTreeSet<String>>;
 
 /// An answer in the making. Everything is as of `token`, whatever comes meanwhile.
 pub struct Building<'a> {
@@ -160,15 +160,53 @@ impl ClientSync {
             unwanted: Unwanted::of(&*self.users, &request.user),
         };
         let changed_data = match data_changed && since.is_some() {
-            true => building.changed_data(user_partition)?,
+            true => {
+                let from = building.since(user_partition).unwrap_or(0);
+                let to = building.to(user_partition);
+                self.changed_account_data(&request.user, user_partition, from, to)?
+            }
             false => ChangedData::new(),
         };
         building.body(candidates, changed_data)
     }
 
+    /// Which account data of a user changed in `[from, to)` of their partition.
+    pub(super) fn changed_account_data(
+        &self,
+        user: &UserId,
+        partition: PartitionId,
+        from: u64,
+        to: u64,
+    ) -> Result<ChangedData, SyncError> {
+        let of_user = || Key::new(partition).text(user.as_str());
+        let mut changed = ChangedData::new();
+        let mut next = from;
+        loop {
+            let (prefix, start) = (of_user(), of_user().number(next));
+            let (prefix, start) = (prefix.bytes(), Some(start.bytes()));
+            let page = self
+                .store
+                .range(SYNC_DATA, prefix, start, false, PAGE_ROWS)?;
+            for (key, value) in &page {
+                let offset = rows::last_number(SYNC_DATA, key)?;
+                if offset >= to {
+                    return Ok(changed);
+                }
+                next = offset + 1;
+                let row: AccountDataRow = rows::decode(SYNC_DATA, value)?;
+                let room = row.room_id.map(OwnedRoomId::try_from);
+                let Ok(room) = room.transpose() else { continue };
+                changed.entry(room).or_default().insert(row.event_type);
+            }
+            if page.len() < PAGE_ROWS {
+                return Ok(changed);
+            }
+        }
+    }
+
     /// The position of an answer: where the tables stand, and never behind the
     /// client's own position.
-    fn token(&self, memory: &Memory, since: Option<&SyncToken>) -> SyncToken {
+    pub(super) fn token(&self, memory: &Memory, since: Option<&SyncToken>) -> SyncToken {
         let vector = memory
             .cursors
             .iter()
@@ -357,36 +395,6 @@ impl<'a> Building<'a> {
         Ok(invite.is_some_and(|invite| self.unwanted.invite_from(&invite.sender)))
     }
 
-    /// Which account data changed in the stretch of the answer.
-    fn changed_data(&self, partition: PartitionId) -> Result<ChangedData, SyncError> {
-        let (from, to) = (self.since(partition).unwrap_or(0), self.to(partition));
-        let of_user = || Key::new(partition).text(self.request.user.as_str());
-        let mut changed = ChangedData::new();
-        let mut next = from;
-        loop {
-            let (prefix, start) = (of_user(), of_user().number(next));
-            let (prefix, start) = (prefix.bytes(), Some(start.bytes()));
-            let page = self
-                .sync
-                .store
-                .range(SYNC_DATA, prefix, start, false, PAGE_ROWS)?;
-            for (key, value) in &page {
-                let offset = rows::last_number(SYNC_DATA, key)?;
-                if offset >= to {
-                    return Ok(changed);
-                }
-                next = offset + 1;
-                let row: AccountDataRow = rows::decode(SYNC_DATA, value)?;
-                let room = row.room_id.map(OwnedRoomId::try_from);
-                let Ok(room) = room.transpose() else { continue };
-                changed.entry(room).or_default().insert(row.event_type);
-            }
-            if page.len() < PAGE_ROWS {
-                return Ok(changed);
-            }
-        }
-    }
-
     /// Global data: all of it for a client that knows nothing, with the push
     /// rules that hold where the user has set none.
     fn global_account_data(&self, changed: Option<BTreeSet<String>>) -> Result<Events, SyncError> {
@@ -394,10 +402,8 @@ impl<'a> Building<'a> {
         let filter = &self.request.filter.account_data;
         let user = &self.request.user;
         let mut events = Vec::new();
-        let has_rules = data.iter().any(|datum| datum.event_type == PUSH_RULES);
-        if self.since.is_none() && !has_rules && filter.matches(user, PUSH_RULES) {
-            let content = push::default_content(user)?;
-            events.push(account_data_event(PUSH_RULES, &content)?);
+        if self.since.is_none() && filter.matches(user, PUSH_RULES) {
+            events.extend(default_push_rules(user, &data)?);
         }
         for datum in data {
             if filter.matches(user, &datum.event_type) {
@@ -453,7 +459,20 @@ impl<'a> Building<'a> {
     }
 }
 
-fn account_data_event(event_type: &str, content: &str) -> Result<Box<RawValue>, SyncError> {
+/// The push rules that hold where a user's global data has none.
+pub fn default_push_rules(
+    user: &UserId,
+    data: &[AccountDatum],
+) -> Result<Option<Box<RawValue>>, SyncError> {
+    if data.iter().any(|datum| datum.event_type == PUSH_RULES) {
+        return Ok(None);
+    }
+    let content = push::default_content(user)?;
+    account_data_event(PUSH_RULES, &content).map(Some)
+}
+
+/// Account data as clients see it.
+pub fn account_data_event(event_type: &str, content: &str) -> Result<Box<RawValue>, SyncError> {
     #[derive(Serialize)]
     struct Event<'a> {
         content: &'a RawValue,

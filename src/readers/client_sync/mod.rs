@@ -17,6 +17,7 @@ mod push;
 mod recent;
 mod room;
 mod rows;
+pub mod sliding;
 mod state;
 mod stripped;
 mod summary;
@@ -42,6 +43,7 @@ use self::lazy::SentMembers;
 use self::memory::{MembershipNews, Memory};
 use self::recent::Recent;
 use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
+use self::sliding::Sliding;
 use self::summary::Summaries;
 use self::unread::UnreadCounts;
 use self::waiters::Waiters;
@@ -101,6 +103,9 @@ pub enum SyncError {
     /// The session ended while the request waited.
     #[error("the device was logged out")]
     LoggedOut,
+    /// `pos` is not known, or not any more: the client starts over.
+    #[error("unknown position")]
+    UnknownPosition,
     /// The reader stopped, see the log for why.
     #[error("the sync reader has stopped")]
     Stopped,
@@ -179,6 +184,7 @@ pub struct ClientSync {
     sent_members: SentMembers,
     summaries: Summaries,
     unread: UnreadCounts,
+    sliding: Sliding,
 }
 
 impl ClientSync {
@@ -192,19 +198,26 @@ impl ClientSync {
     ) -> Result<ClientSync, StoreError> {
         let partitions = ports.output.partitions();
         let mut memory = Memory::new(partitions);
+        let sliding = Sliding::new(partitions);
         for partition in 0..partitions {
             let cursor = Cursor::load(ports.store.as_ref(), NAME, partition)?;
             let end = ports.output.end(partition);
-            let kept = cursor.filter(|cursor| {
-                cursor.version == TABLES_VERSION && cursor.epoch == epoch && cursor.next <= end
-            });
+            let kept = match cursor {
+                Some(cursor) => (cursor.version == TABLES_VERSION
+                    && cursor.epoch == epoch
+                    && cursor.next <= end)
+                    .then_some(cursor.next),
+                // Nothing was folded yet, and there is nothing to fold.
+                None => (end == 0).then_some(0),
+            };
             match kept {
-                Some(cursor) => {
-                    memory.cursors[partition as usize] = cursor.next;
+                Some(next) => {
+                    sliding.load(ports.store.as_ref(), partition)?;
+                    memory.cursors[partition as usize] = next;
                     load(ports.store.as_ref(), partition, &mut memory)?;
                 }
                 None => {
-                    for table in TABLES {
+                    for table in TABLES.into_iter().chain(sliding::TABLES) {
                         clear(ports.store.as_ref(), table, Key::new(partition).bytes())?;
                     }
                 }
@@ -228,6 +241,7 @@ impl ClientSync {
             sent_members: SentMembers::default(),
             summaries: Summaries::default(),
             unread: UnreadCounts::default(),
+            sliding,
         })
     }
 

@@ -185,9 +185,16 @@ pub fn put<T: Encode>(group: &mut Overlay<'_>, table: Table, key: &Key, row: &T)
 
 /// The text at the beginning of what follows a key's partition, and the rest.
 pub fn split_text(table: Table, key: &[u8]) -> Result<(&str, &[u8]), StoreError> {
+    let after = key
+        .get(2..)
+        .ok_or_else(|| damaged(table, "key is too short"))?;
+    take_text(table, after)
+}
+
+/// The text at the beginning of a part of a key, and the rest.
+pub fn take_text(table: Table, part: &[u8]) -> Result<(&str, &[u8]), StoreError> {
     let short = || damaged(table, "key is too short");
-    let after = key.get(2..).ok_or_else(short)?;
-    let (len, after) = after.split_first_chunk::<4>().ok_or_else(short)?;
+    let (len, after) = part.split_first_chunk::<4>().ok_or_else(short)?;
     let len = u32::from_be_bytes(*len) as usize;
     let (text, rest) = after.split_at_checked(len).ok_or_else(short)?;
     let text = std::str::from_utf8(text).map_err(|error| damaged(table, error))?;

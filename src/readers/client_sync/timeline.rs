@@ -40,6 +40,15 @@ pub struct Timeline {
 }
 
 impl Timeline {
+    /// One that shows nothing.
+    pub fn empty(limited: bool) -> Timeline {
+        Timeline {
+            shown: Vec::new(),
+            limited,
+            prev: None,
+        }
+    }
+
     /// Loads what the user may see in `[from, to)`.
     pub fn load(
         history: &RoomHistory<'_>,

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use log_format::record::input::TokenHash;
+use ruma::{DeviceId, UserId};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Built;
-use super::memory::UserIx;
+use super::waiters::Place;
 use super::{ClientSync, SyncError, SyncRequest, TIMEOUT_MAX};
 use crate::query::ids::OutputOffset;
 use crate::query::tokens::SyncToken;
@@ -38,13 +40,14 @@ impl ClientSync {
         if request.timeout.is_zero() {
             return self.build_for(&request, &since).await?.into_json();
         }
-        let place = self.waiters.enter(self.user_ix(&request));
+        let place = self.enter_waiting(&request.user);
         loop {
             let mut news = std::pin::pin!(place.news.notified());
             // From here on news is not missed, whenever it comes.
             news.as_mut().enable();
             let built = self.build_for(&request, &since).await?;
-            let ends = self.session_ended(&request)?;
+            let ends =
+                self.session_ended(request.access.as_ref(), &request.user, &request.device)?;
             let answers = ends || !built.is_empty() || self.closing.load(Ordering::Acquire);
             if answers || timeout_at(deadline, news).await.is_err() {
                 return built.into_json();
@@ -84,25 +87,22 @@ impl ClientSync {
         built.map_err(|_| SyncError::Stopped)?
     }
 
-    fn user_ix(&self, request: &SyncRequest) -> UserIx {
-        let known = self.memory.read().user_ix(&request.user);
-        known.unwrap_or_else(|| self.memory.write().intern_user(&request.user))
-    }
-
     /// Whether the session of a request is over. Where its device lives on, as
     /// the token was replaced, the client gets what there is and asks again.
-    fn session_ended(&self, request: &SyncRequest) -> Result<bool, SyncError> {
-        let Some(access) = &request.access else {
+    pub(super) fn session_ended(
+        &self,
+        access: Option<&TokenHash>,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<bool, SyncError> {
+        let Some(access) = access else {
             return Ok(false);
         };
         if self.users.session(access).is_some() {
             return Ok(false);
         }
-        let devices = self.users.devices(&request.user);
-        match devices
-            .iter()
-            .any(|device| device.device_id == request.device)
-        {
+        let devices = self.users.devices(user);
+        match devices.iter().any(|known| known.device_id == device) {
             true => Ok(true),
             false => Err(SyncError::LoggedOut),
         }
@@ -114,12 +114,23 @@ impl ClientSync {
             return Ok(None);
         };
         let token = SyncToken::decode(text)?;
-        let ours = token.epoch == self.epoch
+        Ok(self.is_ours(&token).then_some(token))
+    }
+
+    /// Enters a request of a user among those that wait.
+    pub(super) fn enter_waiting(&self, user: &UserId) -> Place<'_> {
+        let known = self.memory.read().user_ix(user);
+        let user = known.unwrap_or_else(|| self.memory.write().intern_user(user));
+        self.waiters.enter(user)
+    }
+
+    /// Whether a position can be continued from.
+    pub(super) fn is_ours(&self, token: &SyncToken) -> bool {
+        token.epoch == self.epoch
             && token.vector.len() == self.output.partitions() as usize
             // A position that was never written cannot be continued from: the
             // log was put back to an earlier state, and the client starts over.
-            && self.cursors_cover(&token.vector, |partition| self.output.end(partition));
-        Ok(ours.then_some(token))
+            && self.cursors_cover(&token.vector, |partition| self.output.end(partition))
     }
 
     fn cursors_cover(&self, vector: &[OutputOffset], reached: impl Fn(u32) -> u64) -> bool {
@@ -131,7 +142,7 @@ impl ClientSync {
     /// Waits, bounded, until the reader has passed all that was decided before
     /// the request: with it what the user was told, by an answer of sync, of a
     /// writer, or by another user elsewhere.
-    async fn catch_up(&self) {
+    pub(super) async fn catch_up(&self) {
         let deadline = Instant::now() + CATCH_UP_MAX;
         let decided: Vec<OutputOffset> = (0..self.output.partitions())
             .map(|partition| OutputOffset(self.output.end(partition)))
