@@ -135,10 +135,13 @@ struct Walk<'a> {
     due: Vec<(OwnedRoomId, usize)>,
 }
 
+/// A room, and its children as they are shown.
+type Visited = (Arc<RoomHead>, Vec<Box<RawValue>>);
+
 impl Walk<'_> {
     /// The next room that the user may know of, with its children as they are
     /// shown. None at the end, and where the bound of one walk is reached.
-    fn next(&mut self) -> Result<Option<(Arc<RoomHead>, Vec<Box<RawValue>>)>, ApiError> {
+    fn next(&mut self) -> Result<Option<Visited>, ApiError> {
         while let Some((room_id, depth)) = self.due.pop() {
             if self.seen.len() == SPACE_WALK_MAX {
                 return Ok(None);
