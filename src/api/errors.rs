@@ -384,6 +384,9 @@ fn room_write(error: &RoomWriteError) -> Answer {
         RoomWriteError::AliasExists(_) => answer(S::CONFLICT, "M_UNKNOWN"),
         // Client-server API, *POST forget*: 400 with M_UNKNOWN.
         RoomWriteError::StillInRoom => answer(S::BAD_REQUEST, "M_UNKNOWN"),
+        // Client-server API, *Validation of m.thread relationships*: no code of its own.
+        RoomWriteError::NestedThread => answer(S::BAD_REQUEST, "M_UNKNOWN"),
+        RoomWriteError::DuplicateAnnotation => answer(S::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
         RoomWriteError::BadAlias(_) => answer(S::BAD_REQUEST, "M_BAD_ALIAS"),
         RoomWriteError::Contended => {
             answer(S::SERVICE_UNAVAILABLE, "M_UNKNOWN").retry_after(BUSY_RETRY)

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use crate::crypto::ServerKey;
 use crate::crypto::openid::OpenIdTokens;
 use crate::query::receipts::Receipts;
+use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
@@ -133,6 +134,7 @@ pub struct Ports {
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
     pub receipts: Arc<dyn Receipts>,
+    pub relations: Arc<dyn Relations>,
     pub submitter: Submitter,
     /// Signs the events of our users.
     pub signing_key: Arc<ServerKey>,
@@ -148,6 +150,7 @@ pub struct Api {
     pub settings: Settings,
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
+    pub relations: Arc<dyn Relations>,
     pub accounts: Accounts,
     pub user_data: UserData,
     pub room_writer: RoomWriter,
@@ -192,6 +195,7 @@ impl Api {
                 settings.default_room_version.clone(),
                 ports.rooms.clone(),
                 ports.users.clone(),
+                ports.relations.clone(),
                 ports.submitter,
             ),
             sync_positions: ports.sync_positions,
@@ -202,6 +206,7 @@ impl Api {
             in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),
             rooms: ports.rooms,
             users: ports.users,
+            relations: ports.relations,
             settings,
         })
     }

@@ -34,8 +34,10 @@ use crate::projectors::start::{Report, fit, open_store, witnesses};
 use crate::projectors::userserver::UserAnswers;
 use crate::query::tokens::Epoch;
 use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
+use crate::readers::relations::EventRelations;
 use crate::readers::run::{Reader, ReaderError, spawn};
 use crate::storage::open::Store;
+use crate::storage::overlay::StoreError;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::follow_ups;
 use crate::writers::room_work::RoomWork;
@@ -61,7 +63,9 @@ pub struct House {
     /// Answers the operator's questions about rooms.
     pub rooms: Arc<Desk>,
     stop_readers: CancellationToken,
-    readers: Vec<JoinHandle<Result<(), ReaderError>>>,
+    readers: Vec<Arc<dyn Reader>>,
+    /// The tasks of the readers, one for each of them and partition.
+    following: Vec<JoinHandle<Result<(), ReaderError>>>,
     room_work: JoinHandle<()>,
     follow_ups: Vec<JoinHandle<()>>,
     snapshot_at_stop: bool,
@@ -133,19 +137,23 @@ impl House {
             input.partitions(),
         ));
         let receipts = Arc::new(ReceiptAnswers::new(store.clone(), input.partitions()));
+        let epoch = Epoch::of_log(&output_id.0);
+        let relations = EventRelations::open(store.clone(), rooms.clone(), output.clone(), epoch);
+        let relations = Arc::new(relations.map_err(store_failed)?);
         let sync = ClientSync::open(
             SyncPorts {
                 store: store.clone(),
                 rooms: rooms.clone(),
                 users: users.clone(),
                 receipts: receipts.clone(),
+                relations: relations.clone(),
                 output: output.clone(),
             },
             config.identity.server_name.clone(),
-            Epoch::of_log(&output_id.0),
+            epoch,
             u32::from_le_bytes(random::bytes()),
         );
-        let sync = Arc::new(sync.map_err(|error| Exit::failed(format!("store: {error}")))?);
+        let sync = Arc::new(sync.map_err(store_failed)?);
         let desk = {
             let projection = projection.clone();
             Arc::new(Desk {
@@ -161,6 +169,7 @@ impl House {
             rooms,
             users,
             receipts,
+            relations: relations.clone(),
             submitter: submitter.clone(),
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),
@@ -175,14 +184,19 @@ impl House {
                 tokio::spawn(follow_ups::follow(rooms, output.clone(), partition))
             })
             .collect();
-        let reader: Arc<dyn Reader> = sync.clone();
+        let readers: Vec<Arc<dyn Reader>> = vec![sync.clone(), relations];
         let follow: Arc<dyn Log> = output.clone();
+        let following = readers
+            .iter()
+            .flat_map(|reader| spawn(reader, &follow, &stop_readers))
+            .collect();
         let (counted, space_file) = (output.clone(), data_dir.space());
         let space = Arc::new(Space::open(store.clone(), counted, output_id, space_file));
         let house = House {
             space,
             rooms: desk,
-            readers: spawn(&reader, &follow, &stop_readers),
+            readers,
+            following,
             api,
             input,
             output,
@@ -210,9 +224,10 @@ impl House {
     async fn readers_caught_up(&self) -> Result<(), Exit> {
         for partition in 0..self.output.partitions() {
             let end = self.output.end(partition);
-            while self.sync.cursor(partition) < end {
-                if self.readers.iter().any(JoinHandle::is_finished) {
-                    return Err(Exit::failed("the sync reader stopped, see the log"));
+            let behind = |reader: &Arc<dyn Reader>| reader.cursor(partition) < end;
+            while self.readers.iter().any(behind) {
+                if self.following.iter().any(JoinHandle::is_finished) {
+                    return Err(Exit::failed("a reader stopped, see the log"));
                 }
                 tokio::time::sleep(CATCH_UP_POLL).await;
             }
@@ -222,11 +237,11 @@ impl House {
 
     /// Resolves with the reason when a part failed that the rest cannot go on without.
     pub async fn failed(&mut self) -> Failure {
-        let readers = futures_util::future::select_all(self.readers.iter_mut());
+        let readers = futures_util::future::select_all(self.following.iter_mut());
         tokio::select! {
             why = self.input.failed() => Failure::Log(why),
             error = self.projection.failed() => Failure::Part(format!("projection: {error}")),
-            _ = readers => Failure::Part("the sync reader stopped".to_owned()),
+            _ = readers => Failure::Part("a reader stopped".to_owned()),
         }
     }
 
@@ -249,7 +264,7 @@ impl House {
         self.stop_readers.cancel();
         self.room_work.abort();
         self.follow_ups.iter().for_each(JoinHandle::abort);
-        for reader in self.readers {
+        for reader in self.following {
             // A reader that failed has said so, and is rebuilt from its cursor.
             let _ = reader.await;
         }
@@ -293,6 +308,10 @@ pub enum Failure {
 
 fn key(path: &std::path::Path) -> Result<ServerKey, Exit> {
     ServerKey::load_or_generate(path).map_err(|error| Exit::failed(error.to_string()))
+}
+
+fn store_failed(error: StoreError) -> Exit {
+    Exit::failed(format!("store: {error}"))
 }
 
 fn panicked() -> Exit {

@@ -14,6 +14,7 @@ pub mod history_visibility;
 pub mod ids;
 pub mod push_rules;
 pub mod redaction;
+pub mod relation;
 pub mod room_version;
 pub mod signing;
 pub mod state_res;

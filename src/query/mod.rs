@@ -12,6 +12,7 @@ pub mod joining;
 pub mod outcome;
 pub mod parked;
 pub mod receipts;
+pub mod relations;
 pub mod rooms;
 pub mod shown;
 pub mod tokens;

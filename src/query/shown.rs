@@ -2,7 +2,10 @@
 //! `unsigned` that is theirs (client-server API, *Room event format*).
 //!
 //! Every endpoint that gives events to clients gives them through this, so that
-//! what is redacted is redacted everywhere.
+//! what is redacted is redacted everywhere, and what relates to an event is
+//! bundled with it wherever it shows ([`bundles`]).
+
+mod bundles;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +13,10 @@ use std::sync::Arc;
 use ruma::{DeviceId, UserId};
 use serde_json::value::RawValue;
 
+use self::bundles::{Level, bundles};
+pub use self::bundles::{newest_reply, participates};
 use super::ids::EventSn;
+use super::relations::Relations;
 use super::rooms::{QueryError, StoredEvent};
 use super::visibility::Viewpoint;
 use crate::matrix::Membership;
@@ -36,6 +42,9 @@ pub struct Show<'a> {
     pub now_ms: u64,
     /// Everywhere but in `/sync`, where the room is known.
     pub names_room: bool,
+    /// What relates to an event is bundled with it; none leaves that to the
+    /// client, which has or is given it all.
+    pub relations: Option<&'a dyn Relations>,
 }
 
 /// Events by interned id.
@@ -49,16 +58,28 @@ impl Show<'_> {
             .iter()
             .flat_map(|event| [event.replaces, event.redacted_by]);
         let beside = self.load(beside)?;
-        let shown = events
-            .iter()
-            .map(|event| self.timeline_event(event, &beside));
+        let bundles = bundles(self, events.iter().map(|event| &**event), Level::Outer)?;
+        let shown = events.iter().map(|event| {
+            let bundle = bundles.get(&event.event).map(String::as_str);
+            self.timeline_event(event, &beside, bundle)
+        });
         shown.collect()
     }
 
     /// One event as [`Show::timeline`] shows it.
     pub fn event(&self, event: &StoredEvent) -> Result<Box<RawValue>, ShowError> {
+        let bundles = bundles(self, std::iter::once(event), Level::Outer)?;
+        self.event_with(event, bundles.get(&event.event).map(String::as_str))
+    }
+
+    /// The same, with `m.relations` as JSON.
+    fn event_with(
+        &self,
+        event: &StoredEvent,
+        bundle: Option<&str>,
+    ) -> Result<Box<RawValue>, ShowError> {
         let beside = self.load([event.replaces, event.redacted_by].into_iter())?;
-        self.timeline_event(event, &beside)
+        self.timeline_event(event, &beside, bundle)
     }
 
     /// Events as parts of a state: without what would take a look at other
@@ -82,6 +103,7 @@ impl Show<'_> {
         &self,
         event: &StoredEvent,
         beside: &Named,
+        bundle: Option<&str>,
     ) -> Result<Box<RawValue>, ShowError> {
         let redaction = self.redacted_because(event, beside)?;
         let replaced = event.replaces.and_then(|replaced| beside.get(&replaced));
@@ -99,6 +121,7 @@ impl Show<'_> {
             prev_content,
             replaces_state: replaced.map(|replaced| &*replaced.event_id),
             redacted_because: redaction.as_deref().map(RawValue::get),
+            relations: bundle,
             ..self.aged(event)
         };
         self.format(event, unsigned)

@@ -41,6 +41,11 @@ impl Unwanted {
         }
     }
 
+    /// Whom the user ignores; none if nobody.
+    pub fn ignored(&self) -> Option<&BTreeSet<OwnedUserId>> {
+        self.ignored.as_deref()
+    }
+
     /// Whether the user ignores another.
     pub fn is_ignored(&self, other: &UserId) -> bool {
         let ignored = self.ignored.as_deref();

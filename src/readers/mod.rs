@@ -3,5 +3,6 @@
 //! the record, the reader's tables and facts that never change.
 
 pub mod client_sync;
+pub mod relations;
 pub mod run;
 pub mod store;

@@ -134,6 +134,13 @@ pub mod memory {
         rows: RwLock<BTreeMap<(Family, Vec<u8>), Bytes>>,
     }
 
+    impl MemoryStore {
+        /// Whether another store holds the same.
+        pub fn same_rows(&self, other: &MemoryStore) -> bool {
+            *self.rows.read() == *other.rows.read()
+        }
+    }
+
     fn tagged(table: Table, key: &[u8]) -> (Family, Vec<u8>) {
         (table.family, [&[table.tag], key].concat())
     }

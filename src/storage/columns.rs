@@ -20,17 +20,20 @@ pub enum Family {
     Users,
     /// Client sync reader.
     ClientSync,
+    /// Relations reader.
+    Relations,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 6] = [
+    pub const ALL: [Family; 7] = [
         Family::Meta,
         Family::Rooms,
         Family::Index,
         Family::State,
         Family::Users,
         Family::ClientSync,
+        Family::Relations,
     ];
 
     /// Its name in RocksDB.
@@ -42,6 +45,7 @@ impl Family {
             Family::State => "state",
             Family::Users => "users",
             Family::ClientSync => "client_sync",
+            Family::Relations => "relations",
         }
     }
 }
@@ -204,6 +208,31 @@ pub const SLIDING_CONNECTIONS: Table = table(
 /// `connection | partition | room sn` → how far the room was told on it.
 pub const SLIDING_ROOMS: Table = table(Family::ClientSync, 33, "sliding_rooms", CLIENT_SYNC, false);
 
+const RELATIONS: &str = "readers/relations";
+
+/// `room sn | parent | place` → an event that relates to it.
+pub const RELATIONS_CHILDREN: Table = relations(1, "relations_children");
+/// `room sn | parent | rel_type | place` → the same.
+pub const RELATIONS_BY_TYPE: Table = relations(2, "relations_by_type");
+/// `room sn | parent` → how many of each kind relate to it.
+pub const RELATIONS_PARENTS: Table = relations(3, "relations_parents");
+/// `room sn | event id` → to what the event relates, to undo it when it is redacted.
+pub const RELATIONS_OF: Table = relations(4, "relations_of");
+/// `room sn | parent | sender | type | origin_server_ts | event id` → event sn of an edit.
+pub const RELATIONS_EDITS: Table = relations(5, "relations_edits");
+/// `room sn | parent | digest of sender, type and key | place` → nothing, for annotations.
+pub const RELATIONS_ANNOTATIONS: Table = relations(6, "relations_annotations");
+/// `room sn | place of the newest reply` → root of the thread.
+pub const RELATIONS_THREADS: Table = relations(7, "relations_threads");
+/// `room sn | root | sender` → how many replies of the thread are theirs.
+pub const RELATIONS_REPLIERS: Table = relations(8, "relations_repliers");
+/// `room sn | origin_server_ts | place` → event sn, for events of the timeline.
+pub const RELATIONS_TIMES: Table = relations(9, "relations_times");
+
+const fn relations(tag: u8, name: &'static str) -> Table {
+    table(Family::Relations, tag, name, RELATIONS, false)
+}
+
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
     APPLIED,
@@ -251,6 +280,15 @@ pub const ALL: &[Table] = &[
     SYNC_RECEIPTS_AT,
     SLIDING_CONNECTIONS,
     SLIDING_ROOMS,
+    RELATIONS_CHILDREN,
+    RELATIONS_BY_TYPE,
+    RELATIONS_PARENTS,
+    RELATIONS_OF,
+    RELATIONS_EDITS,
+    RELATIONS_ANNOTATIONS,
+    RELATIONS_THREADS,
+    RELATIONS_REPLIERS,
+    RELATIONS_TIMES,
 ];
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod listeners;
 mod memory_log;
 mod poison;
 mod records;
+mod relations;
 mod replay;
 mod room_records;
 mod room_work;

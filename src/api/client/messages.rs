@@ -26,12 +26,22 @@ pub struct MessagesQuery {
     filter: Option<String>,
 }
 
+/// Which way a client asks to go, `dir`.
 #[derive(Clone, Copy, Deserialize)]
-enum Dir {
+pub enum Dir {
     #[serde(rename = "b")]
     Backward,
     #[serde(rename = "f")]
     Forward,
+}
+
+impl Dir {
+    pub fn direction(self) -> Direction {
+        match self {
+            Dir::Backward => Direction::Backward,
+            Dir::Forward => Direction::Forward,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -51,12 +61,10 @@ pub async fn messages(
     Path(room_id): Path<OwnedRoomId>,
     Query(query): Query<MessagesQuery>,
 ) -> Result<Json<Messages>, ApiError> {
-    let direction = match required(query.dir, "dir")? {
-        Dir::Backward => Direction::Backward,
-        Dir::Forward => Direction::Forward,
-    };
+    let direction = required(query.dir, "dir")?.direction();
     let filter = pages::filter(query.filter.as_deref())?;
     let limit = pages::limit(query.limit, &filter)?;
+    api.relations.passed(Some(&room_id)).await;
     let view = RoomView::open(&api, auth.user_id(), &room_id)?;
     let (from, start) = match query.from {
         Some(given) => {
@@ -121,6 +129,7 @@ pub async fn context(
 ) -> Result<Json<Context>, ApiError> {
     let filter = pages::filter(query.filter.as_deref())?;
     let limit = pages::limit(query.limit, &filter)?;
+    api.relations.passed(Some(&room_id)).await;
     let view = RoomView::open(&api, auth.user_id(), &room_id)?;
     let event = view
         .event(&event_id)?

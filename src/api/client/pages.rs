@@ -162,7 +162,8 @@ fn bounded(view: &RoomView<'_>, from: Place, direction: Direction) -> Place {
     }
 }
 
-fn is_beyond(place: Place, to: Option<Place>, direction: Direction) -> bool {
+/// Whether a place lies behind the end that a request names.
+pub fn is_beyond(place: Place, to: Option<Place>, direction: Direction) -> bool {
     match (to, direction) {
         (None, _) => false,
         (Some(to), Direction::Forward) => place >= to,

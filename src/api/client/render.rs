@@ -13,5 +13,6 @@ pub fn show<'a>(view: &'a RoomView<'_>, auth: &'a Auth) -> Show<'a> {
         device: auth.device_id(),
         now_ms: now_ms(),
         names_room: true,
+        relations: Some(view.relations),
     }
 }

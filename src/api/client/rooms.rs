@@ -48,6 +48,7 @@ pub async fn event(
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
 ) -> Result<Json<Box<RawValue>>, ApiError> {
     let not_found = || ApiError::NotFound("Event not found");
+    api.relations.passed(Some(&room_id)).await;
     let view = match RoomView::of_single_events(&api, auth.user_id(), &room_id) {
         Err(ApiError::Forbidden(_)) => return Err(not_found()),
         opened => opened?,

@@ -12,7 +12,7 @@ use super::{
     membership, messages, mutual_rooms, openid, profile, public_rooms, push_rules, receipts,
     register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
 };
-use super::{sliding_sync, spaces, summary};
+use super::{relations, sliding_sync, spaces, summary, threads, timestamps};
 use crate::api::ApiState;
 
 /// The router, and its paths for the metrics.
@@ -159,6 +159,14 @@ pub fn routes() -> Routes {
     table.add(v3!("/rooms/{roomId}/joined_members"), get(rooms::joined_members));
     table.add(v3!("/rooms/{roomId}/messages"), get(messages::messages));
     table.add(v3!("/rooms/{roomId}/context/{eventId}"), get(messages::context));
+    table.add(v1!("/rooms/{roomId}/timestamp_to_event"), get(timestamps::timestamp_to_event));
+
+    // Rooms: how events relate
+    table.add(v1!("/rooms/{roomId}/relations/{eventId}"), get(relations::any));
+    table.add(v1!("/rooms/{roomId}/relations/{eventId}/{relType}"), get(relations::of_type));
+    table.add(v1!("/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}"),
+        get(relations::of_type_and_kind));
+    table.add(v1!("/rooms/{roomId}/threads"), get(threads::threads));
 
     table.finish()
 }

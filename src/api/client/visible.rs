@@ -14,6 +14,7 @@ use ruma::{EventId, RoomId, UserId};
 use crate::api::Api;
 use crate::api::errors::ApiError;
 use crate::query::ids::{EventSn, Place, StateId};
+use crate::query::relations::Relations;
 use crate::query::rooms::{RoomHead, Rooms, StateKey, StateMap, StoredEvent};
 use crate::query::unwanted::Unwanted;
 use crate::query::visibility::{Stay, Viewer, Viewpoint};
@@ -33,6 +34,7 @@ enum Standing {
 pub struct RoomView<'a> {
     pub head: Arc<RoomHead>,
     pub viewpoint: Viewpoint<'a>,
+    pub relations: &'a dyn Relations,
     standing: Standing,
 }
 
@@ -87,6 +89,7 @@ impl<'a> RoomView<'a> {
         Ok(RoomView {
             head,
             viewpoint,
+            relations: &*api.relations,
             standing,
         })
     }

@@ -20,6 +20,7 @@ use tower::ServiceExt;
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
 use crate::query::receipts::fake::NoReceipts;
+use crate::query::relations::fake::NoRelations;
 use crate::readers::client_sync::ClientSync;
 use crate::writers::submit::Submitter;
 use crate::writers::testing::World;
@@ -73,6 +74,7 @@ impl Doors {
             rooms: world.clone(),
             users: world.clone(),
             receipts: Arc::new(NoReceipts),
+            relations: Arc::new(NoRelations),
             submitter,
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),

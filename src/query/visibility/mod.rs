@@ -111,6 +111,11 @@ impl<'a> Viewpoint<'a> {
         self.rooms
     }
 
+    /// What is hidden beside what may not be seen.
+    pub fn unwanted(&self) -> &Unwanted {
+        &self.unwanted
+    }
+
     pub fn viewer(&self) -> Viewer<'a> {
         self.viewer
     }

@@ -52,6 +52,7 @@ use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, RoomSn, StateId};
 use crate::query::receipts::Receipts;
+use crate::query::relations::Relations;
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::shown::ShowError;
 use crate::query::tokens::{Epoch, TokenError};
@@ -158,6 +159,7 @@ pub struct Ports {
     pub rooms: Arc<dyn Rooms>,
     pub users: Arc<dyn Users>,
     pub receipts: Arc<dyn Receipts>,
+    pub relations: Arc<dyn Relations>,
     pub output: Arc<dyn Log>,
 }
 
@@ -166,6 +168,7 @@ pub struct ClientSync {
     store: Arc<dyn Write>,
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
+    relations: Arc<dyn Relations>,
     output: Arc<dyn Log>,
     server_name: OwnedServerName,
     epoch: Epoch,
@@ -229,6 +232,7 @@ impl ClientSync {
             store: ports.store,
             rooms: ports.rooms,
             users: ports.users,
+            relations: ports.relations,
             output: ports.output,
             server_name,
             epoch,
@@ -257,6 +261,7 @@ impl ClientSync {
             rooms,
             users,
             receipts: Arc::new(crate::query::receipts::fake::NoReceipts),
+            relations: Arc::new(crate::query::relations::fake::NoRelations),
             output,
         };
         let server = ruma::server_name!("hs").to_owned();

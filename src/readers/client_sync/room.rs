@@ -261,9 +261,17 @@ impl<'a> Building<'a> {
         stretch: Stretch,
     ) -> Result<TimelineBatch, SyncError> {
         let events: Vec<_> = timeline.events().cloned().collect();
+        let limited = timeline.limited || stretch.gap;
+        // Without a gap the client has, or gets, all that relates to an event
+        // (*Aggregations of child events*).
+        let relations = limited.then_some(&*self.sync.relations);
+        let show_all = |show: Show<'_>, events: &[Arc<StoredEvent>]| {
+            let show = Show { relations, ..show };
+            show.timeline(events)
+        };
         Ok(TimelineBatch {
-            events: self.shown(judge, &events, |show, events| show.timeline(events))?,
-            limited: timeline.limited || stretch.gap,
+            events: self.shown(judge, &events, show_all)?,
+            limited,
             prev_batch: timeline.prev_batch(&self.token.vector),
         })
     }
@@ -297,6 +305,7 @@ impl<'a> Building<'a> {
             device: &self.request.device,
             now_ms: self.now_ms,
             names_room: false,
+            relations: None,
         };
         let shown = show_all(show, events)?;
         match &self.request.filter.event_fields {

@@ -139,10 +139,12 @@ impl ClientSync {
             .all(|(partition, wanted)| wanted.0 <= reached(partition))
     }
 
-    /// Waits, bounded, until the reader has passed all that was decided before
-    /// the request: with it what the user was told, by an answer of sync, of a
-    /// writer, or by another user elsewhere.
+    /// Waits, bounded, until the reader, and that of what is bundled with
+    /// events, have passed all that was decided before the request: with it what
+    /// the user was told, by an answer of sync, of a writer, or by another user
+    /// elsewhere.
     pub(super) async fn catch_up(&self) {
+        self.relations.passed(None).await;
         let deadline = Instant::now() + CATCH_UP_MAX;
         let decided: Vec<OutputOffset> = (0..self.output.partitions())
             .map(|partition| OutputOffset(self.output.end(partition)))

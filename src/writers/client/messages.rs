@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::event_builder::Draft;
 use super::membership::check_invite;
+use super::relation_checks::Check;
 use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
@@ -91,9 +92,10 @@ impl RoomWriter {
         }
         check_tombstone(room_id, kind, &content)?;
         let transaction = from.transaction("send", kind);
+        let check = Check::of(&content);
         let draft = Draft::message(from.user_id, kind, content);
-        let sent = self.sequencer().send(room_id, &draft, transaction.as_ref());
-        sent.await.map_err(hide_unknown_room)
+        self.send_checked(check, room_id, &draft, transaction.as_ref())
+            .await
     }
 
     /// Redacts an event, one's own or with the power for it.

@@ -15,6 +15,7 @@ pub mod messages;
 pub mod passwords;
 pub mod profile;
 pub mod receipt_setter;
+mod relation_checks;
 pub mod room_error;
 pub mod room_presets;
 pub mod room_state;

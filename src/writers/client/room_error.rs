@@ -55,6 +55,12 @@ pub enum RoomWriteError {
     /// The user takes no invites (client-server API, *Invite permission*).
     #[error("{0} does not accept invites")]
     InviteBlocked(OwnedUserId),
+    /// A thread whose root relates to another event (*Threading*).
+    #[error("a thread cannot begin at an event that relates to another one")]
+    NestedThread,
+    /// The sender annotated the event with the same key before.
+    #[error("you have annotated this event so already")]
+    DuplicateAnnotation,
     /// Identity servers are not asked.
     #[error("third-party invites are not supported by this server")]
     ThirdPartyInvite,

@@ -9,8 +9,10 @@ use dashmap::DashSet;
 use ruma::{OwnedRoomAliasId, OwnedServerName, RoomVersionId, ServerName};
 
 use super::event_builder::EventBuilder;
+use super::relation_checks::Annotating;
 use super::sequencer::Sequencer;
 use crate::crypto::signing_key::ServerKey;
+use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
 use crate::query::users::Users;
 use crate::writers::submit::Submitter;
@@ -26,11 +28,13 @@ struct Inner {
     default_version: RoomVersionId,
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
+    relations: Arc<dyn Relations>,
     submitter: Submitter,
     builder: Arc<EventBuilder>,
     sequencer: Sequencer,
     /// Aliases that are being given to a room which is not there yet.
     reserved_aliases: DashSet<OwnedRoomAliasId>,
+    annotating: Annotating,
 }
 
 impl RoomWriter {
@@ -40,6 +44,7 @@ impl RoomWriter {
         default_version: RoomVersionId,
         rooms: Arc<dyn Rooms>,
         users: Arc<dyn Users>,
+        relations: Arc<dyn Relations>,
         submitter: Submitter,
     ) -> RoomWriter {
         let builder = Arc::new(EventBuilder::new(server_name.clone(), key));
@@ -50,10 +55,12 @@ impl RoomWriter {
                 default_version,
                 rooms,
                 users,
+                relations,
                 submitter,
                 builder,
                 sequencer,
                 reserved_aliases: DashSet::new(),
+                annotating: Annotating::default(),
             }),
         }
     }
@@ -72,6 +79,14 @@ impl RoomWriter {
 
     pub(super) fn users(&self) -> &Arc<dyn Users> {
         &self.inner.users
+    }
+
+    pub(super) fn relations(&self) -> &Arc<dyn Relations> {
+        &self.inner.relations
+    }
+
+    pub(super) fn annotating(&self) -> &Annotating {
+        &self.inner.annotating
     }
 
     pub(super) fn submitter(&self) -> &Submitter {

@@ -15,6 +15,7 @@ use engram::query::outcome::Outcomes;
 use engram::query::rooms::{RoomHead, Rooms, StateMap};
 use engram::query::tokens::Epoch;
 use engram::readers::client_sync::{ClientSync, Ports};
+use engram::readers::relations::EventRelations;
 use engram::readers::run::Reader;
 use engram::storage::open::{Store, StoreOptions};
 use log_format::codec;
@@ -84,6 +85,14 @@ impl House {
     /// A reader with its rows in a store of this name.
     pub fn reader(&self, name: &str) -> Arc<ClientSync> {
         let store = Store::open(&self.folder.path().join(name), &StoreOptions::default());
+        let store = Arc::new(store.unwrap());
+        // Of a log in which nothing happens: what is bundled is tested elsewhere.
+        let relations = EventRelations::open(
+            store.clone(),
+            self.rooms.clone(),
+            Arc::new(MemoryLog::new("output", 1)),
+            Epoch(1),
+        );
         let users = UserAnswers::new(
             self.store.clone(),
             self.sessions.clone(),
@@ -91,10 +100,11 @@ impl House {
             1,
         );
         let ports = Ports {
-            store: Arc::new(store.unwrap()),
+            store,
             rooms: self.rooms.clone(),
             users: Arc::new(users),
             receipts: Arc::new(ReceiptAnswers::new(self.store.clone(), 1)),
+            relations: Arc::new(relations.unwrap()),
             output: self.output.clone(),
         };
         let server = ruma::server_name!("here").to_owned();

@@ -393,12 +393,19 @@ impl<'a> Teller<'a> {
         timeline: &Timeline,
         state: &RequiredState,
     ) -> Result<(), SyncError> {
+        // Where the client has all events up to these, it has or gets all that
+        // relates to them.
+        let may_miss = body.initial
+            || timeline.limited
+            || body.expanded_timeline
+            || body.unstable_expanded_timeline;
         let show = Show {
             viewpoint: &judge.viewpoint,
             user: &self.request.user,
             device: &self.request.device,
             now_ms: self.now_ms,
             names_room: false,
+            relations: may_miss.then_some(&*self.sync.relations),
         };
         let events: Vec<_> = timeline.events().cloned().collect();
         body.timeline = show.timeline(&events)?;

@@ -22,6 +22,7 @@ use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partitio
 use crate::matrix::filter::Filter;
 use crate::query::ids::{OutputOffset, StateId};
 use crate::query::receipts::fake::NoReceipts;
+use crate::query::relations::fake::NoRelations;
 use crate::query::tokens::Epoch;
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
 use crate::readers::client_sync::{ClientSync, Ports, StateSection, SyncError, SyncRequest};
@@ -181,6 +182,7 @@ fn open(world: &Parts, store: &Arc<dyn Write>) -> Arc<ClientSync> {
         rooms: world.1.clone(),
         users: world.2.clone(),
         receipts: Arc::new(NoReceipts),
+        relations: Arc::new(NoRelations),
         output: world.0.clone(),
     };
     let server = ruma::server_name!("here").to_owned();
