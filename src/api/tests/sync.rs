@@ -32,7 +32,6 @@ async fn sync_takes_its_parameters_or_says_which_is_wrong() {
     }
     for wrong in [
         "since=s72594_4483_1934",
-        "since=",
         "filter=nosuchfilter",
         "filter=%7B",
         "filter=%7B%22room%22:5%7D",
@@ -44,6 +43,8 @@ async fn sync_takes_its_parameters_or_says_which_is_wrong() {
         let answer = doors.get(&format!("/v3/sync?{wrong}"), &token).await;
         assert_eq!(answer.error(), (400, "M_INVALID_PARAM"), "{wrong}");
     }
+    // Some clients begin with an empty one.
+    doors.get("/v3/sync?since=", &token).await.ok();
     let closed = doors.call("GET", "/v3/sync", None, "").await;
     assert_eq!(closed.error(), (401, "M_MISSING_TOKEN"));
 }
