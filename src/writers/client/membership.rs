@@ -185,6 +185,18 @@ pub(super) fn check_invite(
     }
 }
 
+/// Refuses the join of a guest where the room admits none.
+pub(super) fn check_guest(
+    users: &dyn Users,
+    state: &RoomState<'_>,
+    user: &UserId,
+) -> Result<(), RoomWriteError> {
+    match is_guest(users, user) && !admits_guests(state)? {
+        true => Err(RoomWriteError::GuestForbidden),
+        false => Ok(()),
+    }
+}
+
 struct Change {
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
@@ -204,9 +216,8 @@ impl Change {
         if let Act::Invite { .. } = self.act {
             check_invite(&*self.users, head, &self.sender, &self.target)?;
         }
-        if self.act == Act::Join && is_guest(&*self.users, &self.target) && !admits_guests(&state)?
-        {
-            return Err(RoomWriteError::GuestForbidden);
+        if self.act == Act::Join {
+            check_guest(&*self.users, &state, &self.target)?;
         }
         let mut content = match self.act {
             Act::Join | Act::Knock | Act::Invite { .. } => profile(&*self.users, &self.target),

@@ -7,7 +7,7 @@ use ruma::{
 use serde_json::Value;
 
 use super::event_builder::Draft;
-use super::membership::check_invite;
+use super::membership::{check_guest, check_invite};
 use super::relation_checks::Check;
 use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
@@ -161,15 +161,19 @@ impl RoomWriter {
     ) -> Result<OwnedEventId, RoomWriteError> {
         check_tombstone(room_id, kind, &content)?;
         let invited = self.invited_by(kind, state_key, &content)?;
+        let joins = is_membership(kind, &content, "join");
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
         let choose = Box::new(move |head: &RoomHead| {
+            let state = RoomState::new(&*rooms, head);
             if &*draft.kind == "m.room.canonical_alias" {
-                let state = RoomState::new(&*rooms, head);
                 check_aliases(&state, &*users, &draft.content)?;
             }
             if let Some(invited) = &invited {
                 check_invite(&*users, head, &draft.sender, invited)?;
+            }
+            if joins {
+                check_guest(&*users, &state, &draft.sender)?;
             }
             Ok(Some(draft.clone()))
         });
@@ -187,8 +191,7 @@ impl RoomWriter {
         state_key: &str,
         content: &CanonicalJsonObject,
     ) -> Result<Option<OwnedUserId>, RoomWriteError> {
-        let invites = kind == "m.room.member"
-            && content.get("membership").and_then(|value| value.as_str()) == Some("invite");
+        let invites = is_membership(kind, content, "invite");
         match UserId::parse(state_key) {
             Ok(user) if invites && user.server_name() != self.server_name() => {
                 Err(RoomWriteError::Forbidden(
@@ -199,6 +202,12 @@ impl RoomWriter {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether an event gives somebody this membership.
+fn is_membership(kind: &str, content: &CanonicalJsonObject, word: &str) -> bool {
+    let membership = content.get("membership");
+    kind == "m.room.member" && membership.and_then(CanonicalJsonValue::as_str) == Some(word)
 }
 
 /// A room cannot be its own successor: clients would go in circles.

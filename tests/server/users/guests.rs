@@ -96,6 +96,13 @@ async fn guests_join_where_they_may_and_leave_when_they_may_not() {
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     let refused = guest.join(&room).await;
     refused.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    // Nor by setting their membership as state.
+    let own = of_room(
+        &room,
+        &format!("state/m.room.member/{}", escape(&guest.user_id)),
+    );
+    let refused = guest.put(&own, json!({ "membership": "join" })).await;
+    refused.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
     // An invite does not help.
     act(&alice, &room, "invite", Some(&guest)).await.ok();
     let refused = act(&guest, &room, "join", None).await;
