@@ -171,7 +171,17 @@ impl Api {
     /// Puts the doors together. Needs no runtime and starts no task.
     pub fn new(ports: Ports, settings: Settings) -> ApiState {
         let passwords = Arc::new(Passwords::default());
-        let user_data = UserData::new(ports.users.clone(), ports.submitter.clone());
+        let openid = OpenIdTokens::new(&ports.signing_key);
+        let room_writer = RoomWriter::new(
+            settings.server_name.clone(),
+            ports.signing_key,
+            settings.default_room_version.clone(),
+            ports.rooms.clone(),
+            ports.users.clone(),
+            ports.relations.clone(),
+            ports.submitter.clone(),
+        );
+        let user_data = room_writer.user_data().clone();
         Arc::new(Api {
             accounts: Accounts::new(
                 settings.server_name.clone(),
@@ -185,19 +195,11 @@ impl Api {
                 ports.users.clone(),
                 ports.receipts.clone(),
                 user_data.clone(),
-                ports.submitter.clone(),
-            ),
-            user_data,
-            openid: OpenIdTokens::new(&ports.signing_key),
-            room_writer: RoomWriter::new(
-                settings.server_name.clone(),
-                ports.signing_key,
-                settings.default_room_version.clone(),
-                ports.rooms.clone(),
-                ports.users.clone(),
-                ports.relations.clone(),
                 ports.submitter,
             ),
+            openid,
+            room_writer,
+            user_data,
             sync_positions: ports.sync_positions,
             sync: ports.sync,
             rate_limits: RateLimits::new(settings.rate_limits_enabled),

@@ -23,7 +23,30 @@ impl UserData {
         self.put_account_data(user, room, event_type, content).await
     }
 
-    /// The same, in the user's turn.
+    /// Changes the content of a type: `change` is told what is there, and says
+    /// what is to be, or none where nothing is to change. No other change of the
+    /// user's data comes between the two. Errors as [`UserData::set_account_data`].
+    pub(super) async fn change_account_data(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+        change: impl FnOnce(Option<Map<String, Value>>) -> Option<Map<String, Value>> + Send,
+    ) -> Result<(), UserDataError> {
+        let _turn = self.turn(user).await;
+        let now = self.users.account_data(user, room, event_type);
+        // What cannot be read is nothing that could be changed.
+        let now = now.map(|datum| serde_json::from_str(&datum.content).unwrap_or_default());
+        match change(now) {
+            Some(content) => {
+                self.put_account_data(user, room, event_type, &content)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// [`UserData::set_account_data`], in the user's turn.
     pub(super) async fn put_account_data(
         &self,
         user: &UserId,

@@ -11,6 +11,7 @@ use ruma::{OwnedRoomAliasId, OwnedServerName, RoomVersionId, ServerName};
 use super::event_builder::EventBuilder;
 use super::relation_checks::Annotating;
 use super::sequencer::Sequencer;
+use super::user_data::UserData;
 use crate::crypto::signing_key::ServerKey;
 use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
@@ -29,6 +30,7 @@ struct Inner {
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
     relations: Arc<dyn Relations>,
+    user_data: UserData,
     submitter: Submitter,
     builder: Arc<EventBuilder>,
     sequencer: Sequencer,
@@ -47,6 +49,7 @@ impl RoomWriter {
         relations: Arc<dyn Relations>,
         submitter: Submitter,
     ) -> RoomWriter {
+        let user_data = UserData::new(users.clone(), submitter.clone());
         let builder = Arc::new(EventBuilder::new(server_name.clone(), key));
         let sequencer = Sequencer::new(submitter.clone(), rooms.clone(), builder.clone());
         RoomWriter {
@@ -56,6 +59,7 @@ impl RoomWriter {
                 rooms,
                 users,
                 relations,
+                user_data,
                 submitter,
                 builder,
                 sequencer,
@@ -87,6 +91,11 @@ impl RoomWriter {
 
     pub(super) fn annotating(&self) -> &Annotating {
         &self.inner.annotating
+    }
+
+    /// The writer that all changes of users' data go through: it takes turns.
+    pub fn user_data(&self) -> &UserData {
+        &self.inner.user_data
     }
 
     pub(super) fn submitter(&self) -> &Submitter {

@@ -1,5 +1,5 @@
 //! What users keep about a room, taken along to its successor when they join it:
-//! tags, that it is a direct chat, push rules (client-server API, *Room
+//! tags, and that it is a direct chat (client-server API, *Room
 //! Upgrades*: "the server should automatically transfer/replicate some of the
 //! user's personalized settings").
 
@@ -40,78 +40,57 @@ impl RoomWriter {
         if named.as_deref() != Some(room_id) {
             return Ok(());
         }
-        let data = UserData::new(self.users().clone(), self.submitter().clone());
-        let settings = Settings {
-            data: &data,
-            user,
-            old: &old,
-            new: room_id,
-        };
-        settings.copy_tags(&**self.users()).await?;
-        settings.copy_direct(&**self.users()).await?;
+        let data = self.user_data();
+        let tags = content(&**self.users(), user, &old, TAGS);
+        copy_tags(data, user, room_id, tags).await?;
+        list_as_direct(data, user, &old, room_id).await?;
         Ok(())
     }
 }
 
-struct Settings<'a> {
-    data: &'a UserData,
-    user: &'a UserId,
-    old: &'a RoomId,
-    new: &'a RoomId,
+/// Tags, unless the user has tagged the new room already.
+async fn copy_tags(
+    data: &UserData,
+    user: &UserId,
+    new: &RoomId,
+    tags: Option<Map<String, Value>>,
+) -> Result<(), UserDataError> {
+    let Some(tags) = tags else { return Ok(()) };
+    data.change_account_data(user, Some(new), TAGS, |now| match now {
+        Some(_) => None,
+        None => Some(tags),
+    })
+    .await
 }
 
-impl Settings<'_> {
-    /// Tags, unless the user has tagged the new room already.
-    async fn copy_tags(&self, users: &dyn Users) -> Result<(), UserDataError> {
-        if users
-            .account_data(self.user, Some(self.new), TAGS)
-            .is_some()
-        {
-            return Ok(());
-        }
-        match content(users, self.user, Some(self.old), TAGS) {
-            Some(tags) => self.set(Some(self.new), TAGS, &tags).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Lists the new room wherever the old one is listed.
-    async fn copy_direct(&self, users: &dyn Users) -> Result<(), UserDataError> {
-        let Some(mut direct) = content(users, self.user, None, DIRECT) else {
-            return Ok(());
-        };
+/// Lists the new room wherever the old one is listed.
+async fn list_as_direct(
+    data: &UserData,
+    user: &UserId,
+    old: &RoomId,
+    new: &RoomId,
+) -> Result<(), UserDataError> {
+    data.change_account_data(user, None, DIRECT, |direct| {
+        let mut direct = direct?;
         let mut changed = false;
         for rooms in direct.values_mut().filter_map(Value::as_array_mut) {
             let has = |room: &RoomId| rooms.iter().any(|listed| listed == room.as_str());
-            if has(self.old) && !has(self.new) {
-                rooms.push(json!(self.new));
+            if has(old) && !has(new) {
+                rooms.push(json!(new));
                 changed = true;
             }
         }
-        match changed {
-            true => self.set(None, DIRECT, &direct).await,
-            false => Ok(()),
-        }
-    }
-
-    async fn set(
-        &self,
-        room: Option<&RoomId>,
-        event_type: &str,
-        content: &Map<String, Value>,
-    ) -> Result<(), UserDataError> {
-        self.data
-            .set_account_data(self.user, room, event_type, content)
-            .await
-    }
+        changed.then_some(direct)
+    })
+    .await
 }
 
 fn content(
     users: &dyn Users,
     user: &UserId,
-    room: Option<&RoomId>,
+    room: &RoomId,
     event_type: &str,
 ) -> Option<Map<String, Value>> {
-    let datum = users.account_data(user, room, event_type)?;
+    let datum = users.account_data(user, Some(room), event_type)?;
     serde_json::from_str(&datum.content).ok()
 }

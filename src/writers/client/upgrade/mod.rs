@@ -53,7 +53,8 @@ enum Progress {
 }
 
 impl RoomWriter {
-    /// Upgrades a room and returns the id of its successor.
+    /// Upgrades a room and returns the id of its successor. It goes on by itself
+    /// when the caller is dropped.
     ///
     /// Errors: `UnknownRoom` also for rooms that the user is not in;
     /// `UnsupportedRoomVersion`; `Forbidden` for who may send no tombstone.
@@ -70,15 +71,23 @@ impl RoomWriter {
         if membership != Some(Membership::Join) {
             return Err(RoomWriteError::UnknownRoom);
         }
-        let successor = self
-            .replace(user, room_id, version, request.additional_creators)
-            .await?;
-        self.move_aliases(user, room_id, &successor).await?;
-        self.withdraw_canonical_alias(user, room_id).await?;
-        self.unpublish(user, room_id).await?;
-        self.silence(user, room_id).await?;
-        self.carry_over(user, &successor).await?;
-        Ok(successor)
+        let (writer, user, room_id) = (self.clone(), user.to_owned(), room_id.to_owned());
+        let creators = request.additional_creators;
+        let steps = async move {
+            let successor = writer.replace(&user, &room_id, version, creators).await?;
+            writer.move_aliases(&user, &room_id, &successor).await?;
+            writer.withdraw_canonical_alias(&user, &room_id).await?;
+            writer
+                .move_in_directory(&user, &room_id, &successor)
+                .await?;
+            writer.silence(&user, &room_id).await?;
+            writer.carry_over(&user, &successor).await?;
+            Ok(successor)
+        };
+        match tokio::spawn(steps).await {
+            Ok(done) => done,
+            Err(_) => Err(RoomWriteError::Stopping),
+        }
     }
 
     /// Makes the successor and puts the tombstone, or finds what an earlier
@@ -105,18 +114,14 @@ impl RoomWriter {
             *shared.lock() = Progress::Planned(Box::new(plan));
             Ok(Some(draft))
         });
-        let (writer, sender, shared) = (self.clone(), user.to_owned(), progress.clone());
+        let (writer, shared) = (self.clone(), progress.clone());
         let before = Box::new(move |tombstone: OwnedEventId| {
             let work = async move {
                 let planned = std::mem::replace(&mut *shared.lock(), Progress::Begun);
                 let Progress::Planned(plan) = planned else {
                     return Ok(());
                 };
-                let published = plan.is_published;
-                let (room_id, mut batch) = plan.build(&writer, &tombstone)?;
-                if published {
-                    batch.push(publish_record(&sender, &room_id, true));
-                }
+                let (room_id, batch) = plan.build(&writer, &tombstone)?;
                 writer.submitter().submit(room_id.as_str(), batch).await?;
                 *shared.lock() = Progress::Created(room_id);
                 Ok(())
@@ -178,13 +183,21 @@ impl RoomWriter {
         may_be_forbidden(self.sequencer().set_state(room_id, choose).await.map(drop))
     }
 
-    async fn unpublish(&self, user: &UserId, room_id: &RoomId) -> Result<(), RoomWriteError> {
+    /// The successor takes the old room's place in the published directory, now
+    /// that a tombstone leads there.
+    async fn move_in_directory(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        successor: &RoomId,
+    ) -> Result<(), RoomWriteError> {
         if !self.rooms().published()?.iter().any(|room| room == room_id) {
             return Ok(());
         }
-        let record = publish_record(user, room_id, false);
-        let batch = vec![record];
-        self.submitter().submit(room_id.as_str(), batch).await?;
+        for (room, published) in [(successor, true), (room_id, false)] {
+            let batch = vec![publish_record(user, room, published)];
+            self.submitter().submit(room.as_str(), batch).await?;
+        }
         Ok(())
     }
 

@@ -51,8 +51,6 @@ pub struct Successor {
     drafts: Vec<Draft>,
     /// Built already, where the room's id follows from its events.
     built: Option<Vec<NewRecord>>,
-    /// Whether the old room is in the published directory.
-    pub is_published: bool,
 }
 
 impl Successor {
@@ -70,7 +68,6 @@ impl Successor {
             version,
         };
         let drafts = old_room.drafts(writer, additional_creators)?;
-        let is_published = writer.rooms().published()?.contains(&old.room_id);
         let (room_id, built) = match writer.new_room_id(version)? {
             Some(room_id) => (room_id, None),
             None => {
@@ -83,7 +80,6 @@ impl Successor {
             version,
             drafts,
             built,
-            is_published,
         })
     }
 
