@@ -29,6 +29,8 @@ use crate::storage::columns::{SYNC_OWN_RECEIPTS, SYNC_RECEIPTS, SYNC_RECEIPTS_AT
 /// to a room of tens of thousands needs to know who reads it now, and a client
 /// shows a handful of them.
 const RECEIPTS_MAX: usize = 5_000;
+/// Threads of one room in which a client is told how far its own user has read.
+const OWN_RECEIPTS_MAX: usize = 500;
 /// Rows that one range read takes.
 const PAGE_ROWS: usize = 256;
 
@@ -146,18 +148,15 @@ impl ClientSync {
         changed: Range<u64>,
     ) -> Result<Vec<Box<RawValue>>, SyncError> {
         let mut threads = Threads::new();
-        for receipt_type in [ReceiptType::Read, ReceiptType::ReadPrivate] {
-            let (table, prefix) = table_of(partition, room, user.as_str(), receipt_type);
-            for row in self.newest_receipts(table, &prefix, &changed)? {
-                let receipt = Shown {
-                    ts: row.ts,
-                    thread_id: row.thread.clone(),
-                };
-                let thread = threads.entry(row.thread).or_default();
-                let event = thread.entry(row.event_id).or_default();
-                let users = event.entry(word_of(row.receipt_type)).or_default();
-                users.insert(row.user_id, receipt);
-            }
+        for row in self.changed_receipts(partition, room, user, changed, RECEIPTS_MAX)? {
+            let receipt = Shown {
+                ts: row.ts,
+                thread_id: row.thread.clone(),
+            };
+            let thread = threads.entry(row.thread).or_default();
+            let event = thread.entry(row.event_id).or_default();
+            let users = event.entry(word_of(row.receipt_type)).or_default();
+            users.insert(row.user_id, receipt);
         }
         let events = threads.into_values().map(|content| {
             to_raw_value(&Event {
@@ -168,22 +167,66 @@ impl ClientSync {
         Ok(events.collect::<Result<_, _>>()?)
     }
 
-    /// Rows of a stretch, the newest first.
+    /// The receipts themselves: those that everybody is shown, then the user's
+    /// private ones, of each kind the `max` newest, the newest first.
+    pub(super) fn changed_receipts(
+        &self,
+        partition: PartitionId,
+        room: RoomSn,
+        user: &UserId,
+        changed: Range<u64>,
+        max: usize,
+    ) -> Result<Vec<ReceiptRow>, SyncError> {
+        let mut found = Vec::new();
+        for receipt_type in [ReceiptType::Read, ReceiptType::ReadPrivate] {
+            let (table, prefix) = table_of(partition, room, user.as_str(), receipt_type);
+            found.extend(self.newest_receipts(table, &prefix, &changed, max)?);
+        }
+        Ok(found)
+    }
+
+    /// A user's own receipts in a room, of at most [`OWN_RECEIPTS_MAX`] threads.
+    pub(super) fn own_receipts(
+        &self,
+        partition: PartitionId,
+        room: RoomSn,
+        user: &UserId,
+    ) -> Result<Vec<ReceiptRow>, SyncError> {
+        let mut found = Vec::new();
+        for receipt_type in [ReceiptType::Read, ReceiptType::ReadPrivate] {
+            let (table, of_table) = table_of(partition, room, user.as_str(), receipt_type);
+            let own = Key::new(partition).room(room).text(user.as_str());
+            let own = own.number(receipt_type as u64);
+            let rows =
+                self.store
+                    .range(SYNC_RECEIPTS_AT, own.bytes(), None, false, OWN_RECEIPTS_MAX)?;
+            for (_, at) in &rows {
+                let at = rows::last_number(SYNC_RECEIPTS_AT, at)?;
+                if let Some(row) = self.store.get(table, of_table().number(at).bytes())? {
+                    found.push(rows::decode(table, &row)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Rows of a stretch, at most `max`, the newest first.
     fn newest_receipts(
         &self,
         table: Table,
         prefix: &dyn Fn() -> Key,
         changed: &Range<u64>,
+        max: usize,
     ) -> Result<Vec<ReceiptRow>, SyncError> {
         let mut found = Vec::new();
         let mut end = changed.end;
-        while end > changed.start && found.len() < RECEIPTS_MAX {
+        while end > changed.start && found.len() < max {
             let (all, last) = (prefix(), prefix().number(end - 1));
             let (all, last) = (all.bytes(), Some(last.bytes()));
             let page = self.store.range(table, all, last, true, PAGE_ROWS)?;
             for (key, value) in &page {
                 end = rows::last_number(table, key)?;
-                if end < changed.start || found.len() == RECEIPTS_MAX {
+                if end < changed.start || found.len() == max {
                     return Ok(found);
                 }
                 found.push(rows::decode(table, value)?);
@@ -216,7 +259,7 @@ struct Event<T> {
     event_type: &'static str,
 }
 
-fn word_of(receipt_type: ReceiptType) -> &'static str {
+pub(super) fn word_of(receipt_type: ReceiptType) -> &'static str {
     match receipt_type {
         ReceiptType::Read => "m.read",
         ReceiptType::ReadPrivate => "m.read.private",

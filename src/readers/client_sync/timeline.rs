@@ -49,6 +49,18 @@ impl Timeline {
         }
     }
 
+    /// One that shows nothing of `[from, to)`, for who wants no events: limited if
+    /// there are any.
+    pub fn hidden(history: &RoomHistory<'_>, from: u64, to: u64) -> Result<Timeline, SyncError> {
+        let newest = history.timeline_before(0, to, 1)?;
+        let newest = newest.first();
+        Ok(Timeline {
+            shown: Vec::new(),
+            limited: newest.is_some_and(|row| row.offset >= from),
+            prev: newest.map(|row| (row.place, true)),
+        })
+    }
+
     /// Loads what the user may see in `[from, to)`.
     pub fn load(
         history: &RoomHistory<'_>,

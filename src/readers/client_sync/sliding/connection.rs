@@ -16,7 +16,9 @@ use crate::query::ids::RoomSn;
 pub const ROOMS_MAX: usize = 10_000;
 /// Different combinations of rules that a connection keeps; one that used more
 /// starts over. Clients have a handful.
-pub const CONFIGS_MAX: usize = 64;
+pub const CONFIGS_MAX: usize = 256;
+/// What all of them may take in memory, and in the connection's row, in bytes.
+const CONFIGS_BYTES_MAX: usize = 512 * 1024;
 /// Members that are remembered of a connection; then it begins anew, and some
 /// are told once more.
 const MEMBERS_MAX: usize = 5_000;
@@ -42,6 +44,9 @@ pub struct RoomSent {
     pub limit: u16,
     /// How many of the newest events the client holds; `u16::MAX` is all.
     pub held: u16,
+    /// Receipts that changed below this *output* offset were told; none if none
+    /// ever were.
+    pub receipts_to: Option<u64>,
     /// Told as a member, not as one invited or gone.
     pub joined: bool,
     /// Told as a direct chat.
@@ -66,11 +71,16 @@ impl Told {
         if let Some(known) = self.configs.iter().position(|known| *known == wanted) {
             return u16::try_from(known).ok();
         }
-        if self.configs.len() == CONFIGS_MAX {
+        let bytes = self.configs_bytes() + wanted.bytes();
+        if self.configs.len() == CONFIGS_MAX || bytes > CONFIGS_BYTES_MAX {
             return None;
         }
         self.configs.push(wanted);
         u16::try_from(self.configs.len() - 1).ok()
+    }
+
+    fn configs_bytes(&self) -> usize {
+        self.configs.iter().map(Wanted::bytes).sum()
     }
 
     pub fn config(&self, index: u16) -> Option<&Wanted> {
@@ -150,7 +160,8 @@ impl Connection {
 
     /// Roughly what it takes in memory, in units of 64 bytes.
     pub fn weight(&self) -> u64 {
-        (self.told.rooms.len() + self.told.members.len() / 4 + 16) as u64
+        let configs = self.told.configs_bytes() / 64;
+        (self.told.rooms.len() + self.told.members.len() / 4 + configs + 16) as u64
     }
 }
 
@@ -165,6 +176,7 @@ mod tests {
             config: 0,
             limit: 1,
             held: 1,
+            receipts_to: None,
             joined: true,
             is_dm: false,
         }
@@ -210,5 +222,16 @@ mod tests {
             serde_json::from_str("[[\"a\", \"\"]]").expect("pairs");
         let other = other.parse(ruma::user_id!("@me:here"));
         assert_eq!(told.intern(Wanted::combine([&other].into_iter())), None);
+        // However few there are, they do not take more than their bytes.
+        told.configs.clear();
+        let mut kept = 0;
+        for name in 'a'..='z' {
+            let pairs = vec![[name.to_string(), "x".repeat(100_000)]];
+            let wire: super::super::required_state::Wire =
+                serde_json::from_value(serde_json::json!(pairs)).expect("pairs");
+            let wanted = Wanted::combine([&wire.parse(ruma::user_id!("@me:here"))].into_iter());
+            kept += usize::from(told.intern(wanted).is_some());
+        }
+        assert_eq!(kept, CONFIGS_BYTES_MAX / 100_000);
     }
 }

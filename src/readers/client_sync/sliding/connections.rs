@@ -34,6 +34,9 @@ const LIVE_WEIGHT_MAX: u64 = 1 << 20;
 /// The same as a number of connections that it is laid out for.
 const LIVE_EXPECTED: usize = 1_000;
 
+/// Number of a connection that was opened and never answered: it has no rows.
+const UNANSWERED: u64 = 0;
+
 /// Whose connection, and which of theirs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey {
@@ -166,7 +169,9 @@ impl Connections {
     ) -> Result<Option<Opened>, StoreError> {
         let mut index = self.index.lock();
         let Some(pos) = pos else {
-            let generation = index.next_generation(&key);
+            let generation = index.take_over(&key);
+            // Counted from here on, whether or not it is ever answered.
+            self.drop_superfluous(store, &mut index, &key)?;
             return Ok(Some(Opened {
                 key,
                 connection: Connection::new(u64::from_be_bytes(random::bytes())),
@@ -191,7 +196,7 @@ impl Connections {
         let Some(connection) = live.connection.at(pos) else {
             return Ok(None);
         };
-        let generation = index.next_generation(&key);
+        let generation = index.take_over(&key);
         Ok(Some(Opened {
             key,
             connection,
@@ -242,7 +247,7 @@ impl Connections {
         );
         store.write(rows.into_writes())?;
         let (number, used) = (connection.number, index.used);
-        if let Some(before) = before.filter(|before| *before != number && *before != 0) {
+        if let Some(before) = before.filter(|before| ![number, UNANSWERED].contains(before)) {
             clear(
                 store,
                 SLIDING_ROOMS,
@@ -254,16 +259,26 @@ impl Connections {
             connection: Arc::new(connection),
             lists,
         };
-        index.live.insert(key.clone(), live);
-        while let Some(oldest) = index.superfluous(&key) {
-            self.drop_connection(store, &mut index, &oldest)?;
-        }
+        index.live.insert(key, live);
         Ok(true)
     }
 
     /// Forgets a connection: its client starts over.
     pub fn expire(&self, store: &dyn Write, key: &ConnectionKey) -> Result<(), StoreError> {
         self.drop_connection(store, &mut self.index.lock(), key)
+    }
+
+    /// Makes room for a connection that was entered.
+    fn drop_superfluous(
+        &self,
+        store: &dyn Write,
+        index: &mut Index,
+        newest: &ConnectionKey,
+    ) -> Result<(), StoreError> {
+        while let Some(oldest) = index.superfluous(newest) {
+            self.drop_connection(store, index, &oldest)?;
+        }
+        Ok(())
     }
 
     fn drop_connection(
@@ -276,7 +291,7 @@ impl Connections {
         let mut rows = Overlay::new(store);
         rows.delete(SLIDING_CONNECTIONS, connection_key(partition, key).bytes());
         store.write(rows.into_writes())?;
-        if let Some(number) = index.remove(key) {
+        if let Some(number) = index.remove(key).filter(|number| *number != UNANSWERED) {
             clear(
                 store,
                 SLIDING_ROOMS,
@@ -340,15 +355,17 @@ impl Connections {
 }
 
 impl Index {
-    fn next_generation(&mut self, key: &ConnectionKey) -> u64 {
-        self.used += 1;
-        let generation = self.used;
-        let entry = self.entries.entry(key.clone()).or_insert(Entry {
-            number: 0,
-            used: 0,
-            generation,
-        });
-        entry.generation = generation;
+    /// Gives a connection, which is the one that was used last now, to a request.
+    fn take_over(&mut self, key: &ConnectionKey) -> u64 {
+        let generation = self.used + 1;
+        let number = self
+            .entries
+            .get(key)
+            .map_or(UNANSWERED, |entry| entry.number);
+        self.enter(key.clone(), number, generation);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.generation = generation;
+        }
         generation
     }
 
@@ -436,4 +453,46 @@ fn room_key(partition: PartitionId, number: u64, room: RoomKey) -> Key {
         .number(number)
         .number(u64::from(room.partition))
         .room(room.room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::readers::store::memory::MemoryStore;
+
+    fn key(conn_id: usize) -> ConnectionKey {
+        ConnectionKey {
+            user: ruma::user_id!("@a:here").to_owned(),
+            device: "DEVICE".into(),
+            conn_id: conn_id.to_string(),
+        }
+    }
+
+    #[test]
+    fn requests_that_are_never_answered_leave_no_more_than_others() {
+        let (connections, store) = (Connections::new(1), MemoryStore::default());
+        let open = |conn_id| connections.open(&store, key(conn_id), None);
+        let first = open(0).expect("opens").expect("anew");
+        for conn_id in 1..100 {
+            open(conn_id).expect("opens");
+        }
+        assert_eq!(connections.len(), OF_DEVICE_MAX);
+        // One that had to go is not answered, and not kept.
+        assert!(!connections.is_newest(&first));
+        let kept = connections.keep(&store, first, "pos", News::default());
+        assert!(!kept.expect("no failure"));
+        assert_eq!(connections.len(), OF_DEVICE_MAX);
+        // One that was answered is used whenever it is asked.
+        let last = open(99).expect("opens").expect("anew");
+        let kept = connections.keep(&store, last, "pos", News::default());
+        assert!(kept.expect("no failure"));
+        for conn_id in 200..(199 + OF_DEVICE_MAX) {
+            open(conn_id).expect("opens");
+        }
+        let asked = connections.open(&store, key(99), Some("pos"));
+        assert!(asked.expect("opens").is_some());
+        open(300).expect("opens");
+        let asked = connections.open(&store, key(99), Some("pos"));
+        assert!(asked.expect("opens").is_some());
+    }
 }

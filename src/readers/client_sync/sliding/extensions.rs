@@ -11,9 +11,9 @@ use super::super::answer::{account_data_event, default_push_rules};
 use super::super::{ClientSync, SyncError};
 use super::connection::Told;
 use super::lists::key_of;
+use super::receipts::ReceiptsBody;
 use super::request::{Extensions, SlidingRequest};
 use crate::logs::log::partition_of;
-use crate::query::tokens::SyncToken;
 
 /// Rooms whose data is told at once when the extension is first enabled.
 const ROOMS_AT_ONCE_MAX: usize = 2_000;
@@ -34,12 +34,19 @@ pub struct ExtensionsBody {
     e2ee: Option<EndToEnd>,
     #[serde(skip_serializing_if = "Option::is_none")]
     account_data: Option<AccountData>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipts: Option<ReceiptsBody>,
 }
 
 impl ExtensionsBody {
     /// Whether there is no news in it.
     pub fn is_empty(&self) -> bool {
-        self.account_data.is_none()
+        self.account_data.is_none() && self.receipts.is_none()
+    }
+
+    /// Adds receipts, if there are any.
+    pub fn set_receipts(&mut self, receipts: ReceiptsBody) {
+        self.receipts = (!receipts.rooms.is_empty()).then_some(receipts);
     }
 }
 
@@ -73,7 +80,8 @@ struct AccountData {
 pub struct Extending<'a> {
     pub sync: &'a ClientSync,
     pub request: &'a SlidingRequest,
-    pub token: &'a SyncToken,
+    /// Where the reader stands.
+    pub cursors: &'a [u64],
     pub told: &'a Told,
 }
 
@@ -98,6 +106,7 @@ impl Extending<'_> {
             }),
             e2ee: e2ee.is_enabled().then(EndToEnd::default),
             account_data: None,
+            receipts: None,
         };
         if account_data.is_enabled() {
             let data = self.account_data(new)?;
@@ -114,8 +123,9 @@ impl Extending<'_> {
 
     /// Up to where this answer tells of the user's account data.
     fn data_to(&self) -> u64 {
-        let offset = self.token.vector.get(self.partition() as usize);
-        offset.map_or(0, |offset| offset.0)
+        let cursor = self.cursors.get(self.partition() as usize).copied();
+        let told = self.told.extensions.account_data;
+        cursor.unwrap_or(0).max(told.unwrap_or(0))
     }
 
     /// What changed since it was last told. A room's data is told with the room,

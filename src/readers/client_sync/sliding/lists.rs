@@ -20,12 +20,26 @@ use crate::query::ids::StateId;
 pub struct ListSet(u128);
 
 impl ListSet {
+    /// The lists of a request whose names are wanted.
+    pub fn of(lists: &[(String, List)], is_wanted: impl Fn(&str) -> bool) -> ListSet {
+        let mut set = ListSet::default();
+        let lists = lists.iter().enumerate();
+        let wanted = lists.filter(|(_, (name, _))| is_wanted(name));
+        wanted.for_each(|(index, _)| set.insert(index));
+        set
+    }
+
     fn insert(&mut self, list: usize) {
         self.0 |= 1 << list;
     }
 
     pub fn contains(self, list: usize) -> bool {
         self.0 & (1 << list) != 0
+    }
+
+    /// Whether a list is in both.
+    pub fn meets(self, other: ListSet) -> bool {
+        self.0 & other.0 != 0
     }
 }
 
@@ -43,6 +57,9 @@ pub struct Windows {
 /// What lists depend on beside the reader's memory, as of one look.
 #[derive(Clone, Debug, Default)]
 pub struct UserFacts {
+    /// Where the reader stood before they were looked up: what came behind may
+    /// not be in here.
+    pub cursors: Box<[u64]>,
     /// Offset of the newest account data that is in here.
     pub data_at: Option<u64>,
     /// Rooms in `m.direct`.
@@ -64,11 +81,10 @@ pub struct ListsCache {
 }
 
 struct Found {
-    /// Where the reader stood: there is nothing new at the same cursors.
-    cursors: Box<[u64]>,
-    /// Of all that the order and the filters depend on.
+    /// With their cursors: there is nothing new where the reader still stands there.
+    facts: Arc<UserFacts>,
+    /// Of all in memory that the order and the filters depend on.
     checksum: u64,
-    data_at: Option<u64>,
     told_rooms: usize,
     lists: Vec<(String, List)>,
     windows: Arc<Windows>,
@@ -78,7 +94,7 @@ impl ListsCache {
     /// Whether what was found still holds without a look at any room.
     pub fn is_current(&self, memory: &Memory, lists: &[(String, List)], told: &Told) -> bool {
         self.found.as_ref().is_some_and(|found| {
-            found.cursors == memory.cursors
+            found.facts.cursors == memory.cursors
                 && found.told_rooms == told.rooms.len()
                 && found.lists == lists
         })
@@ -100,7 +116,8 @@ impl ListsCache {
         let checksum = checksum(memory, user);
         let same = self.found.take().filter(|found| {
             found.checksum == checksum
-                && found.data_at == self.facts.data_at
+                && found.facts.data_at == self.facts.data_at
+                && found.facts.hidden == self.facts.hidden
                 && found.told_rooms == told.rooms.len()
                 && found.lists == lists
         });
@@ -109,9 +126,8 @@ impl ListsCache {
             None => Arc::new(windows(memory, user, lists, told, &self.facts)),
         };
         self.found = Some(Found {
-            cursors: memory.cursors.clone(),
+            facts: self.facts.clone(),
             checksum,
-            data_at: self.facts.data_at,
             told_rooms: told.rooms.len(),
             lists: lists.to_vec(),
             windows: windows.clone(),
@@ -186,6 +202,16 @@ fn active_us(standing: &Standing, slot: &RoomSlot) -> u64 {
     match standing.membership {
         Membership::Join => slot.traits.active_us,
         _ => standing.changed_us,
+    }
+}
+
+impl Windows {
+    /// Of so many lists of a user who is in no room.
+    pub fn none(lists: usize) -> Windows {
+        Windows {
+            counts: vec![0; lists],
+            rooms: Vec::new(),
+        }
     }
 }
 
@@ -371,6 +397,39 @@ mod tests {
             assert_eq!(passes(&a, filters.clone()), a_passes, "{filters}");
             assert_eq!(passes(&b, filters.clone()), b_passes, "{filters}");
         }
+    }
+
+    /// A record that is folded between the look at what lists depend on and that
+    /// at memory is not taken for one that was looked at.
+    #[test]
+    fn what_came_between_two_looks_is_looked_at_again() {
+        let mut memory = Memory::new(1);
+        memory.intern_user(ruma::user_id!("@a:here"));
+        let told = Told::default();
+        let mut cache = ListsCache::default();
+        let facts = |memory: &Memory| {
+            Arc::new(UserFacts {
+                cursors: memory.cursors.clone(),
+                ..UserFacts::default()
+            })
+        };
+        cache.facts = facts(&memory);
+        memory.cursors[0] += 1;
+        cache.windows(
+            &memory,
+            memory.user(ruma::user_id!("@a:here")).expect("a user"),
+            &[],
+            &told,
+        );
+        assert!(!cache.is_current(&memory, &[], &told));
+        cache.facts = facts(&memory);
+        cache.windows(
+            &memory,
+            memory.user(ruma::user_id!("@a:here")).expect("a user"),
+            &[],
+            &told,
+        );
+        assert!(cache.is_current(&memory, &[], &told));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod connection;
 mod connections;
 mod extensions;
 mod lists;
+mod receipts;
 pub mod request;
 mod required_state;
 mod room;

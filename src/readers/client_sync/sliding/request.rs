@@ -19,6 +19,9 @@ pub const LISTS_MAX: usize = 100;
 const SUBSCRIPTIONS_MAX: usize = 100;
 /// Ranges of one list; the proposal has one.
 const RANGES_MAX: usize = 20;
+/// What the patterns of state of a request may take in memory, in bytes: a client
+/// that subscribes to a hundred rooms sends some 200 KiB.
+const PATTERNS_BYTES_MAX: usize = 512 * 1024;
 /// Values in one filter of a list.
 const FILTER_VALUES_MAX: usize = 100;
 /// Longest name of a list or connection in bytes (appendices, *Opaque identifiers*).
@@ -240,6 +243,10 @@ impl SlidingRequest {
                 subscriptions.insert(room, rule);
             }
         }
+        let rules = lists.iter().map(|(_, list)| &list.rule);
+        let rules = rules.chain(subscriptions.values());
+        let bytes = rules.map(|rule| rule.required_state.bytes()).sum();
+        bounded("bytes of patterns of state", bytes, PATTERNS_BYTES_MAX)?;
         Ok(SlidingRequest {
             user: user.to_owned(),
             device: device.to_owned(),
@@ -348,6 +355,19 @@ mod tests {
             parse(long).err(),
             Some(RequestError::NameTooLong("conn_id"))
         );
+        let rooms: BTreeMap<String, Value> = (0..100)
+            .map(|n| {
+                let long = "x".repeat(10_000);
+                let state = json!([[long, ""]]);
+                (
+                    format!("!{n}:here"),
+                    json!({"timeline_limit": 1, "required_state": state}),
+                )
+            })
+            .collect();
+        let found = parse(json!({"room_subscriptions": rooms})).err();
+        let too_long = too_many("bytes of patterns of state", PATTERNS_BYTES_MAX);
+        assert_eq!(found, too_long);
         let huge = parse(json!({"lists": {"a": {"timeline_limit": 1_000_000}}})).expect("fine");
         assert_eq!(
             huge.lists[0].1.rule.timeline_limit,

@@ -16,6 +16,9 @@ const MEMBER: &str = "m.room.member";
 /// Patterns of one rule, `include` and `exclude` together; clients send some twenty.
 pub const PATTERNS_MAX: usize = 500;
 
+/// Roughly what a pattern takes beside its texts, in bytes.
+const PATTERN_BYTES: usize = 64;
+
 /// A pattern of state entries; none matches everything.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Pattern {
@@ -24,6 +27,14 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    fn bytes(&self) -> usize {
+        let texts = [&self.kind, &self.state_key];
+        let texts = texts
+            .iter()
+            .map(|text| text.as_ref().map_or(0, String::len));
+        PATTERN_BYTES + texts.sum::<usize>()
+    }
+
     fn matches(&self, kind: &str, state_key: &str) -> bool {
         self.kind.as_deref().is_none_or(|wanted| wanted == kind)
             && self
@@ -44,6 +55,12 @@ pub struct RequiredState {
 }
 
 impl RequiredState {
+    /// Roughly what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let patterns = self.include.iter().chain(&self.exclude);
+        patterns.map(Pattern::bytes).sum()
+    }
+
     fn matches(&self, kind: &str, state_key: &str) -> bool {
         let includes = |pattern: &Pattern| {
             let is_for_all = pattern.state_key.is_none();
@@ -83,6 +100,11 @@ impl Wanted {
         }
     }
 
+    /// Roughly what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.rules.iter().map(RequiredState::bytes).sum()
+    }
+
     /// Whether an entry is wanted whatever the timeline shows.
     pub fn matches(&self, kind: &str, state_key: &str) -> bool {
         self.rules.iter().any(|rule| rule.matches(kind, state_key))
@@ -99,19 +121,30 @@ impl Wanted {
         self.lazy_members
     }
 
-    /// Every entry that can match, where that can be said without the state.
-    pub fn exact(&self) -> Option<BTreeSet<StateKey>> {
-        let mut keys = BTreeSet::new();
+    /// Where entries that match are to be looked for; none if anywhere.
+    pub fn places(&self) -> Option<Places<'_>> {
+        let mut places = Places::default();
         for pattern in self.rules.iter().flat_map(|rule| &rule.include) {
-            let (Some(kind), Some(state_key)) = (&pattern.kind, &pattern.state_key) else {
-                return None;
-            };
-            if self.matches(kind, state_key) {
-                keys.insert(StateKey::new(kind, state_key));
+            match (pattern.kind.as_deref(), pattern.state_key.as_deref()) {
+                (Some(kind), Some(state_key)) => {
+                    places.keys.insert(StateKey::new(kind, state_key));
+                }
+                (Some(kind), None) => {
+                    places.kinds.insert(kind);
+                }
+                (None, _) => return None,
             }
         }
-        Some(keys)
+        Some(places)
     }
+}
+
+/// See [`Wanted::places`]. Whether what is there matches is another question.
+#[derive(Debug, Default)]
+pub struct Places<'a> {
+    pub keys: BTreeSet<StateKey>,
+    /// Types of which any entry may match.
+    pub kinds: BTreeSet<&'a str>,
 }
 
 /// A rule's `required_state` as it is sent.
@@ -237,7 +270,7 @@ mod tests {
         assert!(some.matches("m.space.child", "!any:here"));
         assert!(some.matches("x.any", "x"));
         assert!(!some.lazy_members());
-        assert!(some.exact().is_none());
+        assert!(some.places().is_none());
         let own = wanted(json!([
             ["m.room.member", "$ME"],
             ["m.room.member", "$LAZY"]
@@ -245,8 +278,9 @@ mod tests {
         assert!(own.matches(MEMBER, ME));
         assert!(!own.matches(MEMBER, "@you:here"));
         assert!(own.lazy_members());
-        let keys: Vec<StateKey> = own.exact().into_iter().flatten().collect();
-        assert_eq!(keys, [StateKey::new(MEMBER, ME)]);
+        let places = own.places().expect("types are named");
+        assert_eq!(places.keys, BTreeSet::from([StateKey::new(MEMBER, ME)]));
+        assert!(places.kinds.is_empty());
         // All members are all members.
         let all = wanted(json!([["m.room.member", "*"], ["m.room.member", "$LAZY"]]));
         assert!(all.matches(MEMBER, "@you:here") && !all.lazy_members());

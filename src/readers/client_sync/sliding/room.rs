@@ -13,11 +13,12 @@ use super::super::history::RoomHistory;
 use super::super::memory::Standing;
 use super::super::room::Candidate;
 use super::super::stripped::stripped_state;
+use super::super::summary::is_name;
 use super::super::timeline::Timeline;
 use super::super::visible::Judge;
 use super::super::{ClientSync, SyncError};
 use super::body::{Hero, RoomBody, StateStub};
-use super::connection::{News, RoomSent, Told};
+use super::connection::{News, RoomKey, RoomSent, Told};
 use super::lists::ListSet;
 use super::request::{Dialect, SlidingRequest};
 use super::state::{Before, RequiredState, RequiredStateQuery};
@@ -49,6 +50,15 @@ pub struct Due {
     pub sent: Option<RoomSent>,
 }
 
+impl Due {
+    pub fn key(&self) -> RoomKey {
+        RoomKey {
+            partition: self.candidate.partition,
+            room: self.candidate.room,
+        }
+    }
+}
+
 /// Tells of rooms in one answer.
 pub struct Teller<'a> {
     pub sync: &'a ClientSync,
@@ -56,6 +66,8 @@ pub struct Teller<'a> {
     /// Position of the client; none if it begins.
     pub since: Option<&'a SyncToken>,
     pub token: &'a SyncToken,
+    /// Where the reader stands: what is told of rooms is as of here.
+    pub cursors: &'a [u64],
     pub told: &'a Told,
     pub now_ms: u64,
     pub unwanted: Unwanted,
@@ -81,7 +93,7 @@ struct Stretch {
 impl<'a> Teller<'a> {
     /// Tells of a room, and notes in `news` which members are told.
     pub fn tell(&self, due: &Due, news: &mut News) -> Result<ToldRoom, SyncError> {
-        let to = self.to(&due.candidate);
+        let to = self.to(due);
         let history = self.history(&due.candidate);
         let standing = &due.candidate.standing;
         let sent = RoomSent {
@@ -90,6 +102,7 @@ impl<'a> Teller<'a> {
             config: due.config,
             limit: due.timeline_limit,
             held: 0,
+            receipts_to: None,
             joined: false,
             is_dm: due.is_dm,
         };
@@ -123,9 +136,12 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn to(&self, candidate: &Candidate) -> u64 {
-        let offset = self.token.vector.get(candidate.partition as usize);
-        offset.map_or(0, |offset| offset.0)
+    /// Up to where a room is told: as far as the reader has come, and never
+    /// behind what was told before.
+    fn to(&self, due: &Due) -> u64 {
+        let cursor = self.cursors.get(due.candidate.partition as usize).copied();
+        let told = due.sent.map_or(0, |sent| sent.to);
+        cursor.unwrap_or(0).max(told)
     }
 
     fn history(&self, candidate: &Candidate) -> RoomHistory<'a> {
@@ -194,9 +210,10 @@ impl<'a> Teller<'a> {
             let to = known.to.min(stretch.state_to);
             Some(Before { to, wanted })
         });
-        // What lazy loading told counts until the next gap.
+        // What lazy loading told counts until the next gap, behind which not all
+        // members are told who changed.
         let members_from = known
-            .filter(|_| !timeline.limited || grows)
+            .filter(|_| !timeline.limited)
             .map_or(sent.to, |known| known.members_from);
         let hash = |member: &str| {
             self.sync
@@ -225,6 +242,7 @@ impl<'a> Teller<'a> {
         let sent = RoomSent {
             members_from,
             held,
+            receipts_to: known.and_then(|known| known.receipts_to),
             joined: is_joined,
             ..sent
         };
@@ -285,8 +303,7 @@ impl<'a> Teller<'a> {
         to: u64,
     ) -> Result<Timeline, SyncError> {
         if limit == 0 {
-            let limited = !history.timeline_before(from, to, 1)?.is_empty();
-            return Ok(Timeline::empty(limited));
+            return Timeline::hidden(history, from, to);
         }
         let filter = RoomEventFilter {
             limit: Some(u64::from(limit)),
@@ -336,7 +353,9 @@ impl<'a> Teller<'a> {
     ) -> Result<(), SyncError> {
         let changed = |kind: &str| state.changed.iter().any(|key| &*key.kind == kind);
         let (name_changed, members_changed) = (changed(NAME), changed(MEMBER));
-        if !is_fresh && !name_changed && !members_changed && !changed(AVATAR) {
+        // Heroes stand in for a name or an alias that is not there.
+        let naming_changed = state.changed.iter().any(|key| is_name(&key.kind));
+        if !is_fresh && !naming_changed && !members_changed && !changed(AVATAR) {
             return Ok(());
         }
         let name = text(history, to, NAME, "name")?;
@@ -345,7 +364,7 @@ impl<'a> Teller<'a> {
             body.avatar = (avatar.is_some() || !is_fresh).then_some(avatar);
         }
         // Who is in the room now is for those alone who are.
-        if is_joined && (is_fresh || name_changed || members_changed) {
+        if is_joined && (is_fresh || naming_changed || members_changed) {
             let summary = self.sync.summaries.of(history, to, &self.request.user)?;
             if is_fresh || members_changed {
                 body.joined_count = summary.joined;
@@ -467,8 +486,10 @@ impl<'a> Teller<'a> {
         let names = self.request.lists.iter().enumerate();
         let names = names.filter(|(index, _)| due.lists.contains(*index));
         RoomBody {
-            bump_stamp: match standing.membership {
-                Membership::Join => due.bumped_us,
+            bump_stamp: match (standing.membership, due.bumped_us) {
+                // Nothing that counts has come since the user did.
+                (Membership::Join, 0) => standing.changed_us,
+                (Membership::Join, bumped_us) => bumped_us,
                 _ => standing.changed_us,
             },
             membership: standing.membership.as_str(),
@@ -480,9 +501,8 @@ impl<'a> Teller<'a> {
 
 /// Whether changes of state say how the room is called, or who is in it.
 fn describes(state: &RequiredState) -> bool {
-    let describing = [NAME, AVATAR, MEMBER];
     let mut kinds = state.changed.iter().map(|key| &*key.kind);
-    kinds.any(|kind| describing.contains(&kind))
+    kinds.any(|kind| is_name(kind) || [AVATAR, MEMBER].contains(&kind))
 }
 
 /// How many of the newest events the client holds after an answer.

@@ -16,6 +16,7 @@ use super::connection::{News, ROOMS_MAX, RoomKey, RoomSent};
 use super::connections::Opened;
 use super::extensions::{Extending, ExtensionsBody};
 use super::lists::{ListSet, UserFacts, Windows, is_listed, key_of, rooms_outside};
+use super::receipts::{ReceiptsBody, ReceiptsDue};
 use super::request::{Rule, SlidingRequest};
 use super::required_state::Wanted;
 use super::room::{Due, Teller};
@@ -45,14 +46,26 @@ pub struct Round {
 pub struct Plan {
     token: SyncToken,
     due: Vec<Due>,
+    receipts_due: Vec<ReceiptsDue>,
     windows: Arc<Windows>,
     unwanted: Unwanted,
+    /// Where the reader stands. Behind `token`, if it has fallen behind what the
+    /// client was told: what lies between is to be told later.
+    cursors: Box<[u64]>,
 }
 
 impl Plan {
     pub fn rooms_due(&self) -> usize {
-        self.due.len()
+        self.due.len() + self.receipts_due.len()
     }
+}
+
+/// A room that lists or a subscription name.
+struct Named {
+    room: RoomIx,
+    lists: ListSet,
+    /// Index of its subscription, if it has one.
+    subscription: Option<usize>,
 }
 
 /// A finished round.
@@ -130,19 +143,25 @@ impl Round {
             return Ok(Plan {
                 token,
                 due: Vec::new(),
-                windows: Arc::default(),
+                receipts_due: Vec::new(),
+                windows: Arc::new(Windows::none(self.request.lists.len())),
                 unwanted,
+                cursors: memory.cursors.clone(),
             });
         };
         let windows = cache.windows(&memory, user, &self.request.lists, told);
         let facts = cache.facts.clone();
         drop(cache);
-        let due = self.due(&memory, user, &windows, &facts)?;
+        let rooms = self.rooms(&memory, &windows);
+        let due = self.due(&memory, user, &rooms, &facts)?;
+        let receipts_due = self.receipts_due(&memory, user, &rooms, &due);
         Ok(Plan {
             token,
             due,
+            receipts_due,
             windows,
             unwanted,
+            cursors: memory.cursors.clone(),
         })
     }
 
@@ -151,14 +170,16 @@ impl Round {
         let (sync, request) = (&self.sync, &self.request);
         let filters = || request.lists.iter().map(|(_, list)| &list.filters);
         let told = &self.opened.connection.told;
-        let (data_at, outside) = {
+        let (cursors, data_at, outside) = {
             let memory = sync.memory.read();
             let Some(user) = memory.user(&request.user) else {
                 return Ok(UserFacts::default());
             };
-            (user.account_data_at, rooms_outside(&memory, user, told))
+            let outside = rooms_outside(&memory, user, told);
+            (memory.cursors.clone(), user.account_data_at, outside)
         };
         let mut facts = UserFacts {
+            cursors,
             data_at,
             ..UserFacts::default()
         };
@@ -282,47 +303,64 @@ impl Round {
         Ok(invite.is_some_and(|invite| unwanted.invite_from(&invite.sender)))
     }
 
-    /// The rooms of lists and subscriptions that may have news.
-    fn due(
-        &mut self,
-        memory: &Memory,
-        user: &UserSlot,
-        windows: &Windows,
-        facts: &UserFacts,
-    ) -> Result<Vec<Due>, SyncError> {
-        let request = self.request.clone();
-        // Each with the index of its subscription, if it has one.
-        let mut rooms: Vec<(RoomIx, ListSet, Option<usize>)> = Vec::new();
+    /// The rooms of lists and subscriptions.
+    fn rooms(&self, memory: &Memory, windows: &Windows) -> Vec<Named> {
+        let request = &self.request;
+        let mut rooms = Vec::new();
         let mut listed: HashMap<RoomIx, ListSet> = HashMap::new();
         if !request.subscriptions.is_empty() {
             listed.extend(windows.rooms.iter().copied());
         }
         let mut subscribed = HashSet::new();
         for (index, room) in request.subscriptions.keys().enumerate() {
-            if let Some(ix) = memory.room_ix(room) {
-                let lists = listed.get(&ix).copied().unwrap_or_default();
-                rooms.push((ix, lists, Some(index)));
-                subscribed.insert(ix);
+            if let Some(room) = memory.room_ix(room) {
+                rooms.push(Named {
+                    room,
+                    lists: listed.get(&room).copied().unwrap_or_default(),
+                    subscription: Some(index),
+                });
+                subscribed.insert(room);
             }
         }
-        let others = windows
-            .rooms
-            .iter()
-            .filter(|(ix, _)| !subscribed.contains(ix));
-        rooms.extend(others.map(|(ix, lists)| (*ix, *lists, None)));
+        let others = windows.rooms.iter();
+        let others = others.filter(|(room, _)| !subscribed.contains(room));
+        rooms.extend(others.map(|(room, lists)| Named {
+            room: *room,
+            lists: *lists,
+            subscription: None,
+        }));
+        rooms
+    }
 
+    /// Those that may have news.
+    fn due(
+        &mut self,
+        memory: &Memory,
+        user: &UserSlot,
+        rooms: &[Named],
+        facts: &UserFacts,
+    ) -> Result<Vec<Due>, SyncError> {
+        let request = self.request.clone();
         let mut combined: HashMap<(ListSet, Option<usize>), (u16, u16)> = HashMap::new();
         let mut due = Vec::new();
-        for (ix, lists, subscription) in rooms {
-            let slot = memory.room(ix);
-            let Some(standing) = user.rooms.get(&ix) else {
+        for named in rooms {
+            let slot = memory.room(named.room);
+            let Some(standing) = user.rooms.get(&named.room) else {
                 continue;
             };
             let told = &mut self.opened.connection.told;
-            let may_know = standing.has_joined || is_listed(standing, slot, told);
-            if !may_know || facts.hidden.contains(&slot.room_id) {
+            // Who was in a room may subscribe to it, unless they forgot it.
+            let may_know = match is_listed(standing, slot, told) {
+                true => !facts.hidden.contains(&slot.room_id),
+                false => {
+                    let users = &self.sync.users;
+                    standing.has_joined && !users.forgot(&request.user, &slot.room_id)
+                }
+            };
+            if !may_know {
                 continue;
             }
+            let (lists, subscription) = (named.lists, named.subscription);
             let (config, timeline_limit) = match combined.get(&(lists, subscription)) {
                 Some(known) => *known,
                 None => {
@@ -376,6 +414,48 @@ impl Round {
         Ok(due)
     }
 
+    /// Rooms that the receipts extension is for, that are told with this answer or
+    /// were before, and whose receipts changed since.
+    fn receipts_due(
+        &self,
+        memory: &Memory,
+        user: &UserSlot,
+        rooms: &[Named],
+        due: &[Due],
+    ) -> Vec<ReceiptsDue> {
+        let extension = &self.request.extensions.receipts;
+        if !extension.is_enabled() {
+            return Vec::new();
+        }
+        let for_lists = ListSet::of(&self.request.lists, |name| extension.is_for_list(name));
+        let told_now: HashSet<RoomKey> = due.iter().map(Due::key).collect();
+        let told = &self.opened.connection.told.rooms;
+        let is_due = |named: &&Named| {
+            let (slot, standing) = (memory.room(named.room), user.rooms.get(&named.room));
+            let is_joined = standing.is_some_and(|it| it.membership == Membership::Join);
+            let subscribed = named.subscription.is_some();
+            let is_wanted = named.lists.meets(for_lists)
+                || (subscribed && extension.is_for_room(slot.room_id.as_str()));
+            let newest = slot
+                .receipts_at
+                .max(user.own_receipts.get(&named.room).copied());
+            let key = key_of(slot);
+            let sent = told.get(&key);
+            is_joined
+                && is_wanted
+                && newest.is_some()
+                && (told_now.contains(&key) || sent.is_some_and(|sent| newest >= sent.receipts_to))
+        };
+        let due = rooms.iter().filter(is_due).map(|named| {
+            let slot = memory.room(named.room);
+            ReceiptsDue {
+                key: key_of(slot),
+                room_id: slot.room_id.clone(),
+            }
+        });
+        due.take(ROOMS_TOLD_MAX).collect()
+    }
+
     /// Goes on behind an answer without news: what was looked at for it need not
     /// be looked at again.
     pub fn pass(&mut self, answer: Answer) {
@@ -388,7 +468,8 @@ impl Round {
     pub fn build(&mut self, plan: Plan) -> Result<Answer, SyncError> {
         let connection = &self.opened.connection;
         let told = &connection.told;
-        if told.rooms.len() + plan.due.len() > ROOMS_MAX {
+        let new = plan.due.iter().filter(|due| due.sent.is_none());
+        if told.rooms.len() + new.count() > ROOMS_MAX {
             let (connections, store) = (&self.sync.sliding.connections, &self.sync.store);
             connections.expire(store.as_ref(), &self.opened.key)?;
             return Err(SyncError::UnknownPosition);
@@ -398,33 +479,49 @@ impl Round {
             request: &self.request,
             since: self.since.as_ref(),
             token: &plan.token,
+            cursors: &plan.cursors,
             told,
             now_ms: clock::now_ms(),
             unwanted: plan.unwanted,
         };
         let mut news = News::default();
         let mut rooms = BTreeMap::new();
+        let mut sent: BTreeMap<RoomKey, RoomSent> = BTreeMap::new();
         for due in &plan.due {
             let told = teller.tell(due, &mut news)?;
-            let slot = &due.candidate;
-            let key = RoomKey {
-                partition: slot.partition,
-                room: slot.room,
-            };
-            news.rooms.push((key, told.sent));
+            sent.insert(due.key(), told.sent);
             if let Some(body) = told.body {
-                rooms.insert(slot.room_id.clone(), body);
+                rooms.insert(due.candidate.room_id.clone(), body);
             }
         }
+        let mut receipts = ReceiptsBody::default();
+        for due in &plan.receipts_due {
+            let now = sent.get(&due.key).or_else(|| told.rooms.get(&due.key));
+            // One that there was no space for is told with its receipts later.
+            let Some(now) = now.copied().filter(|now| now.joined) else {
+                continue;
+            };
+            let cursor = plan.cursors.get(due.key.partition as usize).copied();
+            let from = now.receipts_to.unwrap_or(0);
+            let to = cursor.unwrap_or(0).max(from);
+            let user = &self.request.user;
+            let event = self.sync.receipts_event(due.key, user, from..to)?;
+            let room = due.room_id.clone();
+            receipts.rooms.extend(event.map(|event| (room, event)));
+            let receipts_to = Some(to);
+            sent.insert(due.key, RoomSent { receipts_to, ..now });
+        }
+        news.rooms = sent.into_iter().collect();
         let new = plan.due.iter().filter(|due| due.sent.is_none());
         let new: Vec<_> = new.map(|due| due.candidate.room_id.clone()).collect();
         let extending = Extending {
             sync: &self.sync,
             request: &self.request,
-            token: &plan.token,
+            cursors: &plan.cursors,
             told,
         };
-        let (extensions, extensions_told) = extending.build(&new)?;
+        let (mut extensions, extensions_told) = extending.build(&new)?;
+        extensions.set_receipts(receipts);
         news.extensions = extensions_told;
         Ok(Answer {
             token: plan.token,

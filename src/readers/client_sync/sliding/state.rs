@@ -97,18 +97,29 @@ impl RequiredStateQuery<'_> {
     fn matching(&self, state: StateId, before: Option<&Wanted>) -> Result<Vec<EventSn>, SyncError> {
         let is_new =
             |key: &StateKey| before.is_none_or(|before| !before.matches(&key.kind, &key.state_key));
-        if let Some(keys) = self.wanted.exact() {
-            let mut found = Vec::with_capacity(keys.len());
-            for key in keys.iter().filter(|key| is_new(key)) {
-                found.extend(self.entry(state, key)?);
-            }
+        let is_matching =
+            |key: &StateKey| self.wanted.matches(&key.kind, &key.state_key) && is_new(key);
+        let Some(places) = self.wanted.places() else {
+            let whole = self.history.state_at(self.to)?;
+            let matching = whole.iter().filter(|(key, _)| is_matching(key));
+            return Ok(matching.map(|(_, event)| *event).collect());
+        };
+        let mut found = Vec::new();
+        for key in places.keys.iter().filter(|key| is_matching(key)) {
+            found.extend(self.entry(state, key)?);
+        }
+        if places.kinds.is_empty() {
             return Ok(found);
         }
-        let state = self.history.state_at(self.to)?;
-        let matching = state
-            .iter()
-            .filter(|(key, _)| self.wanted.matches(&key.kind, &key.state_key) && is_new(key));
-        Ok(matching.map(|(_, event)| *event).collect())
+        // However many members there are, only types that are wanted are looked at.
+        let whole = self.history.state_at(self.to)?;
+        for kind in places.kinds {
+            let entries = whole.range(StateKey::new(kind, "")..);
+            let entries = entries.take_while(|(key, _)| &*key.kind == kind);
+            let matching = entries.filter(|(key, _)| is_matching(key));
+            found.extend(matching.map(|(_, event)| *event));
+        }
+        Ok(found)
     }
 
     /// Users whom the timeline shows: senders, and whom membership events are about.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use log_format::codec;
-use log_format::record::output::{Decision, Origin, OutputUser, Reason, Visibility};
+use log_format::record::input::ReceiptType;
+use log_format::record::output::{Decision, Origin, OutputReceipt, OutputUser, Reason, Visibility};
 use log_format::record::{Kind, NewEnvelope, Source};
 use parking_lot::RwLock;
 use ruma::{
@@ -378,6 +379,36 @@ impl World {
         };
         self.log
             .append(partition, Kind::OutputUser, Source::Client, &envelope);
+    }
+
+    /// A user has read a room up to an event.
+    pub fn read(
+        &mut self,
+        room: &RoomId,
+        user: &UserId,
+        event: &EventId,
+        receipt_type: ReceiptType,
+        thread: Option<&str>,
+    ) {
+        let partition = partition_of(room.as_str(), self.log.partitions());
+        let body = codec::encode(&OutputReceipt {
+            origin: origin(0, 0, true),
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            receipt_type,
+            thread: thread.map(str::to_owned),
+            place: None,
+        });
+        let envelope = NewEnvelope {
+            key: room.as_str(),
+            room_id: Some(room.as_str()),
+            event_id: Some(event.as_str()),
+            sender: Some(user.as_str()),
+            body: &body,
+            ..NewEnvelope::default()
+        };
+        self.log
+            .append(partition, Kind::OutputReceipt, Source::Client, &envelope);
     }
 
     /// One request, answered without waiting.

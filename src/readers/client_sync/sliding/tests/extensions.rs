@@ -1,5 +1,6 @@
 //! Extensions.
 
+use log_format::record::input::ReceiptType;
 use log_format::record::output::Visibility;
 use serde_json::json;
 
@@ -136,6 +137,73 @@ async fn a_space_is_a_list_of_its_children() {
     let answer = client.sync(&world, list).await;
     assert_eq!(answer["lists"]["s"]["count"], 2);
     assert!(answer["rooms"].get("!two:here").is_some());
+}
+
+#[tokio::test]
+async fn receipts_are_told_of_the_rooms_that_they_are_asked_for() {
+    let mut world = World::new(2);
+    let (ann, ben, cid) = (user("ann"), user("ben"), user("cid"));
+    let one = world.create("one", &ann, Visibility::Shared);
+    let two = world.create("two", &ann, Visibility::Shared);
+    for room in [&one, &two] {
+        world.member(room, &ben, &ben, "join");
+        world.member(room, &cid, &cid, "join");
+    }
+    let first = world.say(&one, &ann, "1");
+    world.read(&one, &ben, &first, ReceiptType::Read, None);
+    world.read(&one, &cid, &first, ReceiptType::ReadPrivate, None);
+    world.read(&one, &ann, &first, ReceiptType::ReadPrivate, Some("main"));
+    let with = |mut body: serde_json::Value, scope: serde_json::Value| {
+        body["extensions"] = json!({"receipts": scope});
+        body
+    };
+    let all = json!({"enabled": true});
+    let mut client = Client::new(&ann);
+    let answer = client.sync(&world, with(everything(1), all.clone())).await;
+    let told = |answer: &serde_json::Value| answer["extensions"]["receipts"]["rooms"].clone();
+    // The room's, and the own private one; nobody else's.
+    let expected = json!({one.as_str(): {"type": "m.receipt", "content": {first.as_str(): {
+        "m.read": {ben.as_str(): {"ts": 0}},
+        "m.read.private": {ann.as_str(): {"ts": 0, "thread_id": "main"}},
+    }}}});
+    assert_eq!(told(&answer), expected);
+    // Once, and what changes as it does, whether or not the room has other news.
+    let answer = client.sync(&world, with(everything(1), all.clone())).await;
+    assert_eq!(answer["extensions"], json!({}));
+    world.read(&two, &ben, &first, ReceiptType::Read, None);
+    let answer = client.sync(&world, with(everything(1), all.clone())).await;
+    assert_eq!(answer["rooms"], json!({}));
+    assert_eq!(told(&answer).as_object().map(serde_json::Map::len), Some(1));
+    // Of a private one nobody else hears.
+    world.read(&two, &cid, &first, ReceiptType::ReadPrivate, None);
+    let answer = client.sync(&world, with(everything(1), all.clone())).await;
+    assert_eq!(answer["extensions"], json!({}));
+    // Out of scope nothing is told, and nothing is missed for it.
+    let second = world.say(&one, &ann, "2");
+    world.read(&one, &ben, &second, ReceiptType::Read, None);
+    let none = json!({"enabled": true, "lists": [], "rooms": []});
+    let answer = client.sync(&world, with(everything(1), none)).await;
+    assert_eq!(answer["extensions"], json!({}));
+    let mut subscribed = everything(1);
+    subscribed["room_subscriptions"] = json!({one.as_str(): {"timeline_limit": 1}});
+    let by_room = json!({"enabled": true, "lists": [], "rooms": ["*"]});
+    let lost = client.ask(&world, with(subscribed.clone(), by_room.clone()));
+    let lost = lost.await.expect("an answer");
+    assert_eq!(
+        told(&lost)[one.as_str()]["content"][second.as_str()]["m.read"][ben.as_str()],
+        json!({"ts": 0})
+    );
+    // What a lost answer told is told again, and over a restart.
+    world.restart(false);
+    let answer = client.sync(&world, with(subscribed, by_room)).await;
+    assert_eq!(told(&answer), told(&lost));
+    // Who is gone is told no more.
+    world.member(&one, &ben, &ann, "leave");
+    let third = world.say(&one, &ben, "3");
+    world.read(&one, &ben, &third, ReceiptType::Read, None);
+    let answer = client.sync(&world, with(everything(1), all)).await;
+    assert_eq!(answer["rooms"][one.as_str()]["membership"], "leave");
+    assert_eq!(answer["extensions"], json!({}));
 }
 
 #[tokio::test]

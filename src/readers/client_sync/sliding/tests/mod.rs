@@ -2,5 +2,6 @@
 
 mod client;
 mod connections;
+mod details;
 mod extensions;
 mod rooms;
