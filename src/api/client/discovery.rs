@@ -17,12 +17,28 @@ use crate::matrix::RoomVersion;
 /// threads, from v1.11 for authenticated media.
 const VERSIONS: [&str; 4] = ["r0.6.1", "v1.1", "v1.2", "v1.3"];
 
+/// What is served of later versions, and what is in none, by the names under
+/// which clients ask for it.
+const FEATURES: [&str; 6] = [
+    // Simplified sliding sync.
+    "org.matrix.simplified_msc3575",
+    // Threads, the list of them, `dir` and `recurse` of `/relations`: what
+    // clients ask about where version 1.4 or 1.10 is not listed.
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3856.stable",
+    "org.matrix.msc3715.stable",
+    "org.matrix.msc3981",
+    // `/timestamp_to_event`, likewise for version 1.6.
+    "org.matrix.msc3030",
+];
+
 /// `GET /_matrix/client/versions`
 pub async fn versions() -> Json<Value> {
+    let features = FEATURES.map(|name| (name.to_owned(), Value::Bool(true)));
+    let features = Map::from_iter(features);
     Json(json!({
         "versions": VERSIONS,
-        // Simplified sliding sync, by the name under which clients ask for it.
-        "unstable_features": { "org.matrix.simplified_msc3575": true },
+        "unstable_features": features,
     }))
 }
 

@@ -41,6 +41,9 @@ pub struct RelationsQuery {
     from: Option<String>,
     to: Option<String>,
     limit: Option<i64>,
+    /// Also by the name under which clients ask for it whose server does not
+    /// speak version 1.10 (MSC3981).
+    #[serde(alias = "org.matrix.msc3981.recurse")]
     recurse: Option<bool>,
 }
 

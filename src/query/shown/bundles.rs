@@ -26,6 +26,10 @@ const EDITS_MAX: usize = 16;
 /// References that are bundled with an event, the earliest ones: the use of them
 /// is key verification, which has a handful. All are found with `/relations`.
 const REFERENCES_MAX: usize = 100;
+/// The same where many events of an answer have references, which share
+/// [`REFERENCES_SHARED`]: each of them is loaded.
+const REFERENCES_MIN: usize = 10;
+const REFERENCES_SHARED: usize = 1_000;
 /// Replies of a thread that are looked at for one that the viewer may see.
 const REPLIES_MAX: usize = 500;
 /// Replies that are looked at together, behind the first.
@@ -101,11 +105,14 @@ pub(super) fn bundles<'e>(
     };
     let ids: Vec<&EventId> = parents.iter().map(|parent| &*parent.event_id).collect();
     let summaries = relations.bundled(bundling.room, &ids)?;
+    let referenced = summaries.iter().filter(|summary| summary.references > 0);
+    let references = REFERENCES_SHARED / referenced.count().max(1);
+    let references = references.clamp(REFERENCES_MIN, REFERENCES_MAX);
     for (parent, summary) in parents.into_iter().zip(summaries) {
         if !summary.is_bundled() {
             continue;
         }
-        let bundle = bundling.bundle(parent, &summary)?;
+        let bundle = bundling.bundle(parent, &summary, references)?;
         if !bundle.is_empty() {
             let bundle = serde_json::to_string(&bundle).map_err(FormatError::from)?;
             found.insert(parent.event, bundle);
@@ -122,14 +129,19 @@ struct Bundling<'a> {
 }
 
 impl Bundling<'_> {
-    fn bundle(&self, parent: &StoredEvent, summary: &Summary) -> Result<Bundle, ShowError> {
+    fn bundle(
+        &self,
+        parent: &StoredEvent,
+        summary: &Summary,
+        references: usize,
+    ) -> Result<Bundle, ShowError> {
         let relation = Relation::of_event(&parent.json);
         let is_edit = relation
             .as_ref()
             .is_some_and(|relation| relation.rel_type == REPLACE);
         let mut bundle = Bundle::default();
         if summary.references > 0 {
-            bundle.reference = self.references(parent)?;
+            bundle.reference = self.references(parent, references)?;
         }
         // Only this is not bundled with what was redacted (*Server-side
         // aggregation of m.replace relationships*).
@@ -143,7 +155,11 @@ impl Bundling<'_> {
         Ok(bundle)
     }
 
-    fn references(&self, parent: &StoredEvent) -> Result<Option<References>, ShowError> {
+    fn references(
+        &self,
+        parent: &StoredEvent,
+        limit: usize,
+    ) -> Result<Option<References>, ShowError> {
         let viewpoint = self.show.viewpoint;
         let children = self.relations.children(
             self.room,
@@ -152,7 +168,7 @@ impl Bundling<'_> {
                 rel_type: Some(REFERENCE),
                 from: Place::START,
                 direction: Direction::Forward,
-                limit: REFERENCES_MAX,
+                limit,
             },
         )?;
         let children: Vec<EventSn> = children.iter().map(|child| child.event).collect();

@@ -114,6 +114,8 @@ async fn relations_of_relations_are_followed_if_asked_for() {
     assert!(only.is_empty());
     let only = all(&alice, &room, &reply, "/m.replace?recurse=true", 9).await;
     assert_eq!(only, [edited]);
+    let by_old_name = "?org.matrix.msc3981.recurse=true&dir=f";
+    assert_eq!(all(&alice, &room, &root, by_old_name, 9).await.len(), 4);
     let page = alice
         .get(&relations(&room, &root, "?recurse=false"))
         .await
