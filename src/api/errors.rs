@@ -18,6 +18,7 @@ use super::uia::Challenge;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
 use crate::query::shown::ShowError;
+use crate::readers::client_search::SearchError;
 use crate::readers::client_sync::SyncError;
 use crate::writers::client::accounts::AccountError;
 use crate::writers::client::room_error::RoomWriteError;
@@ -83,6 +84,8 @@ pub enum ApiError {
     Query(#[from] QueryError),
     #[error(transparent)]
     Sync(#[from] SyncError),
+    #[error(transparent)]
+    Search(#[from] SearchError),
     #[error(transparent)]
     RoomWrite(#[from] RoomWriteError),
     /// An event of ours cannot be read, which only a damaged store explains.
@@ -223,6 +226,7 @@ impl ApiError {
             ApiError::Submit(error) => submit(error),
             ApiError::Query(error) => query(error),
             ApiError::Sync(error) => sync(error),
+            ApiError::Search(error) => search(error),
             ApiError::RoomWrite(error) => room_write(error),
             ApiError::Stored(_) => Answer::new(
                 S::INTERNAL_SERVER_ERROR,
@@ -351,6 +355,21 @@ fn sync(error: &SyncError) -> Answer {
         | SyncError::Show(ShowError::Format(_))
         | SyncError::Answer(_)
         | SyncError::Stopped => Answer::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "M_UNKNOWN",
+            "Internal server error",
+        ),
+    }
+}
+
+fn search(error: &SearchError) -> Answer {
+    let invalid =
+        |text: &'static str| Answer::new(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", text);
+    match error {
+        SearchError::Term(_) => invalid("search_term is too long"),
+        SearchError::Token(_) => invalid("next_batch is no token for this search"),
+        SearchError::Query(error) => query(error),
+        SearchError::Index(_) => Answer::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "M_UNKNOWN",
             "Internal server error",

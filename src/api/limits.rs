@@ -18,3 +18,6 @@ pub const UIA_SESSIONS_MAX: usize = 10_000;
 pub const UIA_SESSION_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// Registrations whose wishes are remembered, some 4 KiB each at most; the least used is forgotten.
 pub const REGISTRATIONS_MAX: usize = 2_000;
+/// Searches that run at the same time: each keeps a processor and the disk busy,
+/// and others wait for their turn rather than slow everything down.
+pub const SEARCHES_MAX: usize = 4;

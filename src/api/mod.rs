@@ -32,7 +32,9 @@ use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
+use crate::readers::client_search::ClientSearch;
 use crate::readers::client_sync::ClientSync;
+use crate::readers::user_directory::UserDirectory;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::passwords::Passwords;
 use crate::writers::client::receipt_setter::ReceiptSetter;
@@ -142,6 +144,10 @@ pub struct Ports {
     pub sync_positions: Arc<dyn SyncPositions>,
     /// Answers `/sync`.
     pub sync: Arc<ClientSync>,
+    /// Answers `/search`; none where messages are not indexed.
+    pub search: Option<Arc<ClientSearch>>,
+    /// Answers `/user_directory/search`.
+    pub user_directory: Arc<UserDirectory>,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -157,6 +163,10 @@ pub struct Api {
     pub receipt_setter: ReceiptSetter,
     pub sync_positions: Arc<dyn SyncPositions>,
     pub sync: Arc<ClientSync>,
+    pub search: Option<Arc<ClientSearch>>,
+    pub user_directory: Arc<UserDirectory>,
+    /// Searches that run now.
+    pub searches: Semaphore,
     pub rate_limits: RateLimits,
     pub uia: UiaSessions,
     pub registrations: Registrations,
@@ -202,6 +212,9 @@ impl Api {
             user_data,
             sync_positions: ports.sync_positions,
             sync: ports.sync,
+            search: ports.search,
+            user_directory: ports.user_directory,
+            searches: Semaphore::new(limits::SEARCHES_MAX),
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
             registrations: Registrations::default(),

@@ -33,9 +33,11 @@ use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
 use crate::projectors::start::{Report, fit, open_store, witnesses};
 use crate::projectors::userserver::UserAnswers;
 use crate::query::tokens::Epoch;
+use crate::readers::client_search::{self, ClientSearch, Ports as SearchPorts};
 use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
 use crate::readers::relations::EventRelations;
 use crate::readers::run::{Reader, ReaderError, spawn};
+use crate::readers::user_directory::{Ports as DirectoryPorts, UserDirectory};
 use crate::storage::open::Store;
 use crate::storage::overlay::StoreError;
 use crate::writers::client::accounts::Accounts;
@@ -58,6 +60,9 @@ pub struct House {
     pub store: Arc<Store>,
     pub projection: Arc<Projection>,
     pub sync: Arc<ClientSync>,
+    /// None where messages are not indexed.
+    pub search: Option<Arc<ClientSearch>>,
+    pub user_directory: Arc<UserDirectory>,
     pub data_dir: DataDir,
     pub space: Arc<Space>,
     /// Answers the operator's questions about rooms.
@@ -66,6 +71,8 @@ pub struct House {
     readers: Vec<Arc<dyn Reader>>,
     /// The tasks of the readers, one for each of them and partition.
     following: Vec<JoinHandle<Result<(), ReaderError>>>,
+    /// Goes on whatever fails: the rest of the server does without search.
+    search_follower: Option<JoinHandle<()>>,
     room_work: JoinHandle<()>,
     follow_ups: Vec<JoinHandle<()>>,
     snapshot_at_stop: bool,
@@ -154,6 +161,27 @@ impl House {
             u32::from_le_bytes(random::bytes()),
         );
         let sync = Arc::new(sync.map_err(store_failed)?);
+        let user_directory = UserDirectory::open(
+            DirectoryPorts {
+                store: store.clone(),
+                rooms: rooms.clone(),
+                users: users.clone(),
+                output: output.clone(),
+            },
+            config.identity.server_name.clone(),
+            epoch,
+        );
+        let user_directory = Arc::new(user_directory.map_err(store_failed)?);
+        let search = match config.search.enabled {
+            false => None,
+            true => Some(open_search(SearchPorts {
+                rooms: rooms.clone(),
+                users: users.clone(),
+                output: output.clone(),
+                folder: data_dir.search(),
+                epoch,
+            })?),
+        };
         let desk = {
             let projection = projection.clone();
             Arc::new(Desk {
@@ -174,6 +202,8 @@ impl House {
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),
             sync: sync.clone(),
+            search: search.clone(),
+            user_directory: user_directory.clone(),
         };
         let work = RoomWork::new(Arc::new(tables.rooms.clone()), submitter.clone());
         let api = Api::new(ports, settings(config));
@@ -184,7 +214,7 @@ impl House {
                 tokio::spawn(follow_ups::follow(rooms, output.clone(), partition))
             })
             .collect();
-        let readers: Vec<Arc<dyn Reader>> = vec![sync.clone(), relations];
+        let readers: Vec<Arc<dyn Reader>> = vec![sync.clone(), relations, user_directory.clone()];
         let follow: Arc<dyn Log> = output.clone();
         let following = readers
             .iter()
@@ -197,6 +227,11 @@ impl House {
             rooms: desk,
             readers,
             following,
+            search_follower: search
+                .as_ref()
+                .map(|search| client_search::spawn(search, &stop_readers)),
+            search,
+            user_directory,
             api,
             input,
             output,
@@ -268,6 +303,10 @@ impl House {
             // A reader that failed has said so, and is rebuilt from its cursor.
             let _ = reader.await;
         }
+        if let Some(follower) = self.search_follower {
+            // One that panicked has said so; the index is brought up at the next start.
+            let _ = follower.await;
+        }
         let (projection, snapshot) = (self.projection, self.snapshot_at_stop);
         let space = self.space;
         let stop = move || {
@@ -312,6 +351,12 @@ fn key(path: &std::path::Path) -> Result<ServerKey, Exit> {
 
 fn store_failed(error: StoreError) -> Exit {
     Exit::failed(format!("store: {error}"))
+}
+
+fn open_search(ports: SearchPorts) -> Result<Arc<ClientSearch>, Exit> {
+    let opened = ClientSearch::open(ports);
+    let search = opened.map_err(|error| Exit::failed(format!("search index: {error}")))?;
+    Ok(Arc::new(search))
 }
 
 fn panicked() -> Exit {

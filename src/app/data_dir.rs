@@ -7,6 +7,7 @@
 //! log/           the logs: the truth
 //! store/         derived, may be deleted while the server is down
 //! snapshots/     of the store
+//! search/        index of words, derived, may be deleted while the server is down
 //! space.json     how large the store was at its last flush, for `engram-log stats`
 //! run/           addresses.json, admin.sock: of the running process
 //! ```
@@ -138,6 +139,10 @@ impl DataDir {
 
     pub fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
+    }
+
+    pub fn search(&self) -> PathBuf {
+        self.root.join("search")
     }
 
     /// A folder for the process of that number to work in.

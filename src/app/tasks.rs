@@ -12,8 +12,10 @@ use super::space::Space;
 use crate::clock;
 use crate::projectors::output_log::OutputLog;
 use crate::projectors::run::Projection;
+use crate::readers::client_search::ClientSearch;
 use crate::readers::client_sync::ClientSync;
-use crate::readers::run::Reader as _;
+use crate::readers::run::Reader;
+use crate::readers::user_directory::UserDirectory;
 use crate::storage::open::Store;
 use crate::telemetry::names;
 
@@ -28,6 +30,8 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
         projection: house.projection.clone(),
         output: house.output.clone(),
         sync: house.sync.clone(),
+        search: house.search.clone(),
+        user_directory: house.user_directory.clone(),
         store: house.store.clone(),
         space: house.space.clone(),
     };
@@ -70,6 +74,8 @@ struct Gauges {
     projection: Arc<Projection>,
     output: Arc<dyn OutputLog>,
     sync: Arc<ClientSync>,
+    search: Option<Arc<ClientSearch>>,
+    user_directory: Arc<UserDirectory>,
     store: Arc<Store>,
     space: Arc<Space>,
 }
@@ -93,13 +99,19 @@ async fn keep_metrics(gauges: Gauges, handle: PrometheusHandle) {
 impl Gauges {
     fn set(&self) {
         metrics::gauge!(names::PROJECTION_LAG).set(self.projection.lag() as f64);
-        let behind: u64 = (0..self.output.partitions())
-            .map(|partition| {
+        let behind = |reader: &dyn Reader| -> u64 {
+            let partitions = 0..self.output.partitions();
+            let behind = partitions.map(|partition| {
                 let end = self.output.end(partition);
-                end.saturating_sub(self.sync.cursor(partition))
-            })
-            .sum();
-        metrics::gauge!(names::SYNC_LAG).set(behind as f64);
+                end.saturating_sub(reader.cursor(partition))
+            });
+            behind.sum()
+        };
+        metrics::gauge!(names::SYNC_LAG).set(behind(&*self.sync) as f64);
+        metrics::gauge!(names::DIRECTORY_LAG).set(behind(&*self.user_directory) as f64);
+        if let Some(search) = &self.search {
+            metrics::gauge!(names::SEARCH_LAG).set(search.behind() as f64);
+        }
         metrics::gauge!(names::SYNC_WAITERS).set(self.sync.waiting() as f64);
         let store = self.store.metrics();
         metrics::counter!(names::STORE_FLUSHES).absolute(store.flushes);

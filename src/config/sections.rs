@@ -179,6 +179,15 @@ section! {
 }
 
 section! {
+    /// Full-text search.
+    Search {
+        /// Index messages, so that users can search them. The index is some third of the
+        /// size of the texts, in a folder of its own; messages in encrypted rooms are never in it.
+        enabled: bool = true;
+    }
+}
+
+section! {
     /// TURN server for voice and video calls.
     Turn {
         /// Its addresses, such as "turn:turn.example.org?transport=udp". Empty: none.
@@ -295,6 +304,7 @@ pub struct Config {
     pub federation: Federation,
     pub rooms: Rooms,
     pub registration: Registration,
+    pub search: Search,
     pub turn: Turn,
     pub support: Support,
     pub rate_limits: RateLimits,
@@ -306,7 +316,7 @@ pub struct Config {
 }
 
 /// Name and comment of each section, in the order in which they are printed.
-pub const SECTIONS: [(&str, &str); 13] = [
+pub const SECTIONS: [(&str, &str); 14] = [
     ("", ""),
     (
         "client",
@@ -321,6 +331,7 @@ pub const SECTIONS: [(&str, &str); 13] = [
         "registration",
         "Who may create an account. `engram user create` works in any case.",
     ),
+    ("search", "Full-text search of messages."),
     (
         "turn",
         "TURN server that clients are sent to for voice and video calls.",
@@ -349,6 +360,7 @@ impl Config {
             "federation" => &self.federation,
             "rooms" => &self.rooms,
             "registration" => &self.registration,
+            "search" => &self.search,
             "turn" => &self.turn,
             "support" => &self.support,
             "rate_limits" => &self.rate_limits,
@@ -369,6 +381,7 @@ impl Config {
             "federation" => &mut self.federation,
             "rooms" => &mut self.rooms,
             "registration" => &mut self.registration,
+            "search" => &mut self.search,
             "turn" => &mut self.turn,
             "support" => &mut self.support,
             "rate_limits" => &mut self.rate_limits,

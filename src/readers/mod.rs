@@ -2,7 +2,10 @@
 //! of their own. They never read another's tables, and a fold uses nothing but
 //! the record, the reader's tables and facts that never change.
 
+pub mod client_search;
 pub mod client_sync;
 pub mod relations;
 pub mod run;
 pub mod store;
+pub mod user_directory;
+pub mod words;

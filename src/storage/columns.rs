@@ -22,11 +22,13 @@ pub enum Family {
     ClientSync,
     /// Relations reader.
     Relations,
+    /// User directory reader.
+    UserDirectory,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 7] = [
+    pub const ALL: [Family; 8] = [
         Family::Meta,
         Family::Rooms,
         Family::Index,
@@ -34,6 +36,7 @@ impl Family {
         Family::Users,
         Family::ClientSync,
         Family::Relations,
+        Family::UserDirectory,
     ];
 
     /// Its name in RocksDB.
@@ -46,6 +49,7 @@ impl Family {
             Family::Users => "users",
             Family::ClientSync => "client_sync",
             Family::Relations => "relations",
+            Family::UserDirectory => "user_directory",
         }
     }
 }
@@ -232,6 +236,40 @@ pub const RELATIONS_TIMES: Table = relations(9, "relations_times");
 const fn relations(tag: u8, name: &'static str) -> Table {
     table(Family::Relations, tag, name, RELATIONS, false)
 }
+const USER_DIRECTORY: &str = "readers/user_directory";
+
+/// `word | 0 | user id` → nothing: a word of the user id or of a name.
+pub const DIRECTORY_WORDS: Table = table(
+    Family::UserDirectory,
+    1,
+    "directory_words",
+    USER_DIRECTORY,
+    false,
+);
+/// `user id | 0` → display name of a user of this server.
+pub const DIRECTORY_NAMES: Table = table(
+    Family::UserDirectory,
+    2,
+    "directory_names",
+    USER_DIRECTORY,
+    false,
+);
+/// `user id | 0 | room sn` → what a user who is joined is called there.
+pub const DIRECTORY_MEMBERS: Table = table(
+    Family::UserDirectory,
+    3,
+    "directory_members",
+    USER_DIRECTORY,
+    false,
+);
+/// `room sn` → whether anybody may join it or read it.
+pub const DIRECTORY_OPEN: Table = table(
+    Family::UserDirectory,
+    4,
+    "directory_open",
+    USER_DIRECTORY,
+    false,
+);
 
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
@@ -289,6 +327,10 @@ pub const ALL: &[Table] = &[
     RELATIONS_THREADS,
     RELATIONS_REPLIERS,
     RELATIONS_TIMES,
+    DIRECTORY_WORDS,
+    DIRECTORY_NAMES,
+    DIRECTORY_MEMBERS,
+    DIRECTORY_OPEN,
 ];
 
 #[cfg(test)]

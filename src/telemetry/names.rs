@@ -37,6 +37,10 @@ pub const PROJECTION_LAG: &str = "engram_projection_lag_records";
 pub const SYNC_LAG: &str = "engram_sync_lag_records";
 /// Long polls that wait for something to happen.
 pub const SYNC_WAITERS: &str = "engram_sync_waiters";
+/// *Output* records that the search index does not show yet.
+pub const SEARCH_LAG: &str = "engram_search_lag_records";
+/// *Output* records that the user directory has not read yet.
+pub const DIRECTORY_LAG: &str = "engram_user_directory_lag_records";
 /// From a request's head to its answer's head, by `route`, `method`, `status`.
 pub const REQUEST_SECONDS: &str = "engram_http_request_seconds";
 /// Flushes of the store to disk.
@@ -98,6 +102,16 @@ pub const ALL: &[Metric] = &[
         SYNC_WAITERS,
         Kind::Gauge,
         "Long polls that wait for something to happen.",
+    ),
+    metric(
+        SEARCH_LAG,
+        Kind::Gauge,
+        "Output records that the search index does not show yet.",
+    ),
+    metric(
+        DIRECTORY_LAG,
+        Kind::Gauge,
+        "Output records that the user directory has not read yet.",
     ),
     metric(
         REQUEST_SECONDS,

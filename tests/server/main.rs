@@ -25,6 +25,7 @@ mod room_records;
 mod room_work;
 mod rooms;
 mod scale;
+mod search;
 mod sliding_sync;
 mod start;
 mod users;

@@ -12,7 +12,9 @@ use super::{
     membership, messages, mutual_rooms, openid, profile, public_rooms, push_rules, receipts,
     register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
 };
-use super::{relations, sliding_sync, spaces, summary, threads, timestamps};
+use super::{
+    relations, search, sliding_sync, spaces, summary, threads, timestamps, user_directory,
+};
 use crate::api::ApiState;
 
 /// The router, and its paths for the metrics.
@@ -125,6 +127,10 @@ pub fn routes() -> Routes {
         table.add([path], get(summary::unstable_summary));
     }
     table.add(v3!("/rooms/{roomId}/upgrade"), post(upgrade::upgrade));
+
+    // Searching
+    table.add(v3!("/search"), post(search::search));
+    table.add(v3!("/user_directory/search"), post(user_directory::search));
 
     // Rooms: membership
     table.add(v3!("/join/{roomIdOrAlias}"), post(membership::join_by_id_or_alias));

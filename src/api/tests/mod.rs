@@ -22,6 +22,7 @@ use crate::crypto::ServerKey;
 use crate::query::receipts::fake::NoReceipts;
 use crate::query::relations::fake::NoRelations;
 use crate::readers::client_sync::ClientSync;
+use crate::readers::user_directory::UserDirectory;
 use crate::writers::submit::Submitter;
 use crate::writers::testing::World;
 
@@ -79,6 +80,8 @@ impl Doors {
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),
             sync: ClientSync::in_memory(world.clone(), world.clone(), world.clone()),
+            search: None,
+            user_directory: UserDirectory::in_memory(world.clone(), world.clone(), world.clone()),
         };
         Doors {
             router: router(Api::new(ports, settings)),

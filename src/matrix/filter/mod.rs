@@ -167,6 +167,11 @@ impl RoomEventFilter {
             && self.contains_url.is_none_or(|wanted| wanted == has_url())
     }
 
+    /// Whether any event of a type may be returned.
+    pub fn matches_type(&self, kind: &str) -> bool {
+        type_is_included(kind, self.types.as_deref(), &self.not_types)
+    }
+
     /// Whether an event that has no sender, as receipts and typing, is to be
     /// returned: a list of wanted senders leaves it out.
     pub fn matches_without_sender(&self, kind: &str) -> bool {

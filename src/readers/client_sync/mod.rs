@@ -22,7 +22,7 @@ mod state;
 mod stripped;
 mod summary;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timeline;
 mod unread;
 mod visible;

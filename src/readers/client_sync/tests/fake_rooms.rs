@@ -213,7 +213,7 @@ impl FakeRoom {
             extremities: vec![event_id.to_string()],
             visibility,
             timeline,
-            redacts: None,
+            redacts: what.content["redacts"].as_str().map(str::to_owned),
             thread: None,
             transaction: how
                 .transaction
@@ -467,8 +467,17 @@ impl Rooms for FakeRooms {
         Ok(None)
     }
 
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Err(QueryError::Store("sync has tables of its own".to_owned()))
+    fn rooms_of(&self, user: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
+        let rooms = self.rooms.read();
+        let entry = |(room_id, room): (&OwnedRoomId, &FakeRoom)| {
+            let event = *room.current.get(&StateKey::new(MEMBER, user.as_str()))?;
+            Some(RoomMembership {
+                room_id: room_id.clone(),
+                membership: membership_of(&room.event(event).json)?,
+                event,
+            })
+        };
+        Ok(rooms.iter().filter_map(entry).collect())
     }
 
     fn membership(&self, _: &RoomId, _: &UserId) -> Result<Option<Membership>, QueryError> {

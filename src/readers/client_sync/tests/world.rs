@@ -48,7 +48,13 @@ impl FakeLog {
         }
     }
 
-    fn append(&self, partition: PartitionId, kind: Kind, source: Source, new: &NewEnvelope<'_>) {
+    pub fn append(
+        &self,
+        partition: PartitionId,
+        kind: Kind,
+        source: Source,
+        new: &NewEnvelope<'_>,
+    ) {
         let payload = new.encode(kind, source).into();
         let mut records = self.partitions[partition as usize].write();
         let offset = records.len() as u64;
@@ -108,6 +114,28 @@ type DatumKey = (OwnedUserId, Option<OwnedRoomId>, String);
 pub struct FakeUsers {
     data: RwLock<BTreeMap<DatumKey, AccountDatum>>,
     pub forgotten: RwLock<Vec<(OwnedUserId, OwnedRoomId)>>,
+    /// Accounts and their profiles; those that ended have none.
+    accounts: RwLock<BTreeMap<OwnedUserId, Option<BTreeMap<String, String>>>>,
+}
+
+impl FakeUsers {
+    /// An account begins or ends, or a field of its profile is set or removed.
+    pub fn change(&self, user: &UserId, kind: Kind, field: Option<&str>, json: Option<&str>) {
+        let mut accounts = self.accounts.write();
+        let profile = accounts
+            .entry(user.to_owned())
+            .or_insert(Some(BTreeMap::new()));
+        match (kind, field, json, &mut *profile) {
+            (Kind::InputAccountDeactivated, ..) => *profile = None,
+            (_, Some(field), Some(json), Some(fields)) => {
+                fields.insert(field.to_owned(), json.to_owned());
+            }
+            (_, Some(field), None, Some(fields)) => {
+                fields.remove(field);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Users for FakeUsers {
@@ -117,14 +145,21 @@ impl Users for FakeUsers {
     fn refresh_session(&self, _: &[u8; 32]) -> Option<(OwnedUserId, OwnedDeviceId)> {
         None
     }
-    fn account(&self, _: &UserId) -> Option<Account> {
-        None
+    fn account(&self, user: &UserId) -> Option<Account> {
+        let accounts = self.accounts.read();
+        accounts.get(user).map(|profile| Account {
+            password_hash: None,
+            guest: false,
+            admin: false,
+            deactivated: profile.is_none(),
+        })
     }
     fn devices(&self, _: &UserId) -> Vec<Device> {
         Vec::new()
     }
-    fn profile(&self, _: &UserId) -> BTreeMap<String, String> {
-        BTreeMap::new()
+    fn profile(&self, user: &UserId) -> BTreeMap<String, String> {
+        let accounts = self.accounts.read();
+        accounts.get(user).cloned().flatten().unwrap_or_default()
     }
     fn account_data(
         &self,
