@@ -6,12 +6,18 @@ use log_format::record::output::{Membership, Reason};
 use log_format::record::{Kind, NewEnvelope, Source};
 use ruma::{RoomAliasId, RoomId, UserId};
 
+use super::event_builder::Draft;
 use super::room_error::RoomWriteError;
+use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use crate::clock;
 use crate::logs::log::NewRecord;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
+use crate::query::rooms::RoomHead;
 use crate::query::users::Alias;
 use crate::writers::submit::SubmitError;
+
+const CANONICAL_ALIAS: &str = "m.room.canonical_alias";
 
 impl RoomWriter {
     /// Gives a room an alias of this server.
@@ -64,6 +70,7 @@ impl RoomWriter {
     }
 
     /// Removes an alias: who made it may, and who may set the room's canonical alias.
+    /// The room then no longer names it either, if the user may say so there.
     pub async fn delete_alias(
         &self,
         user: &UserId,
@@ -77,7 +84,30 @@ impl RoomWriter {
                 "you may not delete this alias".into(),
             ));
         }
-        self.append_alias_removal(user, alias).await
+        self.append_alias_removal(user, alias).await?;
+        self.unname(user, alias, &known.room_id).await
+    }
+
+    /// Takes a removed alias out of the room's `m.room.canonical_alias`. Who may
+    /// not change that leaves it there: the alias is gone all the same.
+    ///
+    /// Source: client-server API, *DELETE directory/room*.
+    async fn unname(
+        &self,
+        user: &UserId,
+        alias: &RoomAliasId,
+        room_id: &RoomId,
+    ) -> Result<(), RoomWriteError> {
+        let (rooms, sender, alias) = (self.rooms().clone(), user.to_owned(), alias.to_owned());
+        let choose = Box::new(move |head: &RoomHead| {
+            let named = RoomState::new(&*rooms, head).canonical(CANONICAL_ALIAS, "")?;
+            let left = named.and_then(|named| without(named, &alias));
+            Ok(left.map(|left| Draft::state(&sender, CANONICAL_ALIAS, "", left)))
+        });
+        match self.sequencer().set_state(room_id, choose).await {
+            Ok(_) | Err(RoomWriteError::Forbidden(_) | RoomWriteError::UnknownRoom) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 
     pub(super) async fn append_alias_removal(
@@ -149,8 +179,7 @@ impl RoomWriter {
             return Ok(false);
         };
         let authority = &head.authority;
-        Ok(authority.is_joined(user)
-            && authority.has_power_to_send(user, "m.room.canonical_alias", true))
+        Ok(authority.is_joined(user) && authority.has_power_to_send(user, CANONICAL_ALIAS, true))
     }
 
     fn check_alias_is_ours(&self, alias: &RoomAliasId) -> Result<(), RoomWriteError> {
@@ -166,6 +195,26 @@ impl RoomWriter {
             Err(why) => Err(RoomWriteError::InvalidParam(format!("the alias {why}"))),
         }
     }
+}
+
+/// The content of `m.room.canonical_alias` without an alias; none if it does not
+/// name it.
+fn without(mut named: CanonicalJsonObject, alias: &RoomAliasId) -> Option<CanonicalJsonObject> {
+    let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
+    let mut found = false;
+    if named.get("alias").is_some_and(is_it) {
+        named.remove("alias");
+        found = true;
+    }
+    if let Some(CanonicalJsonValue::Array(others)) = named.get_mut("alt_aliases") {
+        let before = others.len();
+        others.retain(|other| !is_it(other));
+        found |= others.len() < before;
+        if others.is_empty() {
+            named.remove("alt_aliases");
+        }
+    }
+    found.then_some(named)
 }
 
 fn servers_of(alias: &Alias) -> Vec<String> {

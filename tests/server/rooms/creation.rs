@@ -257,6 +257,19 @@ async fn aliases_come_and_go() {
         .delete(&path("#b:hs.test"))
         .await
         .refused(404, "M_NOT_FOUND");
+    // The room no longer names an alias that is gone.
+    let named = alice.get(&canonical).await.ok();
+    assert_eq!(named, json!({ "alias": "#a:hs.test" }));
+    // Who made an alias takes it away, also without the power to say so there.
+    let target = json!({ "room_id": room });
+    bob.put(&path("#c:hs.test"), target).await.ok();
+    let both = json!({ "alias": "#a:hs.test", "alt_aliases": ["#c:hs.test"] });
+    alice.put(&canonical, both.clone()).await.ok();
+    bob.delete(&path("#c:hs.test")).await.ok();
+    assert_eq!(alice.get(&canonical).await.ok(), both);
+    alice.delete(&path("#a:hs.test")).await.ok();
+    let named = alice.get(&canonical).await.ok();
+    assert_eq!(named, json!({ "alt_aliases": ["#c:hs.test"] }));
     act(&bob, &room, "leave", None).await.ok();
     bob.get(&of_room(&room, "aliases"))
         .await
