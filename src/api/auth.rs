@@ -1,10 +1,10 @@
-//! Who is asking: access token to session, and the client's address.
+//! Who is asking, and from where: access token to session, and the client's address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath};
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use http::request::Parts;
 use log_format::record::input::TokenHash;
 use ruma::{DeviceId, UserId};
@@ -48,7 +48,7 @@ impl Auth {
 impl FromRequestParts<ApiState> for Auth {
     type Rejection = ApiError;
 
-    /// One look-up in memory; expiry is compared with the clock here, not in the fold.
+    /// Look-ups in memory; expiry is compared with the clock here, not in the fold.
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Auth, ApiError> {
         let token = access_token(parts).ok_or(ApiError::MissingToken)?;
         let access = hash(TokenUse::Access, token);
@@ -62,10 +62,15 @@ impl FromRequestParts<ApiState> for Auth {
         }
         let path = parts.extensions.get::<MatchedPath>();
         let path = path.map_or("", MatchedPath::as_str);
-        match session.guest && !guests::may_call(&parts.method, path) {
-            true => Err(ApiError::GuestForbidden),
-            false => Ok(Auth(session, access)),
+        if session.guest && !guests::may_call(&parts.method, path) {
+            return Err(ApiError::GuestForbidden);
         }
+        let agent = parts.headers.get(USER_AGENT);
+        let agent = agent.and_then(|agent| agent.to_str().ok());
+        let address = client_address(parts, api);
+        let (user, device) = (&session.user_id, &session.device_id);
+        api.sightings.note(user, device, address, agent, now_ms());
+        Ok(Auth(session, access))
     }
 }
 
@@ -100,7 +105,7 @@ fn access_token(parts: &Parts) -> Option<&str> {
     (!token.is_empty()).then_some(token)
 }
 
-/// The client's address, for rate limits.
+/// The client's address, for rate limits and sightings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
@@ -111,15 +116,18 @@ impl FromRequestParts<ApiState> for ClientAddress {
         parts: &mut Parts,
         api: &ApiState,
     ) -> Result<ClientAddress, Self::Rejection> {
-        if api.settings.trust_forwarded_for
-            && let Some(address) = forwarded_for(parts)
-        {
-            return Ok(ClientAddress(address));
-        }
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Ok(ClientAddress(peer.map_or(unknown, |info| info.0.ip())))
+        Ok(ClientAddress(client_address(parts, api)))
     }
+}
+
+fn client_address(parts: &Parts, api: &ApiState) -> IpAddr {
+    if api.settings.trust_forwarded_for
+        && let Some(address) = forwarded_for(parts)
+    {
+        return address;
+    }
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
 }
 
 /// The last entry is the one that our own proxy wrote; those before it are the client's claim.

@@ -21,3 +21,11 @@ pub const REGISTRATIONS_MAX: usize = 2_000;
 /// Searches that run at the same time: each keeps a processor and the disk busy,
 /// and others wait for their turn rather than slow everything down.
 pub const SEARCHES_MAX: usize = 4;
+/// Devices of which is remembered from where they were seen last, some 400 bytes each at most;
+/// the least used is forgotten.
+pub const SIGHTINGS_MAX: usize = 10_000;
+/// How much of a client's name for itself is kept.
+pub const SIGHTING_AGENT_BYTES_MAX: usize = 256;
+/// How old the time of a sighting may be (client-server API, *Device Management*: "may be a few
+/// minutes out of date, for efficiency reasons").
+pub const SIGHTING_PRECISION: Duration = Duration::from_secs(60);

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod ops;
 pub mod rate_limit;
 pub mod registrations;
+pub mod sightings;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod uia;
@@ -44,6 +45,7 @@ use crate::writers::submit::Submitter;
 
 use self::rate_limit::RateLimits;
 use self::registrations::Registrations;
+use self::sightings::Sightings;
 use self::uia::UiaSessions;
 
 /// Who may make an account over the client API; with neither, nobody may.
@@ -170,6 +172,7 @@ pub struct Api {
     pub rate_limits: RateLimits,
     pub uia: UiaSessions,
     pub registrations: Registrations,
+    pub sightings: Sightings,
     pub openid: OpenIdTokens,
     in_flight: Semaphore,
 }
@@ -218,6 +221,7 @@ impl Api {
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
             registrations: Registrations::default(),
+            sightings: Sightings::default(),
             in_flight: Semaphore::new(limits::REQUESTS_IN_FLIGHT_MAX),
             rooms: ports.rooms,
             users: ports.users,

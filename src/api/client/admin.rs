@@ -9,11 +9,12 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::Path;
+use crate::api::sightings::Sighting;
 
 /// `GET /_matrix/client/v3/admin/whois/{userId}`, for administrators and of oneself.
 ///
-/// Each device has one session. From where it is used is not kept, so sessions
-/// name no connections.
+/// Each device has one session, and that at most one connection: from where the
+/// device was seen last.
 pub async fn whois(
     State(api): State<ApiState>,
     auth: Auth,
@@ -27,9 +28,20 @@ pub async fn whois(
         return Err(ApiError::NotFound("User not found"));
     }
     let devices = api.users.devices(&user).into_iter().map(|device| {
-        let sessions = json!({ "sessions": [{ "connections": [] }] });
+        let seen = api.sightings.of(&user, &device.device_id);
+        let connections: Vec<Value> = seen.map(connection).into_iter().collect();
+        let sessions = json!({ "sessions": [{ "connections": connections }] });
         (device.device_id.as_str().to_owned(), sessions)
     });
     let devices: Map<String, Value> = devices.collect();
     Ok(Json(json!({ "user_id": user, "devices": devices })))
+}
+
+/// `ConnectionInfo`.
+fn connection(seen: Sighting) -> Value {
+    let mut connection = json!({ "ip": seen.address, "last_seen": seen.at_ms });
+    if let (Some(fields), Some(agent)) = (connection.as_object_mut(), seen.user_agent) {
+        fields.insert("user_agent".to_owned(), json!(agent));
+    }
+    connection
 }

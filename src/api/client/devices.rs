@@ -1,18 +1,21 @@
 //! `GET /devices`, `GET|PUT|DELETE /devices/{deviceId}`, `POST /delete_devices`
 //! (*Device Management*).
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::extract::State;
+use ruma::UserId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::account::confirm;
-use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{OptionalJson, Path, SmallJson};
 use crate::api::rate_limit::Limit;
 use crate::api::uia::{AuthData, Target};
+use crate::api::{Api, ApiState};
 use crate::query::users::Device;
 
 /// A device as its user sees it.
@@ -21,21 +24,31 @@ pub struct DeviceAnswer {
     device_id: Box<str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     display_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen_ts: Option<u64>,
 }
 
-impl From<Device> for DeviceAnswer {
-    fn from(device: Device) -> DeviceAnswer {
+impl DeviceAnswer {
+    fn of(api: &Api, user: &UserId, device: Device) -> DeviceAnswer {
+        let seen = api.sightings.of(user, &device.device_id);
         DeviceAnswer {
             device_id: device.device_id.as_str().into(),
             display_name: device.display_name,
+            last_seen_ip: seen.as_ref().map(|seen| seen.address),
+            last_seen_ts: seen.as_ref().map(|seen| seen.at_ms),
         }
     }
 }
 
 /// `GET /_matrix/client/v3/devices`
 pub async fn list(State(api): State<ApiState>, auth: Auth) -> Json<Value> {
-    let devices = api.users.devices(auth.user_id()).into_iter();
-    let devices: Vec<DeviceAnswer> = devices.map(DeviceAnswer::from).collect();
+    let user = auth.user_id();
+    let devices = api.users.devices(user).into_iter();
+    let devices: Vec<DeviceAnswer> = devices
+        .map(|device| DeviceAnswer::of(&api, user, device))
+        .collect();
     Json(json!({ "devices": devices }))
 }
 
@@ -48,7 +61,7 @@ pub async fn one(
     let mut devices = api.users.devices(auth.user_id()).into_iter();
     let device = devices.find(|device| device.device_id == *device_id);
     let device = device.ok_or(ApiError::NotFound("No device with this ID"))?;
-    Ok(Json(device.into()))
+    Ok(Json(DeviceAnswer::of(&api, auth.user_id(), device)))
 }
 
 /// Body of `PUT /devices/{deviceId}`.

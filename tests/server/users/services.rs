@@ -137,8 +137,13 @@ async fn whois_is_for_oneself_and_administrators() {
     assert_eq!(own["user_id"], alice.user_id.as_str());
     let devices = own["devices"].as_object().unwrap();
     assert_eq!(devices.len(), 1);
-    let sessions = json!({ "sessions": [{ "connections": [] }] });
-    assert_eq!(devices.values().next(), Some(&sessions));
+    // The request itself was the last that the device made.
+    let connection = &devices.values().next().unwrap()["sessions"][0]["connections"][0];
+    assert_eq!(connection["ip"], "127.0.0.1");
+    let seen = connection["last_seen"].as_u64().unwrap();
+    let listed = alice.get("/_matrix/client/v3/devices").await.ok();
+    assert_eq!(listed["devices"][0]["last_seen_ip"], "127.0.0.1");
+    assert_eq!(listed["devices"][0]["last_seen_ts"], seen);
     alice
         .get(&of(&bob.user_id))
         .await
