@@ -23,6 +23,23 @@ impl<S: Sync> FromRequest<S> for EventContent {
     }
 }
 
+/// [`EventContent`] that may be left out; then it counts as `{}`.
+pub struct OptionalEventContent(pub CanonicalJsonObject);
+
+impl<S: Sync> FromRequest<S> for OptionalEventContent {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<OptionalEventContent, ApiError> {
+        let bytes = read_body(request, BODY_BYTES_MAX).await?;
+        if bytes.is_empty() {
+            return Ok(OptionalEventContent(CanonicalJsonObject::new()));
+        }
+        parse_object_with(&bytes, Numbers::Converted)
+            .map(OptionalEventContent)
+            .map_err(json_error)
+    }
+}
+
 /// A JSON object inside a typed body that becomes an event's content.
 #[derive(Clone, Debug, Default)]
 pub struct ContentField(pub CanonicalJsonObject);

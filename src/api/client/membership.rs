@@ -7,19 +7,19 @@ use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomOrAliasId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::content::OptionalEventContent;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, OptionalJson, Path};
 use crate::api::rate_limit::Limit;
 use crate::api::{Api, ApiState};
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::writers::client::membership::Act;
 
 /// Body of what users do to themselves.
 #[derive(Deserialize)]
 pub struct Own {
     reason: Option<String>,
-    /// An invite by an identity server's token; see [`join`].
-    third_party_signed: Option<Value>,
 }
 
 /// Body of what users do to others.
@@ -42,7 +42,7 @@ pub async fn join_by_id_or_alias(
     State(api): State<ApiState>,
     auth: Auth,
     Path(room): Path<OwnedRoomOrAliasId>,
-    OptionalJson(body): OptionalJson<Own>,
+    OptionalEventContent(body): OptionalEventContent,
 ) -> Result<Json<Value>, ApiError> {
     let room_id = resolve(&api, &room)?;
     join(&api, &auth, room_id, body).await
@@ -53,18 +53,26 @@ pub async fn join_by_id(
     State(api): State<ApiState>,
     auth: Auth,
     Path(room_id): Path<OwnedRoomId>,
-    OptionalJson(body): OptionalJson<Own>,
+    OptionalEventContent(body): OptionalEventContent,
 ) -> Result<Json<Value>, ApiError> {
     join(&api, &auth, room_id, body).await
 }
 
+/// Joins. What the specification does not know in the body becomes part of the
+/// member event, as clients are used to from other servers.
 async fn join(
     api: &ApiState,
     auth: &Auth,
     room_id: OwnedRoomId,
-    body: Own,
+    mut body: CanonicalJsonObject,
 ) -> Result<Json<Value>, ApiError> {
-    if body.third_party_signed.is_some() {
+    let reason = match body.remove("reason") {
+        None | Some(CanonicalJsonValue::Null) => None,
+        Some(CanonicalJsonValue::String(reason)) => Some(reason),
+        Some(_) => return Err(ApiError::BadJson("reason is no text".into())),
+    };
+    let signed = body.remove("third_party_signed");
+    if signed.is_some_and(|signed| signed != CanonicalJsonValue::Null) {
         // No room here can hold the `m.room.third_party_invite` that such a
         // token belongs to, so the join could not be authorised by it.
         return Err(ApiError::Forbidden("Third-party invites are not supported"));
@@ -72,9 +80,7 @@ async fn join(
     let user = auth.user_id();
     api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
     api.rate_limits.check(Limit::JoinRoom, room_id.as_str())?;
-    api.room_writer
-        .change_membership(Act::Join, &room_id, user, user, body.reason)
-        .await?;
+    api.room_writer.join(&room_id, user, reason, body).await?;
     Ok(Json(json!({ "room_id": room_id })))
 }
 

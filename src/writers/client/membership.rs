@@ -31,6 +31,16 @@ const MEMBER: &str = "m.room.member";
 /// Says whether guests may join.
 pub(super) const GUEST_ACCESS: &str = "m.room.guest_access";
 
+/// Fields of a member event in which servers state what they have made sure of:
+/// the profile, and what lets the user in.
+const SAID_BY_SERVERS: [&str; 5] = [
+    "membership",
+    "displayname",
+    "avatar_url",
+    "third_party_invite",
+    "join_authorised_via_users_server",
+];
+
 /// What a user does to a membership, their own or another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -68,11 +78,39 @@ impl RoomWriter {
             sender: sender.to_owned(),
             target: target.to_owned(),
             reason,
+            beside: CanonicalJsonObject::new(),
         };
+        self.change(room_id, change).await
+    }
+
+    /// Joins a user to a room. What is `beside` becomes part of the member event,
+    /// but for what servers say in it.
+    pub async fn join(
+        &self,
+        room_id: &RoomId,
+        user: &UserId,
+        reason: Option<String>,
+        mut beside: CanonicalJsonObject,
+    ) -> Result<(), RoomWriteError> {
+        beside.retain(|field, _| !SAID_BY_SERVERS.contains(&field.as_str()));
+        let change = Change {
+            rooms: self.rooms().clone(),
+            users: self.users().clone(),
+            act: Act::Join,
+            sender: user.to_owned(),
+            target: user.to_owned(),
+            reason,
+            beside,
+        };
+        self.change(room_id, change).await
+    }
+
+    async fn change(&self, room_id: &RoomId, change: Change) -> Result<(), RoomWriteError> {
+        let (act, target) = (change.act, change.target.clone());
         let choose = Box::new(move |head: &RoomHead| change.draft(head));
         let done = self.sequencer().set_state(room_id, choose).await;
         if let (Act::Join, Ok(Some(_))) = (act, &done) {
-            self.after_join(room_id, target).await;
+            self.after_join(room_id, &target).await;
         }
         match (act, done) {
             // A room that we do not know could only be joined through another server.
@@ -204,6 +242,8 @@ struct Change {
     sender: OwnedUserId,
     target: OwnedUserId,
     reason: Option<String>,
+    /// What else the member event is to hold.
+    beside: CanonicalJsonObject,
 }
 
 impl Change {
@@ -219,10 +259,10 @@ impl Change {
         if self.act == Act::Join {
             check_guest(&*self.users, &state, &self.target)?;
         }
-        let mut content = match self.act {
-            Act::Join | Act::Knock | Act::Invite { .. } => profile(&*self.users, &self.target),
-            Act::Leave | Act::Kick | Act::Ban | Act::Unban => CanonicalJsonObject::new(),
-        };
+        let mut content = self.beside.clone();
+        if let Act::Join | Act::Knock | Act::Invite { .. } = self.act {
+            content.extend(profile(&*self.users, &self.target));
+        }
         put(&mut content, "membership", self.membership().as_str());
         if let Some(reason) = &self.reason {
             put(&mut content, "reason", reason);

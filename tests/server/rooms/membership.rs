@@ -98,6 +98,28 @@ async fn kick_ban_and_unban_take_power() {
 }
 
 #[tokio::test]
+async fn a_join_holds_what_the_client_adds_but_not_what_servers_state() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let body = json!({
+        "foo": "bar", "reason": "why not", "membership": "ban", "displayname": "Alice",
+        "join_authorised_via_users_server": alice.user_id,
+    });
+    bob.post(&of_room(&room, "join"), body).await.ok();
+    let path = format!("m.room.member/{}", escape(&bob.user_id));
+    assert_eq!(
+        state(&alice, &room, &path).await,
+        json!({ "membership": "join", "foo": "bar", "reason": "why not" })
+    );
+    act(&bob, &room, "leave", None).await.ok();
+    for wrong in [json!({ "reason": 1 }), json!({ "foo": 0.5 }), json!([])] {
+        bob.post(&of_room(&room, "join"), wrong)
+            .await
+            .refused(400, "M_BAD_JSON");
+    }
+}
+
+#[tokio::test]
 async fn a_room_is_forgotten_after_it_was_left() {
     let (_server, alice, bob) = two_users().await;
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
