@@ -13,7 +13,7 @@ use super::answer::Building;
 use super::history::{Newest, RoomHistory};
 use super::memory::Standing;
 use super::state::StateQuery;
-use super::summary::{Summary, is_name};
+use super::summary::{self, Summary};
 use super::timeline::Timeline;
 use super::unread::Counts;
 use super::visible::Judge;
@@ -145,7 +145,7 @@ impl<'a> Building<'a> {
             Some(since) => history
                 .changed(since, stretch.to)?
                 .iter()
-                .any(|key| &*key.kind == "m.room.member" || is_name(&key.kind)),
+                .any(|key| summary::concerns(key, &self.request.user)),
         };
         let summary = match summarised {
             true => self

@@ -237,6 +237,12 @@ impl First {
     }
 }
 
+/// Whether a change of state can change the summary for a member who stays. Their
+/// own member event tells of them alone, who are not among their heroes.
+pub fn concerns(key: &StateKey, user: &UserId) -> bool {
+    is_name(&key.kind) || (&*key.kind == MEMBER && &*key.state_key != user.as_str())
+}
+
 /// State by which a room is named, and whose absence asks for heroes.
 pub fn is_name(kind: &str) -> bool {
     kind == "m.room.name" || kind == "m.room.canonical_alias"

@@ -45,6 +45,29 @@ async fn a_first_sync_tells_the_timeline_and_the_state_before_it() {
 }
 
 #[tokio::test]
+async fn ones_own_new_name_does_not_change_the_summary() {
+    let mut world = World::new(1);
+    let (ann, ben) = (user("ann"), user("ben"));
+    let room = world.create("room", &ann, Visibility::Shared);
+    world.member(&room, &ben, &ben, "join");
+    let nothing = json!({"types": []});
+    let filter = json!({"room": {"timeline": nothing, "state": nothing}});
+    let first = world.synced(&ann, None, filter.clone()).await;
+    let named = json!({"membership": "join", "displayname": "Ann"});
+    world.state(&room, &ann, "m.room.member", ann.as_str(), named);
+    let next = world
+        .synced(&ann, first["next_batch"].as_str(), filter.clone())
+        .await;
+    assert_eq!(next["rooms"]["join"], json!({}));
+    world.member(&room, &ben, &ben, "leave");
+    let next = world
+        .synced(&ann, next["next_batch"].as_str(), filter)
+        .await;
+    let told = &next["rooms"]["join"][room.as_str()];
+    assert_eq!(told["summary"]["m.joined_member_count"], 1);
+}
+
+#[tokio::test]
 async fn a_stay_between_two_syncs_is_told_as_a_room_left() {
     let mut world = World::new(1);
     let (ann, ben) = (user("ann"), user("ben"));
