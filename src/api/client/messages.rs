@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedRoomId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::pages::{self, passes, read_token, senders, token, walk};
+use super::pages::{self, Rest, passes, read_token, senders, token, walk};
 use super::render::show;
 use super::visible::RoomView;
 use crate::api::ApiState;
@@ -81,13 +81,15 @@ pub async fn messages(
         None => None,
     };
     let page = walk(&view, from, to.as_ref(), direction, limit, &filter)?;
-    let end = match (page.more, page.last) {
-        (false, _) => None,
-        (true, None) => Some(start.clone()),
-        (true, Some(last)) => {
-            let behind = direction == Direction::Forward;
-            Some(token(last, behind))
-        }
+    let behind = direction == Direction::Forward;
+    let end = match (page.rest, page.last) {
+        (Rest::Nothing, _) => None,
+        (Rest::More, None) => Some(start.clone()),
+        (Rest::More, Some(last)) => Some(token(last, behind)),
+        // From here a client goes on once there is more. It learns that there is
+        // nothing now by a page that is empty.
+        (Rest::ToCome, last) if !page.events.is_empty() => last.map(|last| token(last, behind)),
+        (Rest::ToCome, _) => None,
     };
     let show = show(&view, &auth);
     let state = match page.events.first() {

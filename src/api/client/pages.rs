@@ -91,8 +91,19 @@ pub struct Page {
     pub events: Vec<Arc<StoredEvent>>,
     /// The last place that was walked past; none if nothing was.
     pub last: Option<Place>,
-    /// Whether there may be more beyond.
-    pub more: bool,
+    pub rest: Rest,
+}
+
+/// What there is beyond a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// There may be more.
+    More,
+    /// Nothing yet: the page ends with the newest event, and others will follow.
+    ToCome,
+    /// Nothing for this user: the room's start, the end that was asked for, or
+    /// where they left.
+    Nothing,
 }
 
 /// Walks from `from` until `limit` events are found, `to` is reached, or the
@@ -108,10 +119,13 @@ pub fn walk(
     let mut page = Page {
         events: Vec::new(),
         last: None,
-        more: true,
+        rest: Rest::More,
     };
-    if !filter.matches_room(view.room_id()) || limit == 0 {
-        page.more = limit == 0;
+    if limit == 0 {
+        return Ok(page);
+    }
+    if !filter.matches_room(view.room_id()) {
+        page.rest = Rest::Nothing;
         return Ok(page);
     }
     // Forward, `to` is the first place beyond; backward, the last place within.
@@ -129,7 +143,7 @@ pub fn walk(
             if is_beyond(event.place, to, direction)
                 || (direction == Direction::Forward && beyond_end && !view.may_see(&event)?)
             {
-                page.more = false;
+                page.rest = Rest::Nothing;
                 return Ok(page);
             }
             if page.events.len() == limit {
@@ -143,7 +157,10 @@ pub fn walk(
             }
         }
         if found.len() < step {
-            page.more = false;
+            page.rest = match direction {
+                Direction::Forward if view.end().is_none() => Rest::ToCome,
+                Direction::Forward | Direction::Backward => Rest::Nothing,
+            };
             return Ok(page);
         }
         // Whatever was found but is not known any more is walked past too.

@@ -87,12 +87,24 @@ async fn a_page_goes_on_from_a_token_of_sync() {
     let token = synced["next_batch"].as_str().unwrap();
     let later = alice.send_text(&room, "later").await;
     let forward = of_room(&room, &format!("messages?dir=f&from={token}"));
-    assert_eq!(ids(&alice.get(&forward).await.ok()["chunk"]), [later]);
+    let page = alice.get(&forward).await.ok();
+    assert_eq!(ids(&page["chunk"]), [later]);
+    // What comes later still is found from the page's end; a page that is empty has none.
+    let end = page["end"].as_str().unwrap();
+    let forward = of_room(&room, &format!("messages?dir=f&from={end}"));
+    let nothing = alice.get(&forward).await.ok();
+    assert_eq!(
+        (&nothing["chunk"], &nothing["end"]),
+        (&json!([]), &Value::Null)
+    );
+    let last = alice.send_text(&room, "last").await;
+    let page = alice.get(&forward).await.ok();
+    assert_eq!(ids(&page["chunk"]), [last]);
     let whole = walk(&alice, &room, "f", &[500]).await;
     let backward = of_room(&room, &format!("messages?dir=b&limit=500&from={token}"));
     let mut before = ids(&alice.get(&backward).await.ok()["chunk"]);
     before.reverse();
-    assert_eq!(before, whole[..whole.len() - 1]);
+    assert_eq!(before, whole[..whole.len() - 2]);
     // Where a timeline was cut, `prev_batch` gives what lies before.
     let filter = escape(r#"{"room":{"timeline":{"limit":3}}}"#);
     let synced = alice.sync(&format!("timeout=0&filter={filter}")).await;
