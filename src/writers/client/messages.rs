@@ -129,7 +129,10 @@ impl RoomWriter {
             return Err(hide_unknown_room(RoomWriteError::UnknownRoom));
         }
         let Some(redacted) = self.rooms().event(room_id, target)? else {
-            return Err(RoomWriteError::NotFound("no such event".into()));
+            // The same for an event of another room, so that nobody learns of it.
+            return Err(RoomWriteError::InvalidParam(
+                "there is no such event in this room".into(),
+            ));
         };
         if redacted.sender != sender {
             let authority = &head.authority;

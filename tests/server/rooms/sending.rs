@@ -238,7 +238,7 @@ async fn redactions_take_what_is_ones_own_or_power() {
         assert_eq!(event(&bob, &room, &second).await["content"], json!({}));
         bob.put(&redact("$unknown", "u"), json!({}))
             .await
-            .refused(404, "M_NOT_FOUND");
+            .refused(400, "M_INVALID_PARAM");
     }
 }
 
