@@ -65,6 +65,13 @@ pub const FILTERS_PER_USER_MAX: usize = 1_000;
 pub const ACCOUNT_DATA_KEYS_MAX: usize = 1_000;
 /// Largest content of one account data key in bytes.
 pub const ACCOUNT_DATA_BYTES_MAX: usize = 65_536;
+/// Most push rules of a user, the predefined ones included.
+pub const PUSH_RULES_MAX: usize = 10_000;
+/// Largest push rule in bytes, as JSON. Ours: bounds what its patterns cost.
+pub const PUSH_RULE_BYTES_MAX: usize = 1_024;
+/// All push rules of a user in bytes, as JSON. Ours: they are one piece of
+/// account data, which one record of the log has to hold.
+pub const PUSH_RULES_BYTES_MAX: usize = 1_000_000;
 
 /// Longest `timeout` of `/sync` in milliseconds; proxies cut longer waits.
 pub const SYNC_TIMEOUT_MS_MAX: u64 = 90_000;

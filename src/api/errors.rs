@@ -15,6 +15,7 @@ use log_format::record::output::Reason;
 use serde_json::{Map, Value, json};
 
 use super::uia::Challenge;
+use crate::matrix::push_rules::RuleError;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
 use crate::query::shown::ShowError;
@@ -327,7 +328,24 @@ fn user_data(error: &UserDataError) -> Answer {
             "M_TOO_LARGE",
             format!("No more than {max} {what} are kept"),
         ),
+        UserDataError::PushRule(error) => push_rule(error),
         UserDataError::Submit(error) => submit(error),
+    }
+}
+
+fn push_rule(error: &RuleError) -> Answer {
+    use StatusCode as S;
+    let answer = |status, code| Answer::new(status, code, capitalised(error));
+    match error {
+        RuleError::Reserved | RuleError::RuleId | RuleError::Subject(_) | RuleError::Predefined => {
+            answer(S::BAD_REQUEST, "M_INVALID_PARAM")
+        }
+        RuleError::Form(_) => answer(S::BAD_REQUEST, "M_BAD_JSON"),
+        // Client-server API, *PUT pushrules*: the example of a 400.
+        RuleError::UnknownNeighbour(_) => answer(S::BAD_REQUEST, "M_UNKNOWN"),
+        RuleError::NotFound => answer(S::NOT_FOUND, "M_NOT_FOUND"),
+        RuleError::TooLarge { .. } => answer(S::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+        RuleError::TooMany { .. } => answer(S::BAD_REQUEST, "M_TOO_LARGE"),
     }
 }
 
@@ -421,7 +439,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
 }
 
 /// Error texts are lower case; people read sentences.
-fn capitalised(error: &RoomWriteError) -> String {
+fn capitalised(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let mut letters = text.chars();
     match letters.next() {

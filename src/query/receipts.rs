@@ -1,7 +1,9 @@
 //! Receipts: how far users have read the rooms that they are in.
 
+use std::collections::BTreeMap;
+
 use log_format::record::input::ReceiptType;
-use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 
 use super::ids::{OutputOffset, Place};
 use super::rooms::QueryError;
@@ -74,6 +76,51 @@ pub fn moves_forward(old: (Option<Place>, u64), new: (Option<Place>, u64)) -> bo
     }
 }
 
+/// How far a user has read a room, by all of their receipts: the public and the
+/// private one of a thread count alike, and one for the whole room in each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadUpTo {
+    all: Option<Place>,
+    main: Option<Place>,
+    threads: BTreeMap<OwnedEventId, Place>,
+}
+
+impl ReadUpTo {
+    /// By receipts of one user in one room. What is about an event that is not
+    /// known here tells nothing.
+    pub fn of(receipts: &[Receipt]) -> ReadUpTo {
+        let mut read = ReadUpTo::default();
+        for receipt in receipts {
+            let place = receipt.place;
+            match &receipt.thread {
+                ReceiptThread::Unthreaded => read.all = read.all.max(place),
+                ReceiptThread::Main => read.main = read.main.max(place),
+                ReceiptThread::Root(root) => {
+                    if let Some(place) = place {
+                        let known = read.threads.entry(root.clone()).or_insert(place);
+                        *known = place.max(*known);
+                    }
+                }
+            }
+        }
+        read
+    }
+
+    /// How far in every thread.
+    pub fn everywhere(&self) -> Option<Place> {
+        self.all
+    }
+
+    /// How far in a thread, or in the main timeline.
+    pub fn in_thread(&self, root: Option<&EventId>) -> Option<Place> {
+        let own = match root {
+            None => self.main,
+            Some(root) => self.threads.get(root).copied(),
+        };
+        self.all.max(own)
+    }
+}
+
 /// The receipt server's tables, read-only. Every answer contains all records
 /// whose outcome was published.
 pub trait Receipts: Send + Sync {
@@ -104,7 +151,74 @@ pub trait Receipts: Send + Sync {
 pub mod fake {
     //! A stand-in for the receipt server.
 
+    use parking_lot::RwLock;
+    use ruma::OwnedRoomId;
+
     use super::*;
+
+    /// What users have read, as a test says.
+    #[derive(Default)]
+    pub struct SomeReceipts {
+        by_user: RwLock<BTreeMap<(OwnedRoomId, OwnedUserId), Vec<Receipt>>>,
+    }
+
+    impl SomeReceipts {
+        /// Moves a receipt forward; whether it did.
+        pub fn set(&self, room: &RoomId, user: &UserId, new: Receipt) -> bool {
+            let mut by_user = self.by_user.write();
+            let of_user = by_user.entry((room.to_owned(), user.to_owned()));
+            let receipts = of_user.or_default();
+            let same = |old: &&mut Receipt| {
+                old.receipt_type == new.receipt_type && old.thread == new.thread
+            };
+            match receipts.iter_mut().find(same) {
+                Some(old) if !moves_forward((old.place, old.ts), (new.place, new.ts)) => false,
+                Some(old) => {
+                    *old = new;
+                    true
+                }
+                None => {
+                    receipts.push(new);
+                    true
+                }
+            }
+        }
+    }
+
+    impl Receipts for SomeReceipts {
+        fn of_user(&self, room: &RoomId, user: &UserId) -> Result<Vec<Receipt>, QueryError> {
+            let key = (room.to_owned(), user.to_owned());
+            Ok(self.by_user.read().get(&key).cloned().unwrap_or_default())
+        }
+        fn receipt(
+            &self,
+            room: &RoomId,
+            user: &UserId,
+            receipt_type: ReceiptType,
+            thread: &ReceiptThread,
+        ) -> Result<Option<Receipt>, QueryError> {
+            let mut receipts = self.of_user(room, user)?.into_iter();
+            Ok(
+                receipts
+                    .find(|known| known.receipt_type == receipt_type && known.thread == *thread),
+            )
+        }
+        fn receipts_in(
+            &self,
+            room: &RoomId,
+            after: Option<&UserId>,
+            users: usize,
+        ) -> Result<Vec<(OwnedUserId, Vec<Receipt>)>, QueryError> {
+            let by_user = self.by_user.read();
+            let in_room = by_user.iter().filter(|((of, user), _)| {
+                of == room && after.is_none_or(|after| user.as_str() > after.as_str())
+            });
+            Ok(in_room
+                .take(users)
+                .map(|((_, user), receipts)| (user.clone(), receipts.clone()))
+                .collect())
+        }
+    }
 
     /// Nobody has read anything.
     pub struct NoReceipts;

@@ -16,6 +16,7 @@ use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::ids::OutputOffset;
 use super::rooms::StoredEvent;
 use super::users::Users;
 
@@ -27,6 +28,7 @@ const INVITE_PERMISSION: &str = "m.invite_permission_config";
 pub struct Unwanted {
     /// None for the many who ignore nobody.
     ignored: Option<Arc<BTreeSet<OwnedUserId>>>,
+    ignored_at: Option<OutputOffset>,
     all_invites: bool,
 }
 
@@ -36,6 +38,7 @@ impl Unwanted {
     pub fn of(users: &dyn Users, user: &UserId) -> Unwanted {
         let ignored = users.account_data(user, None, IGNORED_USERS);
         Unwanted {
+            ignored_at: ignored.as_ref().map(|list| list.changed_at),
             ignored: ignored.and_then(|list| ignored_users(user, &list.content)),
             all_invites: blocks_invites(users, user),
         }
@@ -44,6 +47,12 @@ impl Unwanted {
     /// Whom the user ignores; none if nobody.
     pub fn ignored(&self) -> Option<&BTreeSet<OwnedUserId>> {
         self.ignored.as_deref()
+    }
+
+    /// Where the list of those whom the user ignores last changed, in the
+    /// partition of the user; none if there never was one.
+    pub fn ignored_at(&self) -> Option<OutputOffset> {
+        self.ignored_at
     }
 
     /// Whether the user ignores another.
@@ -121,7 +130,7 @@ mod tests {
         let other = user_id!("@a:hs");
         let unwanted = Unwanted {
             ignored: Some(Arc::new(BTreeSet::from([other.to_owned()]))),
-            all_invites: false,
+            ..Unwanted::default()
         };
         assert!(unwanted.is_ignored(other));
         assert!(unwanted.invite_from(other));

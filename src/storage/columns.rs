@@ -201,6 +201,9 @@ pub const SYNC_RECEIPTS_AT: Table = table(
     false,
 );
 
+/// `user id | room sn` → what the user has not read, as far as it was counted.
+pub const SYNC_UNREAD: Table = table(Family::ClientSync, 24, "sync_unread", CLIENT_SYNC, false);
+
 /// `user id | device id | connection id` → a connection of sliding sync.
 pub const SLIDING_CONNECTIONS: Table = table(
     Family::ClientSync,
@@ -316,6 +319,7 @@ pub const ALL: &[Table] = &[
     SYNC_RECEIPTS,
     SYNC_OWN_RECEIPTS,
     SYNC_RECEIPTS_AT,
+    SYNC_UNREAD,
     SLIDING_CONNECTIONS,
     SLIDING_ROOMS,
     RELATIONS_CHILDREN,

@@ -18,6 +18,7 @@ mod lane;
 mod listeners;
 mod memory_log;
 mod poison;
+mod push;
 mod records;
 mod relations;
 mod replay;

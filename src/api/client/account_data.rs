@@ -8,17 +8,17 @@ use http::header::CONTENT_TYPE;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
-use super::push_rules;
 use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, Path};
 use crate::api::rate_limit::Limit;
 use crate::limits::EVENT_TYPE_BYTES_MAX;
+use crate::query::notified::{PUSH_RULES, ruleset_of};
 
 /// Types that have endpoints of their own; setting them here is refused, for
 /// all rooms and globally.
-const SERVER_CONTROLLED: [&str; 2] = ["m.fully_read", "m.push_rules"];
+const SERVER_CONTROLLED: [&str; 2] = ["m.fully_read", PUSH_RULES];
 
 /// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
 pub async fn global(
@@ -27,8 +27,10 @@ pub async fn global(
     Path((user, event_type)): Path<(OwnedUserId, String)>,
 ) -> Result<Response, ApiError> {
     auth.must_be(&user)?;
-    if event_type == "m.push_rules" {
-        return Ok(axum::Json(push_rules::content(&user)).into_response());
+    if event_type == PUSH_RULES {
+        // Who changed none has the predefined ones.
+        let content = ruleset_of(&*api.users, &user).content();
+        return Ok(([(CONTENT_TYPE, "application/json")], content).into_response());
     }
     get(&api, &user, None, &event_type)
 }

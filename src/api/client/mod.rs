@@ -13,6 +13,7 @@ pub mod login;
 pub mod membership;
 pub mod messages;
 pub mod mutual_rooms;
+pub mod notifications;
 pub mod openid;
 pub mod pages;
 pub mod profile;

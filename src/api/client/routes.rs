@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
     account, account_data, admin, create_room, devices, directory, discovery, filters, login,
-    membership, messages, mutual_rooms, openid, profile, public_rooms, push_rules, receipts,
-    register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
+    membership, messages, mutual_rooms, notifications, openid, profile, public_rooms, push_rules,
+    receipts, register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
 };
 use super::{
     relations, search, sliding_sync, spaces, summary, threads, timestamps, user_directory,
@@ -89,12 +89,16 @@ pub fn routes() -> Routes {
     table.add(v3!("/user/{userId}/filter"), post(filters::add));
     table.add(v3!("/user/{userId}/filter/{filterId}"), get(filters::one));
 
-    // Push rules
+    // Push rules and notifications
+    table.add(v3!("/notifications"), get(notifications::list));
     table.add(v3!("/pushrules/"), get(push_rules::all));
     table.add(v3!("/pushrules/global/"), get(push_rules::global));
-    table.add(v3!("/pushrules/global/{kind}/{ruleId}"), get(push_rules::rule));
-    table.add(v3!("/pushrules/global/{kind}/{ruleId}/enabled"), get(push_rules::enabled));
-    table.add(v3!("/pushrules/global/{kind}/{ruleId}/actions"), get(push_rules::actions));
+    table.add(v3!("/pushrules/global/{kind}/{ruleId}"),
+        get(push_rules::rule).put(push_rules::put).delete(push_rules::remove));
+    table.add(v3!("/pushrules/global/{kind}/{ruleId}/enabled"),
+        get(push_rules::enabled).put(push_rules::set_enabled));
+    table.add(v3!("/pushrules/global/{kind}/{ruleId}/actions"),
+        get(push_rules::actions).put(push_rules::set_actions));
 
     // What other modules bring
     table.add(v3!("/voip/turnServer"), get(voip::turn_server));

@@ -283,6 +283,11 @@ impl<'a> Viewpoint<'a> {
     }
 }
 
+/// The event that a redaction names, in whichever way its room version does.
+pub fn redacted_target(pdu: &[u8]) -> Option<&EventId> {
+    redacts(pdu, true).or_else(|| redacts(pdu, false))
+}
+
 /// The event that a redaction names.
 fn redacts(pdu: &[u8], in_content: bool) -> Option<&EventId> {
     #[derive(Deserialize)]

@@ -11,14 +11,16 @@ use std::sync::atomic::Ordering;
 use super::history::{Newest, RoomHistory};
 use super::lazy::KnownMembers;
 use super::left::LeftRoom;
-use super::memory::{Memory, RoomIx};
+use super::memory::{Memory, RoomIx, RoomSlot, UserSlot};
 use super::room::{Candidate, Events, JoinedRoom};
 use super::rows::{self, AccountDataRow, Key};
 use super::stripped::stripped_state;
-use super::{ClientSync, SyncError, SyncRequest, push};
+use super::{ClientSync, SyncError, SyncRequest};
 use crate::clock;
 use crate::logs::log::{PartitionId, partition_of};
+use crate::matrix::push_rules::Ruleset;
 use crate::query::ids::OutputOffset;
+use crate::query::notified::PUSH_RULES;
 use crate::query::tokens::SyncToken;
 use crate::query::unwanted::Unwanted;
 use crate::query::users::AccountDatum;
@@ -26,7 +28,6 @@ use crate::storage::columns::SYNC_DATA;
 
 /// Rows of account data that one range read takes.
 const PAGE_ROWS: usize = 256;
-const PUSH_RULES: &str = "m.push_rules";
 
 /// The body of an answer (client-server API, `GET /sync`).
 #[derive(Debug, Default, Serialize)]
@@ -170,6 +171,18 @@ impl ClientSync {
         building.body(candidates, changed_data)
     }
 
+    /// The rows of a room.
+    pub(super) fn history_of(&self, candidate: &Candidate) -> RoomHistory<'_> {
+        RoomHistory {
+            store: self.store.as_ref(),
+            rooms: self.rooms.as_ref(),
+            partition: candidate.partition,
+            room: candidate.room,
+            room_id: candidate.room_id.clone(),
+            newest: candidate.newest.clone(),
+        }
+    }
+
     /// Which account data of a user changed in `[from, to)` of their partition.
     pub(super) fn changed_account_data(
         &self,
@@ -235,7 +248,7 @@ fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>)
         let since = since.and_then(|since| since.vector.get(slot.partition as usize));
         since.is_none_or(|since| {
             let joined = standing.membership == Membership::Join;
-            let receipts_at = slot.receipts_at.max(user.own_receipts.get(ix).copied());
+            let receipts_at = receipts_at(user, slot, *ix);
             standing.changed_at >= since.0
                 || (joined
                     && (slot.last_change >= since.0
@@ -246,13 +259,21 @@ fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>)
     user.rooms
         .iter()
         .filter(|(ix, standing)| concerns(ix, standing))
-        .map(|(ix, standing)| candidate(memory, *ix, *standing, since))
+        .map(|(ix, standing)| candidate(memory, user, *ix, *standing, since))
         .filter(|candidate| request.filter.room.matches_room(&candidate.room_id))
         .collect()
 }
 
-fn candidate(
+/// Offset of the newest receipt that a user may be told of in a room: at or
+/// behind the newest one of their own.
+pub fn receipts_at(user: &UserSlot, slot: &RoomSlot, ix: RoomIx) -> Option<u64> {
+    slot.receipts_at.max(user.own_receipts.get(&ix).copied())
+}
+
+/// A room of a user, copied from memory for an answer that tells on from `since`.
+pub fn candidate(
     memory: &Memory,
+    user: &UserSlot,
     ix: super::memory::RoomIx,
     standing: super::memory::Standing,
     since: Option<&SyncToken>,
@@ -264,6 +285,7 @@ fn candidate(
         partition: slot.partition,
         room: slot.room,
         standing,
+        receipts_at: receipts_at(user, slot, ix),
         newest: Newest {
             timeline: slot.newest.timeline.since(since.map_or(0, |since| since.0)),
             ..slot.newest
@@ -285,14 +307,7 @@ impl<'a> Building<'a> {
     }
 
     pub fn history(&self, candidate: &Candidate) -> RoomHistory<'a> {
-        RoomHistory {
-            store: self.sync.store.as_ref(),
-            rooms: self.sync.rooms.as_ref(),
-            partition: candidate.partition,
-            room: candidate.room,
-            room_id: candidate.room_id.clone(),
-            newest: candidate.newest.clone(),
-        }
+        self.sync.history_of(candidate)
     }
 
     fn body(
@@ -346,7 +361,7 @@ impl<'a> Building<'a> {
                 standing
                     .filter(|standing| standing.membership == Membership::Join)
                     .filter(|standing| standing.changed_at < self.to(partition))
-                    .map(|standing| candidate(&memory, ix, standing, self.since)),
+                    .map(|standing| candidate(&memory, user, ix, standing, self.since)),
             );
         }
     }
@@ -403,11 +418,11 @@ impl<'a> Building<'a> {
         let user = &self.request.user;
         let mut events = Vec::new();
         if self.since.is_none() && filter.matches(user, PUSH_RULES) {
-            events.extend(default_push_rules(user, &data)?);
+            events.extend(predefined_push_rules(user, &data)?);
         }
         for datum in data {
             if filter.matches(user, &datum.event_type) {
-                events.push(account_data_event(&datum.event_type, &datum.content)?);
+                events.push(global_event(user, &datum)?);
             }
         }
         Ok(Events { events })
@@ -460,15 +475,25 @@ impl<'a> Building<'a> {
 }
 
 /// The push rules that hold where a user's global data has none.
-pub fn default_push_rules(
+pub fn predefined_push_rules(
     user: &UserId,
     data: &[AccountDatum],
 ) -> Result<Option<Box<RawValue>>, SyncError> {
     if data.iter().any(|datum| datum.event_type == PUSH_RULES) {
         return Ok(None);
     }
-    let content = push::default_content(user)?;
+    let content = Ruleset::predefined(user).content();
     account_data_event(PUSH_RULES, &content).map(Some)
+}
+
+/// Global account data as clients see it. Push rules may have been written when
+/// others were predefined.
+pub fn global_event(user: &UserId, datum: &AccountDatum) -> Result<Box<RawValue>, SyncError> {
+    if datum.event_type == PUSH_RULES {
+        let content = Ruleset::of_user(user, Some(&datum.content)).content();
+        return account_data_event(PUSH_RULES, &content);
+    }
+    account_data_event(&datum.event_type, &datum.content)
 }
 
 /// Account data as clients see it.

@@ -10,7 +10,7 @@ use super::SyncError;
 use super::recent::Recent;
 use super::rows::{self, Delta, Key, MembershipRow, StateRow, TimelineRow};
 use crate::logs::log::PartitionId;
-use crate::query::ids::{EventSn, RoomSn, StateId};
+use crate::query::ids::{EventSn, Place, RoomSn, StateId};
 use crate::query::rooms::{Rooms, StateKey, StateMap};
 use crate::storage::columns::{SYNC_MEMBERS, SYNC_STATE, SYNC_TIMELINE, Table};
 use crate::storage::overlay::{Read, StoreError};
@@ -76,6 +76,32 @@ impl RoomHistory<'_> {
             found.push(TimelineRow::decode(SYNC_TIMELINE, key, value)?);
             Ok(())
         })?;
+        Ok(found)
+    }
+
+    /// The newest timeline row in `[from, to)` whose event stands at `place` or
+    /// before it. Rows of a room have rising places.
+    pub fn newest_up_to(
+        &self,
+        place: Place,
+        from: u64,
+        to: u64,
+    ) -> Result<Option<TimelineRow>, SyncError> {
+        let (mut low, mut high) = (from, to);
+        let mut found = None;
+        // Most ask for what is the newest; the others are found by halves.
+        let mut middle = high.saturating_sub(1);
+        while low < high {
+            let row = self.timeline_before(low, middle + 1, 1)?.pop();
+            match row {
+                Some(row) if row.place > place => high = row.offset,
+                row => {
+                    found = row.or(found);
+                    low = middle + 1;
+                }
+            }
+            middle = low + high.saturating_sub(low) / 2;
+        }
         Ok(found)
     }
 

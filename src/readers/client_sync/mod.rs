@@ -3,7 +3,8 @@
 //! It follows *output*, keeps which events, state changes, memberships and
 //! account data stand at which offset, and answers `/sync` from these; events
 //! and states themselves, which never change, it asks of the room server.
-//! It answers no other endpoint.
+//! It lists notifications as well, which are in the same rows, and answers no
+//! other endpoint.
 
 mod answer;
 mod ephemeral;
@@ -12,8 +13,8 @@ mod history;
 mod lazy;
 mod left;
 mod memory;
+mod notifications;
 mod positions;
-mod push;
 mod recent;
 mod room;
 mod rows;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use self::fold::Group;
 use self::lazy::SentMembers;
 use self::memory::{MembershipNews, Memory};
+pub use self::notifications::NotificationsRequest;
 use self::recent::Recent;
 use self::rows::{AccountDataRow, Key, MembershipRow, RoomRow, StateRow, TABLES_VERSION};
 use self::sliding::Sliding;
@@ -51,6 +53,7 @@ use crate::logs::log::{Log, LogRecord, PartitionId};
 use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
 use crate::query::ids::{EventSn, RoomSn, StateId};
+use crate::query::notified::Notified;
 use crate::query::receipts::Receipts;
 use crate::query::relations::Relations;
 use crate::query::rooms::{QueryError, Rooms};
@@ -61,7 +64,7 @@ use crate::readers::run::{Reader, ReaderError};
 use crate::readers::store::{Cursor, Write, clear, scan};
 use crate::storage::columns::{
     SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_OWN_RECEIPTS, SYNC_RECEIPTS, SYNC_RECEIPTS_AT,
-    SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, Table,
+    SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, SYNC_UNREAD, Table,
 };
 use crate::storage::overlay::{Overlay, StoreError};
 
@@ -69,7 +72,7 @@ use crate::storage::overlay::{Overlay, StoreError};
 const NAME: &str = "client_sync";
 
 /// Every table of this reader.
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     SYNC_TIMELINE,
     SYNC_STATE,
     SYNC_MEMBERS,
@@ -79,6 +82,7 @@ const TABLES: [Table; 9] = [
     SYNC_RECEIPTS,
     SYNC_OWN_RECEIPTS,
     SYNC_RECEIPTS_AT,
+    SYNC_UNREAD,
 ];
 
 /// Longest time that a request waits for something new.
@@ -169,6 +173,7 @@ pub struct ClientSync {
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
     relations: Arc<dyn Relations>,
+    receipts: Arc<dyn Receipts>,
     output: Arc<dyn Log>,
     server_name: OwnedServerName,
     epoch: Epoch,
@@ -186,6 +191,7 @@ pub struct ClientSync {
     closing: AtomicBool,
     sent_members: SentMembers,
     summaries: Summaries,
+    notified: Arc<Notified>,
     unread: UnreadCounts,
     sliding: Sliding,
 }
@@ -228,11 +234,14 @@ impl ClientSync {
         }
         // Whoever waits comes later than what was loaded.
         memory.news = waiters::News::default();
+        let notified = Arc::new(Notified::new(ports.rooms.clone(), ports.users.clone()));
+        let (store, receipts) = (ports.store.clone(), ports.receipts.clone());
         Ok(ClientSync {
             store: ports.store,
             rooms: ports.rooms,
             users: ports.users,
             relations: ports.relations,
+            receipts: ports.receipts,
             output: ports.output,
             server_name,
             epoch,
@@ -244,7 +253,8 @@ impl ClientSync {
             closing: AtomicBool::new(false),
             sent_members: SentMembers::default(),
             summaries: Summaries::default(),
-            unread: UnreadCounts::default(),
+            unread: UnreadCounts::new(store, receipts, notified.clone()),
+            notified,
             sliding,
         })
     }
@@ -274,6 +284,15 @@ impl ClientSync {
     pub fn release(&self) {
         self.closing.store(true, Ordering::Release);
         self.waiters.wake_all();
+        if let Err(error) = self.unread.save_all() {
+            // They are counted again.
+            tracing::warn!(%error, "unread counts could not be kept");
+        }
+    }
+
+    /// What judges of which events users are notified.
+    pub fn notified(&self) -> &Arc<Notified> {
+        &self.notified
     }
 
     /// Requests that wait now, for `/metrics`.

@@ -1,11 +1,11 @@
 //! The section of a room that the user is joined to, and what it shares with
 //! that of a room that they left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log_format::record::output::Membership;
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -15,9 +15,9 @@ use super::memory::Standing;
 use super::state::StateQuery;
 use super::summary::{self, Summary};
 use super::timeline::Timeline;
-use super::unread::Counts;
+use super::unread::{Asked, Counts};
 use super::visible::Judge;
-use super::{StateSection, SyncError};
+use super::{ClientSync, StateSection, SyncError};
 use crate::logs::log::PartitionId;
 use crate::matrix::filter::EventFormat;
 use crate::query::ids::RoomSn;
@@ -32,6 +32,8 @@ pub struct Candidate {
     pub partition: PartitionId,
     pub room: RoomSn,
     pub standing: Standing,
+    /// At or behind the newest receipt of the user.
+    pub receipts_at: Option<u64>,
     pub newest: Newest,
 }
 
@@ -97,6 +99,8 @@ pub struct JoinedRoom {
     ephemeral: Events,
     account_data: Events,
     unread_notifications: Counts,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unread_thread_notifications: BTreeMap<String, Counts>,
 }
 
 /// What of a room's log the answer covers for this client.
@@ -110,6 +114,23 @@ pub struct Stretch {
     pub known_at: Option<u64>,
     /// The client saw an earlier part of the room, which does not reach `from`.
     pub gap: bool,
+}
+
+impl ClientSync {
+    /// Whether the user sent a receipt in a room since an offset.
+    pub fn has_read_on(
+        &self,
+        candidate: &Candidate,
+        user: &UserId,
+        since: u64,
+    ) -> Result<bool, SyncError> {
+        if candidate.receipts_at < Some(since) {
+            return Ok(false);
+        }
+        let receipts = self.receipts.of_user(&candidate.room_id, user)?;
+        let mut receipts = receipts.iter();
+        Ok(receipts.any(|receipt| receipt.changed_at.0 >= since))
+    }
 }
 
 impl<'a> Building<'a> {
@@ -176,15 +197,27 @@ impl<'a> Building<'a> {
             && account_data.is_empty()
             && summary.is_empty();
         if nothing && !fresh && !self.request.full_state {
-            return Ok(None);
+            // A receipt that the client does not want to hear of changes counts.
+            let since = stretch.known_at.unwrap_or(0);
+            let (sync, user) = (self.sync, &self.request.user);
+            if !sync.has_read_on(candidate, user, since)? {
+                return Ok(None);
+            }
         }
-        let unread_notifications = self.sync.unread.counts(
-            &history,
-            &self.request.user,
-            &candidate.standing,
-            &judge,
-            stretch.to,
-        )?;
+        let counts = self.sync.unread.counts(&Asked {
+            history: &history,
+            user: &self.request.user,
+            standing: &candidate.standing,
+            judge: &judge,
+            ignored_at: self.unwanted.ignored_at(),
+            receipts_at: candidate.receipts_at,
+            to: stretch.to,
+        })?;
+        let by_thread = filter.room.timeline.unread_thread_notifications;
+        let (unread_notifications, unread_thread_notifications) = match by_thread {
+            true => (counts.main, counts.threads),
+            false => (counts.total(), BTreeMap::new()),
+        };
         Ok(Some(JoinedRoom {
             summary,
             state,
@@ -192,6 +225,7 @@ impl<'a> Building<'a> {
             ephemeral,
             account_data,
             unread_notifications,
+            unread_thread_notifications,
         }))
     }
 

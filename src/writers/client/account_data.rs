@@ -74,11 +74,23 @@ impl UserData {
                 }
             }
         }
+        self.append_account_data(user, room, event_type, &content)
+            .await
+    }
+
+    /// Appends account data that was checked, its content as JSON.
+    pub(super) async fn append_account_data(
+        &self,
+        user: &UserId,
+        room: Option<&RoomId>,
+        event_type: &str,
+        content: &str,
+    ) -> Result<(), UserDataError> {
         let record = user_record(
             Kind::InputAccountData,
             user,
             &InputAccountData {},
-            Some(&content),
+            Some(content),
             |envelope| NewEnvelope {
                 event_type: Some(event_type),
                 room_id: room.map(RoomId::as_str),

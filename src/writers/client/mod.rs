@@ -14,6 +14,7 @@ pub mod membership;
 pub mod messages;
 pub mod passwords;
 pub mod profile;
+pub mod push_rules;
 pub mod receipt_setter;
 mod relation_checks;
 pub mod room_error;

@@ -17,18 +17,16 @@ use super::room_error::RoomWriteError;
 use super::user_data::{UserData, UserDataError};
 use crate::clock::{now_ms, now_us};
 use crate::logs::log::NewRecord;
+use crate::matrix::relation::{Relation, THREAD};
 use crate::query::ids::Place;
 use crate::query::receipts::{ReceiptThread, Receipts, moves_forward};
 use crate::query::rooms::{QueryError, Rooms, StoredEvent};
+use crate::query::threads::THREAD_HOPS_MAX;
 use crate::query::users::Users;
 use crate::writers::submit::Submitter;
 
 /// Account data that says up to where a user has fully read a room.
 const FULLY_READ: &str = "m.fully_read";
-
-/// How many relations are followed to find out which thread an event is in
-/// (client-server API, *Threaded read receipts*).
-const THREAD_HOPS_MAX: usize = 3;
 
 /// A receipt to be written.
 #[derive(Clone, Debug)]
@@ -172,23 +170,25 @@ impl ReceiptSetter {
             ReceiptThread::Root(root) if *root == event.event_id => return Ok(true),
             ReceiptThread::Root(root) => Some(root.as_str()),
         };
-        let mut relation = relation_of(&event.json);
+        let mut parent: Option<Arc<StoredEvent>> = None;
         for _ in 0..THREAD_HOPS_MAX {
-            let Some(parent) = relation else {
-                return Ok(root.is_none());
+            let pdu = parent.as_ref().map_or(&event.json, |parent| &parent.json);
+            let Some(relation) = Relation::of_event(pdu) else {
+                break;
             };
-            if parent.rel_type == "m.thread" {
-                return Ok(root == Some(&*parent.event_id));
+            if relation.rel_type == THREAD {
+                return Ok(root == Some(&*relation.parent));
             }
-            if root == Some(&*parent.event_id) {
+            if root == Some(&*relation.parent) {
                 return Ok(true);
             }
-            let parent_id = <&EventId>::try_from(&*parent.event_id).ok();
-            let parent = match parent_id {
+            let parent_id = <&EventId>::try_from(&*relation.parent).ok();
+            let next = match parent_id {
                 Some(parent_id) => self.rooms.event(room, parent_id)?,
                 None => None,
             };
-            relation = parent.and_then(|parent| relation_of(&parent.json));
+            let Some(next) = next else { break };
+            parent = Some(next);
         }
         Ok(root.is_none())
     }
@@ -211,26 +211,4 @@ fn record(room: &RoomId, source: Source, receipt: &NewReceipt) -> NewRecord {
         ..NewEnvelope::default()
     };
     NewRecord::new(Kind::InputReceipt, source, &envelope)
-}
-
-/// `m.relates_to` of an event.
-#[derive(Deserialize)]
-struct Relation {
-    rel_type: String,
-    event_id: String,
-}
-
-/// The relation of a PDU; none where there is none that can be read.
-fn relation_of(pdu: &[u8]) -> Option<Relation> {
-    #[derive(Deserialize)]
-    struct Pdu {
-        content: Content,
-    }
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relates_to: Relation,
-    }
-    let pdu: Pdu = serde_json::from_slice(pdu).ok()?;
-    Some(pdu.content.relates_to)
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::clock::now_us;
 use crate::crypto::random;
 use crate::logs::log::{NewRecord, partition_of};
+use crate::matrix::push_rules::RuleError;
 use crate::query::users::Users;
 use crate::writers::submit::{SubmitError, Submitter};
 
@@ -23,6 +24,8 @@ pub enum UserDataError {
     TooLarge { max_bytes: usize },
     #[error("user has {max} {what} already")]
     TooMany { what: &'static str, max: usize },
+    #[error(transparent)]
+    PushRule(#[from] RuleError),
     #[error(transparent)]
     Submit(#[from] SubmitError),
 }

@@ -7,7 +7,7 @@ use ruma::{OwnedRoomId, RoomId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::super::answer::{account_data_event, default_push_rules};
+use super::super::answer::{account_data_event, global_event, predefined_push_rules};
 use super::super::{ClientSync, SyncError};
 use super::connection::Told;
 use super::lists::key_of;
@@ -153,10 +153,12 @@ impl Extending<'_> {
             for event_type in types {
                 let datum = users.account_data(user, room.as_deref(), &event_type);
                 let Some(datum) = datum else { continue };
-                let event = account_data_event(&event_type, &datum.content)?;
                 match &room {
-                    Some(room) => data.rooms.entry(room.clone()).or_default().push(event),
-                    None => data.global.push(event),
+                    Some(room) => {
+                        let event = account_data_event(&event_type, &datum.content)?;
+                        data.rooms.entry(room.clone()).or_default().push(event);
+                    }
+                    None => data.global.push(global_event(user, &datum)?),
                 }
             }
         }
@@ -199,9 +201,9 @@ impl Extending<'_> {
     fn all_global(&self) -> Result<Vec<Box<RawValue>>, SyncError> {
         let (users, user) = (&self.sync.users, &self.request.user);
         let data = users.all_account_data(user, None);
-        let mut events: Vec<_> = default_push_rules(user, &data)?.into_iter().collect();
+        let mut events: Vec<_> = predefined_push_rules(user, &data)?.into_iter().collect();
         for datum in &data {
-            events.push(account_data_event(&datum.event_type, &datum.content)?);
+            events.push(global_event(user, datum)?);
         }
         Ok(events)
     }

@@ -15,6 +15,7 @@ use super::super::room::Candidate;
 use super::super::stripped::stripped_state;
 use super::super::summary::is_name;
 use super::super::timeline::Timeline;
+use super::super::unread::Asked;
 use super::super::visible::Judge;
 use super::super::{ClientSync, SyncError};
 use super::body::{Hero, RoomBody, StateStub};
@@ -145,14 +146,7 @@ impl<'a> Teller<'a> {
     }
 
     fn history(&self, candidate: &Candidate) -> RoomHistory<'a> {
-        RoomHistory {
-            store: self.sync.store.as_ref(),
-            rooms: self.sync.rooms.as_ref(),
-            partition: candidate.partition,
-            room: candidate.room,
-            room_id: candidate.room_id.clone(),
-            newest: candidate.newest.clone(),
-        }
+        self.sync.history_of(candidate)
     }
 
     /// The last stay of a user who is gone, as far as the client does not have
@@ -253,7 +247,14 @@ impl<'a> Teller<'a> {
             && state.events.is_empty()
             && state.removed.is_empty()
             && !describes(&state);
-        if nothing {
+        let tells_counts = is_joined && self.request.dialect == Dialect::Unstable;
+        let has_read = |since: u64| match tells_counts {
+            true => self
+                .sync
+                .has_read_on(&due.candidate, &self.request.user, since),
+            false => Ok(false),
+        };
+        if nothing && !has_read(from)? {
             return Ok(ToldRoom { body: None, sent });
         }
         let mut body = self.common(due);
@@ -278,13 +279,17 @@ impl<'a> Teller<'a> {
         body.num_live = Some(self.live(&due.candidate, &timeline));
         body.prev_batch = timeline.prev_batch(&self.token.vector);
         self.show(&mut body, &judge, &timeline, &state)?;
-        if is_joined && self.request.dialect == Dialect::Unstable {
-            let to = stretch.timeline_to;
-            let user = &self.request.user;
-            let counts = self
-                .sync
-                .unread
-                .counts(history, user, standing, &judge, to)?;
+        if tells_counts {
+            let counts = self.sync.unread.counts(&Asked {
+                history,
+                user: &self.request.user,
+                standing,
+                judge: &judge,
+                ignored_at: self.unwanted.ignored_at(),
+                receipts_at: due.candidate.receipts_at,
+                to: stretch.timeline_to,
+            })?;
+            let counts = counts.total();
             body.notification_count = Some(counts.notification_count);
             body.highlight_count = Some(counts.highlight_count);
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use log_format::record::output::Membership;
 use ruma::{OwnedRoomId, RoomId};
 
+use super::super::answer::receipts_at;
 use super::super::history::Newest;
 use super::super::memory::{Memory, RoomIx, Standing, UserSlot};
 use super::super::room::Candidate;
@@ -17,7 +18,7 @@ use super::connections::Opened;
 use super::extensions::{Extending, ExtensionsBody};
 use super::lists::{ListSet, UserFacts, Windows, is_listed, key_of, rooms_outside};
 use super::receipts::{ReceiptsBody, ReceiptsDue};
-use super::request::{Rule, SlidingRequest};
+use super::request::{Dialect, Rule, SlidingRequest};
 use super::required_state::Wanted;
 use super::room::{Due, Teller};
 use crate::clock;
@@ -341,6 +342,7 @@ impl Round {
         facts: &UserFacts,
     ) -> Result<Vec<Due>, SyncError> {
         let request = self.request.clone();
+        let tells_counts = request.dialect == Dialect::Unstable;
         let mut combined: HashMap<(ListSet, Option<usize>), (u16, u16)> = HashMap::new();
         let mut due = Vec::new();
         for named in rooms {
@@ -378,10 +380,12 @@ impl Round {
             };
             let sent = told.rooms.get(&key_of(slot)).copied();
             let is_dm = facts.direct.contains(&slot.room_id);
+            let read_at = receipts_at(user, slot, named.room);
             let is_due = sent.is_none_or(|sent: RoomSent| {
                 let joined = standing.membership == Membership::Join;
                 standing.changed_at >= sent.to
                     || (joined && slot.last_change >= sent.to)
+                    || (joined && tells_counts && read_at >= Some(sent.to))
                     || sent.is_dm != is_dm
                     || (standing.has_joined && told.expands(sent.config, config))
                     || (standing.has_joined
@@ -397,6 +401,7 @@ impl Round {
                     partition: slot.partition,
                     room: slot.room,
                     standing: *standing,
+                    receipts_at: read_at,
                     newest: Newest {
                         timeline: slot.newest.timeline.since(sent.map_or(0, |sent| sent.to)),
                         ..slot.newest

@@ -22,8 +22,10 @@ use super::fake_rooms::{FakeRooms, Fate, How, What};
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partition_of};
 use crate::matrix::filter::Filter;
 use crate::query::ids::{OutputOffset, StateId};
-use crate::query::receipts::fake::NoReceipts;
+use crate::query::receipts::fake::SomeReceipts;
+use crate::query::receipts::{Receipt, ReceiptThread};
 use crate::query::relations::fake::NoRelations;
+use crate::query::rooms::Rooms;
 use crate::query::tokens::Epoch;
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
 use crate::readers::client_sync::{ClientSync, Ports, StateSection, SyncError, SyncRequest};
@@ -203,6 +205,7 @@ pub struct World {
     pub log: Arc<FakeLog>,
     pub rooms: Arc<FakeRooms>,
     pub users: Arc<FakeUsers>,
+    pub receipts: Arc<SomeReceipts>,
     pub sync: Arc<ClientSync>,
     store: Arc<dyn Write>,
     next_sn: u64,
@@ -217,15 +220,20 @@ fn open(world: &Parts, store: &Arc<dyn Write>) -> Arc<ClientSync> {
         store: store.clone(),
         rooms: world.1.clone(),
         users: world.2.clone(),
-        receipts: Arc::new(NoReceipts),
         relations: Arc::new(NoRelations),
+        receipts: world.3.clone(),
         output: world.0.clone(),
     };
     let server = ruma::server_name!("here").to_owned();
     Arc::new(ClientSync::open(ports, server, Epoch(1), 7).expect("tables open"))
 }
 
-type Parts = (Arc<FakeLog>, Arc<FakeRooms>, Arc<FakeUsers>);
+type Parts = (
+    Arc<FakeLog>,
+    Arc<FakeRooms>,
+    Arc<FakeUsers>,
+    Arc<SomeReceipts>,
+);
 
 impl World {
     pub fn new(partitions: u32) -> World {
@@ -238,12 +246,14 @@ impl World {
             Arc::new(FakeLog::new(partitions)),
             Arc::default(),
             Arc::default(),
+            Arc::default(),
         );
         World {
             sync: open(&parts, &store),
             log: parts.0,
             rooms: parts.1,
             users: parts.2,
+            receipts: parts.3,
             store,
             next_sn: 0,
         }
@@ -251,7 +261,12 @@ impl World {
 
     /// Ends the reader and begins anew: with the rows it left, or from nothing.
     pub fn restart(&mut self, rebuild: bool) {
-        let parts = (self.log.clone(), self.rooms.clone(), self.users.clone());
+        let parts = (
+            self.log.clone(),
+            self.rooms.clone(),
+            self.users.clone(),
+            self.receipts.clone(),
+        );
         if rebuild {
             self.store = Arc::new(MemoryStore::default());
         }
@@ -383,6 +398,50 @@ impl World {
         newest.expect("an event").state_before
     }
 
+    /// A user reads a room, or a thread of it, up to an event.
+    pub fn read(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        event: &EventId,
+        receipt_type: ReceiptType,
+        thread: Option<&str>,
+    ) {
+        let partition = partition_of(room.as_str(), self.log.partitions());
+        let read = self.rooms.event(room, event).expect("in memory");
+        let place = read.map(|event| event.place);
+        let receipt = Receipt {
+            receipt_type,
+            thread: ReceiptThread::parse(thread).expect("a thread id"),
+            event_id: event.to_owned(),
+            place,
+            ts: self.log.end(partition),
+            changed_at: OutputOffset(self.log.end(partition)),
+        };
+        let decision = match self.receipts.set(room, user, receipt) {
+            true => Decision::Accepted,
+            false => Decision::Duplicate,
+        };
+        let body = codec::encode(&OutputReceipt {
+            origin: origin(0, 0, true),
+            decision,
+            reason: Reason::None,
+            receipt_type,
+            thread: thread.map(str::to_owned),
+            place: place.map(|place| place.to_bytes()),
+        });
+        let envelope = NewEnvelope {
+            key: room.as_str(),
+            room_id: Some(room.as_str()),
+            event_id: Some(event.as_str()),
+            sender: Some(user.as_str()),
+            body: &body,
+            ..NewEnvelope::default()
+        };
+        self.log
+            .append(partition, Kind::OutputReceipt, Source::Client, &envelope);
+    }
+
     /// Sets account data.
     pub fn set_data(&mut self, user: &UserId, room: Option<&RoomId>, kind: &str, content: Value) {
         let partition = partition_of(user.as_str(), self.log.partitions());
@@ -414,36 +473,6 @@ impl World {
         };
         self.log
             .append(partition, Kind::OutputUser, Source::Client, &envelope);
-    }
-
-    /// A user has read a room up to an event.
-    pub fn read(
-        &mut self,
-        room: &RoomId,
-        user: &UserId,
-        event: &EventId,
-        receipt_type: ReceiptType,
-        thread: Option<&str>,
-    ) {
-        let partition = partition_of(room.as_str(), self.log.partitions());
-        let body = codec::encode(&OutputReceipt {
-            origin: origin(0, 0, true),
-            decision: Decision::Accepted,
-            reason: Reason::None,
-            receipt_type,
-            thread: thread.map(str::to_owned),
-            place: None,
-        });
-        let envelope = NewEnvelope {
-            key: room.as_str(),
-            room_id: Some(room.as_str()),
-            event_id: Some(event.as_str()),
-            sender: Some(user.as_str()),
-            body: &body,
-            ..NewEnvelope::default()
-        };
-        self.log
-            .append(partition, Kind::OutputReceipt, Source::Client, &envelope);
     }
 
     /// One request, answered without waiting.

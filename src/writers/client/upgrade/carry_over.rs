@@ -1,5 +1,5 @@
 //! What users keep about a room, taken along to its successor when they join it:
-//! tags, and that it is a direct chat (client-server API, *Room
+//! tags, that it is a direct chat, the push rule about it (client-server API, *Room
 //! Upgrades*: "the server should automatically transfer/replicate some of the
 //! user's personalized settings").
 
@@ -44,6 +44,7 @@ impl RoomWriter {
         let tags = content(&**self.users(), user, &old, TAGS);
         copy_tags(data, user, room_id, tags).await?;
         list_as_direct(data, user, &old, room_id).await?;
+        copy_push_rule(data, user, &old, room_id).await?;
         Ok(())
     }
 }
@@ -81,6 +82,20 @@ async fn list_as_direct(
             }
         }
         changed.then_some(direct)
+    })
+    .await
+}
+
+/// The rule about the old room, for the new one as well.
+async fn copy_push_rule(
+    data: &UserData,
+    user: &UserId,
+    old: &RoomId,
+    new: &RoomId,
+) -> Result<(), UserDataError> {
+    data.change_push_rules(user, |rules| {
+        rules.copy_room_rule(old, new);
+        Ok(())
     })
     .await
 }
