@@ -1,14 +1,15 @@
-//! Group commit: the one thread that writes an *input* partition.
+//! Group commit: the one thread that writes a partition of *input* or *ephemeral*.
 //!
-//! It takes everything that waits, writes it as one batch, flushes once, then
-//! makes it readable and answers. The next batch gathers during the flush, so
-//! there is no delay to tune. A failed flush ends the thread for good.
+//! It takes everything that waits, writes it as one batch, flushes once (of
+//! *ephemeral* nothing is flushed), then makes it readable and answers. The next
+//! batch gathers during the flush, so there is no delay to tune. A failed flush
+//! ends the thread for good.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log_format::{AppendError as FormatError, PartitionWriter, Pending};
+use log_format::{AppendError as FormatError, PartitionWriter, Pending, Topic};
 use tokio::sync::watch;
 
 use super::fill::Waker;
@@ -23,11 +24,9 @@ use crate::telemetry::names;
 
 /// Idleness after which an empty commit frame covers the last batch.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
-/// The value of the label `topic`.
-const TOPIC: &str = "input";
-
 /// Everything that the thread owns.
 pub(super) struct Appender {
+    pub topic: Topic,
     pub partition: PartitionId,
     pub writer: PartitionWriter,
     pub queue: Arc<Queue>,
@@ -44,7 +43,8 @@ pub(super) struct Appender {
 impl Appender {
     /// Runs until the queue is closed and empty, or the log fails.
     pub fn run(mut self) {
-        if !priority::raise() {
+        // Nobody waits long for what is not flushed.
+        if self.topic == Topic::Input && !priority::raise() {
             tracing::debug!(self.partition, "append thread keeps its priority");
         }
         // A panic must not leave a queue that takes records and never writes them.
@@ -81,6 +81,7 @@ impl Appender {
 
     /// Writes, flushes and answers one group. Says whether it was appended.
     fn commit(&mut self, mut jobs: Vec<Job>) -> bool {
+        let topic = self.topic.name();
         if !self.space.is_enough() {
             refuse(jobs, &AppendError::DiskFull);
             return false;
@@ -123,7 +124,7 @@ impl Appender {
         let mut first = offsets.start;
         for (job, count) in jobs.into_iter().zip(counts) {
             let waited = done.duration_since(job.handed_over);
-            metrics::histogram!(names::APPEND_SECONDS, "topic" => TOPIC).record(waited);
+            metrics::histogram!(names::APPEND_SECONDS, "topic" => topic).record(waited);
             let _ = job.answer.send(Ok(Appended {
                 partition: self.partition,
                 first,
@@ -131,12 +132,12 @@ impl Appender {
             }));
             first += u64::from(count);
         }
-        metrics::histogram!(names::SYNC_SECONDS, "topic" => TOPIC).record(done - flush_began);
-        metrics::histogram!(names::BATCH_RECORDS, "topic" => TOPIC).record(batch.len() as f64);
-        metrics::counter!(names::APPENDED_RECORDS, "topic" => TOPIC).increment(batch.len() as u64);
-        metrics::counter!(names::APPENDED_BYTES, "topic" => TOPIC).increment(bytes as u64);
+        metrics::histogram!(names::SYNC_SECONDS, "topic" => topic).record(done - flush_began);
+        metrics::histogram!(names::BATCH_RECORDS, "topic" => topic).record(batch.len() as f64);
+        metrics::counter!(names::APPENDED_RECORDS, "topic" => topic).increment(batch.len() as u64);
+        metrics::counter!(names::APPENDED_BYTES, "topic" => topic).increment(bytes as u64);
         let rolls = self.writer.segments_begun() - segments;
-        metrics::counter!(names::SEGMENT_ROLLS, "topic" => TOPIC).increment(rolls);
+        metrics::counter!(names::SEGMENT_ROLLS, "topic" => topic).increment(rolls);
         if let Some(waker) = &self.waker {
             waker.wake_if_wanted();
         }

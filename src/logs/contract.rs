@@ -1,21 +1,25 @@
 //! The contract of the `Log` port, held against every implementation, and what
 //! the embedded logs promise beyond it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log_format::file_system::{File, FileSystem, Lock, OpenMode, RealFileSystem};
 use log_format::record::{Kind, NewEnvelope, Source};
 use log_format::{LogId, Pending, Recovery, Witness};
 
+use super::ephemeral::{KEPT_BYTES_MAX, KEPT_FOR};
 use super::log::{Append, AppendError, Log, NewRecord, ReadError, partition_of};
-use super::{InputLog, LogSettings, OpenLogError, OutputLog};
+use super::{EphemeralLog, InputLog, LogSettings, OpenLogError, OutputLog};
 
 /// A log under test: how to append to it, and how to open it again.
 trait Subject: Sized {
+    /// How many partitions it is tried with.
+    const PARTITIONS: u32 = 3;
     fn open(settings: &LogSettings) -> Self;
     fn log(&self) -> &dyn Log;
     /// Appends, and waits until the records are readable.
@@ -36,6 +40,25 @@ impl Subject for InputLog {
     async fn append(&self, partition: u32, batch: Vec<NewRecord>) -> u64 {
         let ticket = self.enqueue(partition, batch).expect("is taken");
         ticket.await.expect("is durable").first
+    }
+
+    fn close(self) {}
+}
+
+impl Subject for EphemeralLog {
+    const PARTITIONS: u32 = 1;
+
+    fn open(settings: &LogSettings) -> EphemeralLog {
+        EphemeralLog::open(settings).expect("opens")
+    }
+
+    fn log(&self) -> &dyn Log {
+        self
+    }
+
+    async fn append(&self, partition: u32, batch: Vec<NewRecord>) -> u64 {
+        let ticket = self.enqueue(partition, batch).expect("is taken");
+        ticket.await.expect("is written").first
     }
 
     fn close(self) {}
@@ -92,19 +115,20 @@ fn settings(folder: &tempfile::TempDir, partitions: u32) -> LogSettings {
 /// What every implementation of the port does.
 async fn keeps_the_contract<S: Subject>() {
     let folder = tempfile::tempdir().expect("makes a folder");
-    let settings = settings(&folder, 3);
+    let settings = settings(&folder, S::PARTITIONS);
+    let last = S::PARTITIONS - 1;
     let subject = S::open(&settings);
-    assert_eq!(subject.log().partitions(), 3);
+    assert_eq!(subject.log().partitions(), S::PARTITIONS);
     assert!(matches!(
-        subject.log().read(3, 0, 1),
-        Err(ReadError::NoSuchPartition(3))
+        subject.log().read(S::PARTITIONS, 0, 1),
+        Err(ReadError::NoSuchPartition(asked)) if asked == S::PARTITIONS
     ));
     assert_eq!(subject.log().read(0, 0, 1000).expect("reads").len(), 0);
 
     // Offsets of a partition increase, and are its own.
     let mut number = 0;
     for size in [1, 2, 30, 1, 150, 64] {
-        for partition in [0, 2] {
+        for partition in BTreeSet::from([0, last]) {
             let batch = (number..number + size).map(record).collect();
             let first = subject.append(partition, batch).await;
             assert_eq!(first, number as u64);
@@ -112,38 +136,41 @@ async fn keeps_the_contract<S: Subject>() {
         number += size;
     }
     let end = number as u64;
-    assert_eq!(
-        [0, 1, 2].map(|partition| subject.log().end(partition)),
-        [end, 0, end]
-    );
+    for partition in 0..S::PARTITIONS {
+        let used = partition == 0 || partition == last;
+        assert_eq!(subject.log().end(partition), if used { end } else { 0 });
+    }
 
-    check_records(subject.log(), 2, number);
-    let genesis = subject.log().link_before(2, 0).expect("has it");
-    let middle = subject.log().link_before(2, end / 2).expect("has it");
-    let last = subject.log().link_before(2, end).expect("has it");
-    assert!(genesis != middle && middle != last);
+    check_records(subject.log(), last, number);
+    let genesis = subject.log().link_before(last, 0).expect("has it");
+    let middle = subject.log().link_before(last, end / 2).expect("has it");
+    let link = subject.log().link_before(last, end).expect("has it");
+    assert!(genesis != middle && middle != link);
 
     // Waiting: at once if it is there, else when it comes.
-    subject.log().wait_beyond(2, end - 1).await;
-    let early = tokio::time::timeout(Duration::from_millis(20), subject.log().wait_beyond(2, end));
+    subject.log().wait_beyond(last, end - 1).await;
+    let early = tokio::time::timeout(
+        Duration::from_millis(20),
+        subject.log().wait_beyond(last, end),
+    );
     assert!(early.await.is_err(), "nothing was appended yet");
-    let wait = subject.log().wait_beyond(2, end);
-    let appended = subject.append(2, vec![record(number)]);
+    let wait = subject.log().wait_beyond(last, end);
+    let appended = subject.append(last, vec![record(number)]);
     let (first, ()) = tokio::join!(appended, wait);
     assert_eq!(first, end);
 
     // It all survives.
     subject.close();
     let subject = S::open(&settings);
-    assert_eq!(subject.log().end(2), end + 1);
-    check_records(subject.log(), 2, number + 1);
-    assert_eq!(subject.log().link_before(2, end).expect("has it"), last);
+    assert_eq!(subject.log().end(last), end + 1);
+    check_records(subject.log(), last, number + 1);
+    assert_eq!(subject.log().link_before(last, end).expect("has it"), link);
 
     // Trimming takes whole segments from the front, and nothing else.
-    subject.log().trim(2, end / 2).expect("trims");
-    let begin = subject.log().begin(2);
+    subject.log().trim(last, end / 2).expect("trims");
+    let begin = subject.log().begin(last);
     assert!(begin > 0 && begin <= end / 2, "begins at {begin}");
-    match subject.log().read(2, 0, 1000) {
+    match subject.log().read(last, 0, 1000) {
         Err(ReadError::Trimmed {
             asked: 0,
             begin: told,
@@ -151,14 +178,14 @@ async fn keeps_the_contract<S: Subject>() {
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        subject.log().read(2, begin, 1).expect("reads")[0].offset,
+        subject.log().read(last, begin, 1).expect("reads")[0].offset,
         begin
     );
-    assert_eq!(subject.log().link_before(2, end).expect("has it"), last);
+    assert_eq!(subject.log().link_before(last, end).expect("has it"), link);
     subject.close();
     let subject = S::open(&settings);
     assert_eq!(
-        (subject.log().begin(2), subject.log().end(2)),
+        (subject.log().begin(last), subject.log().end(last)),
         (begin, end + 1)
     );
 }
@@ -186,6 +213,70 @@ async fn input_keeps_the_contract() {
 #[tokio::test]
 async fn output_keeps_the_contract() {
     keeps_the_contract::<OutputLog>().await;
+}
+
+#[tokio::test]
+async fn ephemeral_keeps_the_contract() {
+    keeps_the_contract::<EphemeralLog>().await;
+}
+
+#[tokio::test]
+async fn ephemeral_is_kept_for_a_time_and_within_a_size() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let log = EphemeralLog::open(&settings(&folder, 3)).expect("opens");
+    let mut now = Instant::now();
+    let fill = async |count: usize| {
+        let batch = (0..count).map(record).collect();
+        log.enqueue(0, batch)
+            .expect("is taken")
+            .await
+            .expect("is written");
+    };
+    assert_eq!(log.due(now), None);
+    fill(1_000).await;
+    now += KEPT_FOR / 2;
+    assert_eq!(log.due(now), None);
+    fill(1_000).await;
+    now += KEPT_FOR / 2 + Duration::from_secs(1);
+    assert_eq!(log.due(now), Some(0), "nothing was there at the first mark");
+    now += KEPT_FOR / 2;
+    assert_eq!(log.due(now), Some(1_000));
+    assert_eq!(log.due(now), None, "once");
+    log.trim(0, 1_000).expect("trims");
+    let begin = log.begin(0);
+    assert!(begin > 500 && begin <= 1_000, "begins at {begin}");
+    // By size, however short the time.
+    let mut due = 0;
+    for _ in 0..KEPT_BYTES_MAX / (1_000 * 300) {
+        fill(1_000).await;
+        due = log.due(now).unwrap_or(due);
+    }
+    let kept = log.end(0) - due;
+    assert!(kept * 300 < 2 * KEPT_BYTES_MAX, "{kept} records are kept");
+    assert!(due > 2_000);
+}
+
+#[tokio::test]
+async fn a_damaged_ephemeral_log_begins_anew() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let settings = settings(&folder, 1);
+    let log = <EphemeralLog as Subject>::open(&settings);
+    for number in 0..1_000 {
+        Subject::append(&log, 0, vec![record(number)]).await;
+    }
+    drop(log);
+    let first = folder
+        .path()
+        .join("ephemeral/p0000")
+        .join(format!("{:020}.seg", 0));
+    let mut permissions = std::fs::metadata(&first).expect("is there").permissions();
+    #[allow(clippy::permissions_set_readonly_false, reason = "a test's file")]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(&first, permissions).expect("may be written");
+    std::fs::write(&first, b"nothing of a segment").expect("is written");
+    let log = <EphemeralLog as Subject>::open(&settings);
+    let end = log.end(0);
+    assert_eq!(Subject::append(&log, 0, vec![record(7)]).await, end);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

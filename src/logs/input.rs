@@ -88,6 +88,7 @@ impl InputLog {
             let (filling, waker) = filling.transpose()?.unzip();
             log.fillings().extend(filling);
             let appender = Appender {
+                topic: Topic::Input,
                 partition: number,
                 writer,
                 queue: queue.clone(),

@@ -3,11 +3,13 @@
 //! [`log`] is the port that writers, projectors and readers know; everything
 //! else here is the embedded implementation of it on the crate `log-format`:
 //! [`input`] with a thread per partition that flushes before it acknowledges
-//! (and one that prepares the next segment), [`output`] written by the projector and flushed lazily.
+//! (and one that prepares the next segment), [`output`] written by the projector and flushed lazily,
+//! [`ephemeral`] with one partition that is never flushed and kept for minutes.
 
 mod append;
 #[cfg(test)]
 mod contract;
+pub mod ephemeral;
 mod fill;
 pub mod input;
 pub mod log;
@@ -20,6 +22,7 @@ pub mod read_only;
 mod space;
 mod tail;
 
+pub use ephemeral::EphemeralLog;
 pub use input::InputLog;
 pub use open::{LogSettings, OpenLogError};
 pub use output::{OutputLog, OutputPartition};

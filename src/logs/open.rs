@@ -62,6 +62,29 @@ impl LogSettings {
             ..WriterConfig::output(self.segment_bytes)
         }
     }
+
+    /// Nothing of *ephemeral* is flushed but what a new segment needs.
+    pub(super) fn ephemeral_config(&self, segment_bytes: u64) -> WriterConfig {
+        WriterConfig {
+            sync: SyncMode::Off,
+            ..WriterConfig::output(segment_bytes)
+        }
+    }
+}
+
+/// Renames a folder so that a new one can take its place; returns its new name.
+pub(super) fn set_aside(settings: &LogSettings, dir: &Path) -> Result<PathBuf, OpenError> {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(format!(".aside-{}", settings.fs.now_us()));
+    let aside = PathBuf::from(name);
+    settings
+        .fs
+        .rename(dir, &aside)
+        .map_err(|source| OpenError::Io {
+            path: dir.to_owned(),
+            source,
+        })?;
+    Ok(aside)
 }
 
 /// Why a log was not opened.

@@ -15,7 +15,7 @@ use log_format::{
 };
 
 use super::log::{AppendError, Log, LogRecord, PartitionId, ReadError, Waiting};
-use super::open::{LogSettings, OpenLogError, check_partitions};
+use super::open::{LogSettings, OpenLogError, check_partitions, set_aside};
 use super::tail::Tail;
 use crate::telemetry::names;
 
@@ -274,21 +274,6 @@ impl Log for OutputLog {
     fn trim(&self, partition: PartitionId, before: u64) -> Result<(), ReadError> {
         self.partition(partition)?.tail.trim(before)
     }
-}
-
-/// Renames a folder so that a new one can take its place; returns its new name.
-fn set_aside(settings: &LogSettings, dir: &Path) -> Result<PathBuf, OpenError> {
-    let mut name = dir.as_os_str().to_owned();
-    name.push(format!(".aside-{}", settings.fs.now_us()));
-    let aside = PathBuf::from(name);
-    settings
-        .fs
-        .rename(dir, &aside)
-        .map_err(|source| OpenError::Io {
-            path: dir.to_owned(),
-            source,
-        })?;
-    Ok(aside)
 }
 
 fn append_error(error: FormatError) -> AppendError {

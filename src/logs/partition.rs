@@ -1,4 +1,4 @@
-//! The queue of one *input* partition: what writers hand over, in order.
+//! The queue of one partition: what writers hand over, in order.
 //!
 //! Bounded by bytes, since records differ by a factor of a thousand. The thread
 //! that empties it is in `append.rs`.
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::log::{AppendError, Appended, NewRecord};
 
-/// Payload bytes that may wait for one partition. At 100 MB/s of disk that is
+/// Payload bytes that may wait for one partition of *input*. At 100 MB/s of disk that is
 /// under a second; more would only hide that the disk is too slow.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Payload bytes and records that one flush takes at most: enough that a flush
@@ -47,10 +47,16 @@ pub(super) enum Work {
 }
 
 /// Batches in the order in which they were handed over.
-#[derive(Default)]
 pub(super) struct Queue {
+    bytes_max: usize,
     state: Mutex<QueueState>,
     changed: Condvar,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue::bounded(QUEUE_BYTES_MAX)
+    }
 }
 
 #[derive(Default)]
@@ -61,6 +67,15 @@ struct QueueState {
 }
 
 impl Queue {
+    /// A queue in which so many payload bytes may wait.
+    pub fn bounded(bytes_max: usize) -> Queue {
+        Queue {
+            bytes_max,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
     /// Adds a batch; never blocks beyond the short lock.
     pub fn push(&self, records: Vec<NewRecord>) -> Result<oneshot::Receiver<Answer>, AppendError> {
         let bytes = check(&records)?;
@@ -69,7 +84,7 @@ impl Queue {
         if state.closed {
             return Err(AppendError::Closed);
         }
-        if state.bytes + bytes > QUEUE_BYTES_MAX {
+        if state.bytes + bytes > self.bytes_max {
             return Err(AppendError::Overloaded);
         }
         state.bytes += bytes;
