@@ -50,6 +50,9 @@ pub const PASSWORD_CHARS_MAX: usize = 512;
 pub const DISPLAY_NAME_BYTES_MAX: usize = 256;
 /// Longest avatar URL in bytes.
 pub const AVATAR_URL_BYTES_MAX: usize = 1_000;
+/// Longest status message of a presence in bytes. Ours: a line of text, which
+/// goes to everybody who shares a room.
+pub const STATUS_MSG_BYTES_MAX: usize = 1_000;
 /// Longest display name of a device in bytes.
 pub const DEVICE_NAME_BYTES_MAX: usize = 100;
 /// Largest profile of a user, all fields together, in bytes

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::crypto::ServerKey;
 use crate::crypto::openid::OpenIdTokens;
+use crate::query::ephemeral::Ephemeral;
 use crate::query::receipts::Receipts;
 use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
@@ -38,8 +39,10 @@ use crate::readers::client_sync::ClientSync;
 use crate::readers::user_directory::UserDirectory;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::passwords::Passwords;
+use crate::writers::client::presence_setter::PresenceSetter;
 use crate::writers::client::receipt_setter::ReceiptSetter;
 use crate::writers::client::room_writer::RoomWriter;
+use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::client::user_data::UserData;
 use crate::writers::submit::Submitter;
 
@@ -140,6 +143,10 @@ pub struct Ports {
     pub receipts: Arc<dyn Receipts>,
     pub relations: Arc<dyn Relations>,
     pub submitter: Submitter,
+    pub typing_setter: TypingSetter,
+    pub presence_setter: PresenceSetter,
+    /// Who types and who is there.
+    pub ephemeral: Arc<dyn Ephemeral>,
     /// Signs the events of our users.
     pub signing_key: Arc<ServerKey>,
     /// Where a token of `/sync` stands in a room.
@@ -163,6 +170,9 @@ pub struct Api {
     pub user_data: UserData,
     pub room_writer: RoomWriter,
     pub receipt_setter: ReceiptSetter,
+    pub typing_setter: TypingSetter,
+    pub presence_setter: PresenceSetter,
+    pub ephemeral: Arc<dyn Ephemeral>,
     pub sync_positions: Arc<dyn SyncPositions>,
     pub sync: Arc<ClientSync>,
     pub search: Option<Arc<ClientSearch>>,
@@ -210,6 +220,9 @@ impl Api {
                 user_data.clone(),
                 ports.submitter,
             ),
+            typing_setter: ports.typing_setter,
+            presence_setter: ports.presence_setter,
+            ephemeral: ports.ephemeral,
             openid,
             room_writer,
             user_data,

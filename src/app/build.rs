@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::data_dir::{DataDir, DataDirLock};
 use super::exit::Exit;
 use super::foundation::{self, Tables};
+use super::momentary::Momentary;
 use super::rooms::Desk;
 use super::space::Space;
 use crate::api::{
@@ -26,7 +27,7 @@ use crate::config::Config;
 use crate::crypto::random;
 use crate::crypto::signing_key::ServerKey;
 use crate::logs::log::Log;
-use crate::logs::{InputLog, OutputLog};
+use crate::logs::{EphemeralLog, InputLog, OutputLog};
 use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use crate::projectors::receiptserver::ReceiptAnswers;
 use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
@@ -56,6 +57,7 @@ const FOLD_AT_STOP_MAX: Duration = Duration::from_secs(10);
 pub struct House {
     pub api: ApiState,
     pub input: Arc<InputLog>,
+    pub ephemeral: Arc<EphemeralLog>,
     pub output: Arc<dyn OutputPort>,
     pub store: Arc<Store>,
     pub projection: Arc<Projection>,
@@ -75,6 +77,8 @@ pub struct House {
     search_follower: Option<JoinHandle<()>>,
     room_work: JoinHandle<()>,
     follow_ups: Vec<JoinHandle<()>>,
+    /// Of what is true for minutes.
+    momentary: Vec<JoinHandle<()>>,
     snapshot_at_stop: bool,
     /// Last: released once everything else is closed.
     _lock: DataDirLock,
@@ -83,6 +87,7 @@ pub struct House {
 /// What lies on disk, made to fit together.
 struct Opened {
     input: Arc<InputLog>,
+    ephemeral: Arc<EphemeralLog>,
     output: Arc<EmbeddedOutput>,
     output_id: LogId,
     store: Arc<Store>,
@@ -112,6 +117,7 @@ impl House {
         };
         let Opened {
             input,
+            ephemeral,
             output,
             output_id,
             store,
@@ -147,6 +153,7 @@ impl House {
         let epoch = Epoch::of_log(&output_id.0);
         let relations = EventRelations::open(store.clone(), rooms.clone(), output.clone(), epoch);
         let relations = Arc::new(relations.map_err(store_failed)?);
+        let momentary = Momentary::new(config, &ephemeral, &rooms);
         let sync = ClientSync::open(
             SyncPorts {
                 store: store.clone(),
@@ -154,6 +161,7 @@ impl House {
                 users: users.clone(),
                 receipts: receipts.clone(),
                 relations: relations.clone(),
+                ephemeral: momentary.projection.clone(),
                 output: output.clone(),
             },
             config.identity.server_name.clone(),
@@ -199,6 +207,9 @@ impl House {
             receipts,
             relations: relations.clone(),
             submitter: submitter.clone(),
+            typing_setter: momentary.typing.clone(),
+            presence_setter: momentary.presence.clone(),
+            ephemeral: momentary.projection.clone(),
             signing_key: Arc::new(signing),
             sync_positions: sync.clone(),
             sync: sync.clone(),
@@ -222,6 +233,7 @@ impl House {
             .collect();
         let (counted, space_file) = (output.clone(), data_dir.space());
         let space = Arc::new(Space::open(store.clone(), counted, output_id, space_file));
+        let momentary = momentary.run(&sync, &output);
         let house = House {
             space,
             rooms: desk,
@@ -234,6 +246,7 @@ impl House {
             user_directory,
             api,
             input,
+            ephemeral,
             output,
             store,
             projection,
@@ -242,6 +255,7 @@ impl House {
             stop_readers,
             room_work: tokio::spawn(work.run()),
             follow_ups,
+            momentary,
             snapshot_at_stop: schedule.at_stop,
             _lock: lock,
         };
@@ -283,10 +297,13 @@ impl House {
     /// Leaves in order: writers drain, the log syncs, what is durable is folded,
     /// readers save their cursors, a snapshot is made.
     pub async fn close(self) -> Result<(), Exit> {
-        let input = self.input.clone();
-        spawn_blocking(move || input.close())
-            .await
-            .map_err(|_| panicked())?;
+        self.momentary.iter().for_each(JoinHandle::abort);
+        let (input, ephemeral) = (self.input.clone(), self.ephemeral.clone());
+        let close = move || {
+            ephemeral.close();
+            input.close();
+        };
+        spawn_blocking(close).await.map_err(|_| panicked())?;
         // What is durable and not folded yet is folded at the next start.
         let folded = timeout(FOLD_AT_STOP_MAX, async {
             catch_up(&self.projection).await?;
@@ -328,9 +345,11 @@ impl House {
         self.stop_readers.cancel();
         self.room_work.abort();
         self.follow_ups.iter().for_each(JoinHandle::abort);
-        let (input, projection) = (self.input, self.projection);
+        self.momentary.iter().for_each(JoinHandle::abort);
+        let (input, ephemeral, projection) = (self.input, self.ephemeral, self.projection);
         let _ = spawn_blocking(move || {
             projection.halt();
+            ephemeral.close();
             input.close();
         })
         .await;
@@ -381,6 +400,8 @@ fn open_disk(config: &Config, data_dir: &DataDir, key: &ServerKey) -> Result<Ope
     for (partition, recovery) in recoveries.iter().enumerate() {
         foundation::report_recovery(partition, recovery);
     }
+    let ephemeral =
+        EphemeralLog::open(&log_settings).map_err(|error| foundation::log_exit(&error))?;
     let (output, _) = OutputLog::open(&log_settings, input.log_id(), epoch())
         .map_err(|error| foundation::log_exit(&error))?;
     let output_id = output.log_id();
@@ -406,6 +427,7 @@ fn open_disk(config: &Config, data_dir: &DataDir, key: &ServerKey) -> Result<Ope
     }
     Ok(Opened {
         input: Arc::new(input),
+        ephemeral: Arc::new(ephemeral),
         output: Arc::new(output),
         output_id,
         store,

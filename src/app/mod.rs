@@ -12,6 +12,7 @@ pub mod data_dir;
 pub mod doors;
 pub mod exit;
 pub mod foundation;
+mod momentary;
 pub mod rooms;
 pub mod shutdown;
 pub mod space;

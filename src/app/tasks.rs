@@ -1,7 +1,7 @@
 //! What runs beside the house: housekeeping of the stores and of the metrics.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -9,15 +9,21 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::build::House;
 use super::space::Space;
+use crate::api::ApiState;
 use crate::clock;
+use crate::logs::EphemeralLog;
+use crate::logs::ephemeral::PARTITION;
+use crate::logs::log::Log as _;
 use crate::projectors::output_log::OutputLog;
 use crate::projectors::run::Projection;
+use crate::query::ids::EphemeralOffset;
 use crate::readers::client_search::ClientSearch;
 use crate::readers::client_sync::ClientSync;
 use crate::readers::run::Reader;
 use crate::readers::user_directory::UserDirectory;
 use crate::storage::open::Store;
 use crate::telemetry::names;
+use crate::writers::client::presence_setter::PresenceSetter;
 
 /// How often the stores are looked after.
 const STORES_EVERY: Duration = Duration::from_secs(1);
@@ -34,8 +40,14 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
         user_directory: house.user_directory.clone(),
         store: house.store.clone(),
         space: house.space.clone(),
+        ephemeral: house.ephemeral.clone(),
+        api: house.api.clone(),
     };
     vec![
+        tokio::spawn(keep_ephemeral(
+            house.ephemeral.clone(),
+            house.api.presence_setter.clone(),
+        )),
         tokio::spawn(keep_stores(house.projection.clone(), house.space.clone())),
         tokio::spawn(keep_metrics(gauges, metrics)),
     ]
@@ -70,6 +82,30 @@ async fn keep_stores(projection: Arc<Projection>, space: Arc<Space>) {
     }
 }
 
+/// Removes what *ephemeral* has kept for long enough, but for status messages.
+async fn keep_ephemeral(log: Arc<EphemeralLog>, presence: PresenceSetter) {
+    let mut ticks = interval(STORES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(before) = log.due(Instant::now()) else {
+            continue;
+        };
+        if let Err(error) = presence.carry_on(EphemeralOffset(before)) {
+            // Nothing goes before all of them are: the next time comes soon.
+            tracing::warn!(%error, "status messages were not written again");
+            continue;
+        }
+        let log = log.clone();
+        match spawn_blocking(move || log.trim(PARTITION, before)).await {
+            Ok(Ok(())) => (),
+            // Tried again with the next mark.
+            Ok(Err(error)) => tracing::warn!(%error, "ephemeral log was not trimmed"),
+            Err(error) => tracing::error!(%error, "trimming the ephemeral log panicked"),
+        }
+    }
+}
+
 struct Gauges {
     projection: Arc<Projection>,
     output: Arc<dyn OutputLog>,
@@ -78,6 +114,8 @@ struct Gauges {
     user_directory: Arc<UserDirectory>,
     store: Arc<Store>,
     space: Arc<Space>,
+    ephemeral: Arc<EphemeralLog>,
+    api: ApiState,
 }
 
 async fn keep_metrics(gauges: Gauges, handle: PrometheusHandle) {
@@ -113,6 +151,10 @@ impl Gauges {
             metrics::gauge!(names::SEARCH_LAG).set(search.behind() as f64);
         }
         metrics::gauge!(names::SYNC_WAITERS).set(self.sync.waiting() as f64);
+        let queued = self.ephemeral.queued_bytes();
+        metrics::gauge!(names::EPHEMERAL_QUEUED_BYTES).set(queued as f64);
+        metrics::gauge!(names::TYPING_USERS).set(self.api.typing_setter.count() as f64);
+        metrics::gauge!(names::PRESENT_USERS).set(self.api.presence_setter.count() as f64);
         let store = self.store.metrics();
         metrics::counter!(names::STORE_FLUSHES).absolute(store.flushes);
         metrics::gauge!(names::STORE_MEMTABLE_BYTES).set(store.memtable_bytes as f64);

@@ -216,6 +216,18 @@ section! {
 }
 
 section! {
+    /// Who is there: told to those who share a room.
+    Presence {
+        /// Off, nobody is told who is online, and nothing of it is kept.
+        enabled: bool = true;
+        /// Seconds without activity after which an online user counts as unavailable.
+        idle_seconds: Count<1, 86_400> = Count(300);
+        /// Seconds without a sync after which a user counts as offline.
+        offline_seconds: Count<1, 3_600> = Count(30);
+    }
+}
+
+section! {
     /// Limits against clients that ask too often.
     RateLimits {
         /// Requests beyond the limits are answered 429 M_LIMIT_EXCEEDED.
@@ -307,6 +319,7 @@ pub struct Config {
     pub search: Search,
     pub turn: Turn,
     pub support: Support,
+    pub presence: Presence,
     pub rate_limits: RateLimits,
     pub log: Log,
     pub snapshots: Snapshots,
@@ -316,7 +329,7 @@ pub struct Config {
 }
 
 /// Name and comment of each section, in the order in which they are printed.
-pub const SECTIONS: [(&str, &str); 14] = [
+pub const SECTIONS: [(&str, &str); 15] = [
     ("", ""),
     (
         "client",
@@ -339,6 +352,10 @@ pub const SECTIONS: [(&str, &str); 14] = [
     (
         "support",
         "Whom people may ask for help; served at `/.well-known/matrix/support`.",
+    ),
+    (
+        "presence",
+        "Who is online, idle or offline: told to those who share a room.",
     ),
     ("rate_limits", "Limits against clients that ask too often."),
     ("log", "The append-only logs, which are the truth."),
@@ -363,6 +380,7 @@ impl Config {
             "search" => &self.search,
             "turn" => &self.turn,
             "support" => &self.support,
+            "presence" => &self.presence,
             "rate_limits" => &self.rate_limits,
             "log" => &self.log,
             "snapshots" => &self.snapshots,
@@ -384,6 +402,7 @@ impl Config {
             "search" => &mut self.search,
             "turn" => &mut self.turn,
             "support" => &mut self.support,
+            "presence" => &mut self.presence,
             "rate_limits" => &mut self.rate_limits,
             "log" => &mut self.log,
             "snapshots" => &mut self.snapshots,

@@ -27,6 +27,10 @@ pub struct InputOffset(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OutputOffset(pub u64);
 
+/// Offset in *ephemeral*, which has one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EphemeralOffset(pub u64);
+
 /// An event's place in its room, given at its fold and never changed.
 ///
 /// Live events are [`Place::STEP`] apart; history that is found later gets

@@ -6,6 +6,7 @@
 //! knows RocksDB or the log.
 
 pub mod authority;
+pub mod ephemeral;
 pub mod graph;
 pub mod ids;
 pub mod joining;

@@ -41,6 +41,12 @@ pub const SYNC_WAITERS: &str = "engram_sync_waiters";
 pub const SEARCH_LAG: &str = "engram_search_lag_records";
 /// *Output* records that the user directory has not read yet.
 pub const DIRECTORY_LAG: &str = "engram_user_directory_lag_records";
+/// Payload bytes of *ephemeral* that wait to be written.
+pub const EPHEMERAL_QUEUED_BYTES: &str = "engram_ephemeral_queued_bytes";
+/// Users who type, each room counted.
+pub const TYPING_USERS: &str = "engram_typing_users";
+/// Local users who are online or unavailable, or were a moment ago.
+pub const PRESENT_USERS: &str = "engram_present_users";
 /// From a request's head to its answer's head, by `route`, `method`, `status`.
 pub const REQUEST_SECONDS: &str = "engram_http_request_seconds";
 /// Flushes of the store to disk.
@@ -112,6 +118,21 @@ pub const ALL: &[Metric] = &[
         DIRECTORY_LAG,
         Kind::Gauge,
         "Output records that the user directory has not read yet.",
+    ),
+    metric(
+        EPHEMERAL_QUEUED_BYTES,
+        Kind::Gauge,
+        "Payload bytes of typing and presence that wait to be written.",
+    ),
+    metric(
+        TYPING_USERS,
+        Kind::Gauge,
+        "Users who type, each room counted.",
+    ),
+    metric(
+        PRESENT_USERS,
+        Kind::Gauge,
+        "Local users who are online or unavailable.",
     ),
     metric(
         REQUEST_SECONDS,

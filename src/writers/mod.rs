@@ -2,6 +2,7 @@
 //! the fold's outcome. They ask the query window and never touch a table.
 
 pub mod client;
+pub mod ephemeral;
 pub mod room_work;
 pub mod submit;
 #[cfg(test)]

@@ -65,7 +65,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Settings for tests: every port free, anyone may register, no rate limits.
+    /// Settings for tests: every port free, anyone may register, no rate limits,
+    /// and no presence, so that no sync ends because somebody came.
     pub fn builder() -> Builder {
         let builder = Builder {
             environment: BTreeMap::new(),
@@ -77,6 +78,7 @@ impl Server {
             .set("TELEMETRY__METRICS_BIND", "127.0.0.1:0")
             .set("REGISTRATION__OPEN", true)
             .set("RATE_LIMITS__ENABLED", false)
+            .set("PRESENCE__ENABLED", false)
     }
 
     /// Starts the process and waits for `run/addresses.json` of this process.

@@ -54,6 +54,7 @@ pub async fn receipt(
     api.receipt_setter
         .set(&room_id, Source::Client, receipts)
         .await?;
+    api.presence_setter.acted(user);
     Ok(Json(json!({})))
 }
 
@@ -103,6 +104,7 @@ pub async fn read_markers(
             .set_fully_read(&room_id, user, &event)
             .await?;
     }
+    api.presence_setter.acted(user);
     Ok(Json(json!({})))
 }
 

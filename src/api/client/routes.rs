@@ -9,8 +9,9 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::{
     account, account_data, admin, create_room, devices, directory, discovery, filters, login,
-    membership, messages, mutual_rooms, notifications, openid, profile, public_rooms, push_rules,
-    receipts, register, room_state, rooms, send, sync, tags, third_party_lookup, upgrade, voip,
+    membership, messages, mutual_rooms, notifications, openid, presence, profile, public_rooms,
+    push_rules, receipts, register, room_state, rooms, send, sync, tags, third_party_lookup,
+    typing, upgrade, voip,
 };
 use super::{
     relations, search, sliding_sync, spaces, summary, threads, timestamps, user_directory,
@@ -86,6 +87,7 @@ pub fn routes() -> Routes {
     table.add(v3!("/user/{userId}/openid/request_token"), post(openid::request_token));
     table.add(["/_matrix/federation/v1/openid/userinfo"], get(openid::user_info));
     table.add(v1!("/mutual_rooms"), get(mutual_rooms::mutual_rooms));
+    table.add(v3!("/presence/{userId}/status"), get(presence::status).put(presence::set_status));
     table.add(v3!("/user/{userId}/filter"), post(filters::add));
     table.add(v3!("/user/{userId}/filter/{filterId}"), get(filters::one));
 
@@ -153,7 +155,8 @@ pub fn routes() -> Routes {
     table.add(v3!("/rooms/{roomId}/send/{eventType}"), post(send::send_once));
     table.add(v3!("/rooms/{roomId}/redact/{eventId}/{txnId}"), put(send::redact));
 
-    // Rooms: receipts and read markers
+    // Rooms: typing, receipts and read markers
+    table.add(v3!("/rooms/{roomId}/typing/{userId}"), put(typing::typing));
     table.add(v3!("/rooms/{roomId}/receipt/{receiptType}/{eventId}"), post(receipts::receipt));
     table.add(v3!("/rooms/{roomId}/read_markers"), post(receipts::read_markers));
 

@@ -36,9 +36,9 @@ pub async fn send(
         .check(Limit::Message, auth.user_id().as_str())?;
     let from = from_device(&auth, &txn_id)?;
     let sent = api.room_writer.send_message(from, &room_id, &kind, content);
-    Ok(Json(Sent {
-        event_id: sent.await?,
-    }))
+    let event_id = sent.await?;
+    api.presence_setter.acted(auth.user_id());
+    Ok(Json(Sent { event_id }))
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/send/{eventType}`
@@ -56,9 +56,9 @@ pub async fn send_once(
         txn_id: None,
     };
     let sent = api.room_writer.send_message(from, &room_id, &kind, content);
-    Ok(Json(Sent {
-        event_id: sent.await?,
-    }))
+    let event_id = sent.await?;
+    api.presence_setter.acted(auth.user_id());
+    Ok(Json(Sent { event_id }))
 }
 
 #[derive(Deserialize)]

@@ -7,6 +7,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
+use log_format::record::ephemeral::PresenceState;
 use serde::Deserialize;
 
 use super::sync::timeout;
@@ -53,14 +54,21 @@ async fn sync(
     dialect: Dialect,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let presence = body.set_presence.as_deref();
-    if presence.is_some_and(|word| !["online", "offline", "unavailable"].contains(&word)) {
-        return Err(ApiError::InvalidParam("set_presence is no presence".into()));
-    }
+    let says = match body.set_presence.as_deref() {
+        None => Some(PresenceState::Online),
+        Some(word) => PresenceState::parse(word),
+    };
+    let wrong = || ApiError::InvalidParam("set_presence is no presence".into());
+    let says = says.ok_or_else(wrong)?;
     let request = SlidingRequest::new(auth.user_id(), auth.device_id(), dialect, body);
     let mut request = request.map_err(|error| ApiError::InvalidParam(error.to_string().into()))?;
     request.timeout = timeout(auth, request.timeout);
     request.access = Some(*auth.token_hash());
+    let syncing = api
+        .presence_setter
+        .sync(auth.user_id(), auth.device_id(), says)
+        .await;
     let answer = api.sync.sliding_sync(request).await?;
+    drop(syncing);
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }

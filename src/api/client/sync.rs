@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 
+use super::presence::Word;
 use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
@@ -32,17 +33,8 @@ pub struct Parameters {
     /// Milliseconds.
     #[serde(default)]
     timeout: u64,
-    /// Checked and else without effect: presence is not kept.
-    #[serde(rename = "set_presence")]
-    _set_presence: Option<Presence>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Presence {
-    Offline,
-    Online,
-    Unavailable,
+    /// None is online.
+    set_presence: Option<Word>,
 }
 
 /// `GET /_matrix/client/v3/sync`
@@ -69,7 +61,13 @@ pub async fn sync(
         state_section,
         access: Some(*auth.token_hash()),
     };
+    let says = parameters.set_presence.unwrap_or(Word::Online).state();
+    let syncing = api
+        .presence_setter
+        .sync(auth.user_id(), auth.device_id(), says)
+        .await;
     let answer = api.sync.sync(request).await?;
+    drop(syncing);
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 

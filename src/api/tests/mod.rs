@@ -9,6 +9,7 @@ mod sync;
 mod user_data;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,12 +20,16 @@ use tower::ServiceExt;
 
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
+use crate::query::ephemeral::fake::Silence;
 use crate::query::receipts::fake::NoReceipts;
 use crate::query::relations::fake::NoRelations;
 use crate::readers::client_sync::ClientSync;
 use crate::readers::user_directory::UserDirectory;
+use crate::writers::client::presence_setter::{PresenceSetter, Timing};
+use crate::writers::client::typing_setter::TypingSetter;
+use crate::writers::ephemeral::EphemeralWriter;
 use crate::writers::submit::Submitter;
-use crate::writers::testing::World;
+use crate::writers::testing::{Forgetful, World};
 
 /// A password that every test account has.
 pub(crate) const PASSWORD: &str = "correct horse battery";
@@ -71,12 +76,20 @@ impl Doors {
         change(&mut settings);
         let world = Arc::new(World::default());
         let submitter = Submitter::new(world.clone(), world.clone());
+        let ephemeral = EphemeralWriter::new(Arc::new(Forgetful), Arc::new(Silence));
+        let timing = Timing {
+            idle_after: Duration::from_secs(300),
+            offline_after: Duration::from_secs(30),
+        };
         let ports = Ports {
             rooms: world.clone(),
             users: world.clone(),
             receipts: Arc::new(NoReceipts),
             relations: Arc::new(NoRelations),
             submitter,
+            typing_setter: TypingSetter::new(world.clone(), ephemeral.clone()),
+            presence_setter: PresenceSetter::new(true, timing, &settings.server_name, ephemeral),
+            ephemeral: Arc::new(Silence),
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),
             sync: ClientSync::in_memory(world.clone(), world.clone(), world.clone()),

@@ -131,6 +131,11 @@ impl EventFilter {
         parse(json)
     }
 
+    /// Whether any event of a type may be returned.
+    pub fn matches_type(&self, kind: &str) -> bool {
+        type_is_included(kind, self.types.as_deref(), &self.not_types)
+    }
+
     /// Whether an event is to be returned. Account data has no sender and is
     /// asked for with the user it belongs to.
     pub fn matches(&self, sender: &UserId, kind: &str) -> bool {

@@ -34,7 +34,7 @@ pub struct SyncToken {
     pub vector: Box<[OutputOffset]>,
     /// Behind the last to-device message delivered, in the user's partition.
     pub to_device: u64,
-    /// Position in *ephemeral*, whose offsets count from the start of a process.
+    /// Behind the last record of *ephemeral* that is in what was told.
     pub ephemeral: u64,
     /// Which process: another boot id means *send what is current*.
     pub boot: u32,

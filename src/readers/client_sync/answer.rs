@@ -1,12 +1,13 @@
 //! One answer: which rooms have news for the user, and the body around them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use log_format::record::output::Membership;
 use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use std::sync::atomic::Ordering;
 
 use super::history::{Newest, RoomHistory};
 use super::lazy::KnownMembers;
@@ -15,11 +16,13 @@ use super::memory::{Memory, RoomIx, RoomSlot, UserSlot};
 use super::room::{Candidate, Events, JoinedRoom};
 use super::rows::{self, AccountDataRow, Key};
 use super::stripped::stripped_state;
+use super::typing::TypingChanges;
 use super::{ClientSync, SyncError, SyncRequest};
 use crate::clock;
 use crate::logs::log::{PartitionId, partition_of};
 use crate::matrix::push_rules::Ruleset;
-use crate::query::ids::OutputOffset;
+use crate::query::ephemeral::Presence;
+use crate::query::ids::{EphemeralOffset, OutputOffset};
 use crate::query::notified::PUSH_RULES;
 use crate::query::tokens::SyncToken;
 use crate::query::unwanted::Unwanted;
@@ -78,6 +81,7 @@ impl Built {
     pub fn is_empty(&self) -> bool {
         let rooms = &self.body.rooms;
         self.body.account_data.is_empty()
+            && self.body.presence.is_empty()
             && rooms.join.is_empty()
             && rooms.invite.is_empty()
             && rooms.knock.is_empty()
@@ -115,6 +119,8 @@ pub struct Building<'a> {
     pub known_members: Option<KnownMembers<'a>>,
     /// What the user does not want to be told of, as of now.
     pub unwanted: Unwanted,
+    /// Rooms in which others began or ceased to type.
+    pub typing: TypingChanges,
 }
 
 impl ClientSync {
@@ -128,24 +134,29 @@ impl ClientSync {
             return Err(SyncError::Stopped);
         }
         let user_partition = partition_of(request.user.as_str(), self.output.partitions());
-        let (token, candidates, data_changed) = {
+        let (changes, is_same_boot) = self.changes_since(since);
+        let typing = TypingChanges::new(&changes, &request.filter.room.ephemeral);
+        let (token, candidates, data_changed, mut presence) = {
             let memory = self.memory.read();
-            let token = self.token(&memory, since);
-            let candidates = candidates(&memory, request, since);
+            let token = self.token(&memory, since, changes.to);
+            let candidates = candidates(&memory, request, since, &typing);
+            let known = since.filter(|_| is_same_boot);
+            let presence = self.presence_in(&memory, request, known, &changes);
             let since = since.and_then(|since| since.vector.get(user_partition as usize));
             let changed_at = memory
                 .user(&request.user)
                 .and_then(|user| user.account_data_at);
             let changed = changed_at >= since.map(|since| since.0) && changed_at.is_some();
-            (token, candidates, changed)
+            (token, candidates, changed, presence)
         };
+        self.add_presence_of_remote(request, &changes, &mut presence)?;
         let lazy = request.filter.room.state.lazy_load_members;
         let known_members = lazy.then(|| {
             let since = since.map(SyncToken::encode);
             self.sent_members
                 .take(&request.user, &request.device, since.as_deref())
         });
-        if since.is_some() && candidates.is_empty() && !data_changed {
+        if since.is_some() && candidates.is_empty() && !data_changed && presence.is_empty() {
             if let Some(known_members) = known_members {
                 known_members.keep(&token.encode());
             }
@@ -159,6 +170,7 @@ impl ClientSync {
             now_ms: clock::now_ms(),
             known_members,
             unwanted: Unwanted::of(&*self.users, &request.user),
+            typing,
         };
         let changed_data = match data_changed && since.is_some() {
             true => {
@@ -168,7 +180,7 @@ impl ClientSync {
             }
             false => ChangedData::new(),
         };
-        building.body(candidates, changed_data)
+        building.body(candidates, changed_data, &presence)
     }
 
     /// The rows of a room.
@@ -219,7 +231,12 @@ impl ClientSync {
 
     /// The position of an answer: where the tables stand, and never behind the
     /// client's own position.
-    pub(super) fn token(&self, memory: &Memory, since: Option<&SyncToken>) -> SyncToken {
+    pub(super) fn token(
+        &self,
+        memory: &Memory,
+        since: Option<&SyncToken>,
+        ephemeral: EphemeralOffset,
+    ) -> SyncToken {
         let vector = memory
             .cursors
             .iter()
@@ -232,14 +249,19 @@ impl ClientSync {
             epoch: self.epoch,
             vector: vector.collect(),
             to_device: since.map_or(0, |since| since.to_device),
-            ephemeral: 0,
+            ephemeral: ephemeral.0,
             boot: self.boot,
         }
     }
 }
 
 /// Rooms in which something changed for the user, or all of them.
-fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>) -> Vec<Candidate> {
+fn candidates(
+    memory: &Memory,
+    request: &SyncRequest,
+    since: Option<&SyncToken>,
+    typing: &TypingChanges,
+) -> Vec<Candidate> {
     let Some(user) = memory.user(&request.user) else {
         return Vec::new();
     };
@@ -253,6 +275,7 @@ fn candidates(memory: &Memory, request: &SyncRequest, since: Option<&SyncToken>)
                 || (joined
                     && (slot.last_change >= since.0
                         || receipts_at >= Some(since.0)
+                        || typing.has(&slot.room_id)
                         || request.full_state))
         })
     };
@@ -300,6 +323,15 @@ impl<'a> Building<'a> {
         vector.get(partition as usize).map(|since| since.0)
     }
 
+    /// Position of the client in *ephemeral*: its begin for one that was told by
+    /// another process, none for one that knows nothing.
+    pub fn ephemeral_since(&self) -> Option<EphemeralOffset> {
+        let since = self.since?;
+        let is_same_boot = since.boot == self.sync.boot;
+        let told = if is_same_boot { since.ephemeral } else { 0 };
+        Some(EphemeralOffset(told))
+    }
+
     /// Position of the answer in a partition.
     pub fn to(&self, partition: PartitionId) -> u64 {
         let vector = &self.token.vector;
@@ -314,7 +346,9 @@ impl<'a> Building<'a> {
         mut self,
         mut candidates: Vec<Candidate>,
         mut changed_data: ChangedData,
+        presence: &[Arc<Presence>],
     ) -> Result<Built, SyncError> {
+        let presence = self.presence_events(presence)?;
         let account_data = self.global_account_data(changed_data.remove(&None))?;
         self.add_rooms_of(&changed_data, &mut candidates);
         let mut rooms = Rooms::default();
@@ -331,6 +365,7 @@ impl<'a> Building<'a> {
             body: Body {
                 next_batch,
                 account_data,
+                presence,
                 rooms,
                 ..Body::default()
             },

@@ -1,4 +1,5 @@
-//! The `ephemeral` section of a room: receipts (client-server API, *Receipts*).
+//! The `ephemeral` section of a room, and receipts in it (client-server API,
+//! *Receipts*). Typing is in `typing.rs`.
 //!
 //! A receipt has one row, at the offset of its newest change, so that what
 //! changed in a stretch is a range of rows. Those that everybody is shown and
@@ -130,6 +131,7 @@ impl Building<'_> {
             let user = &self.request.user;
             events = self.sync.receipt_events(partition, room, user, changed)?;
         }
+        events.extend(self.typing_event(&candidate.room_id, stretch)?);
         Ok(Events { events })
     }
 }

@@ -4,7 +4,7 @@
 //! Everything here is found again from the rows at start. Only local users are
 //! kept; members of other servers exist in room state alone.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use log_format::record::output::Membership;
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
@@ -14,6 +14,10 @@ use super::rows::RoomTraits;
 use super::waiters::News;
 use crate::logs::log::PartitionId;
 use crate::query::ids::{EventSn, RoomSn};
+
+/// Joins that are remembered of a room, of 16 bytes each; for more of them since
+/// an answer all members are looked at.
+const JOINS_MAX: usize = 32;
 
 /// Index of a room in [`Memory`], unique within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +45,9 @@ pub struct RoomSlot {
     pub newest: Newest,
     /// Local users who are joined: those whom a change concerns.
     pub joined: HashSet<UserIx>,
+    /// The newest joins of local users by their offsets: all from `joins_from` on.
+    joins: VecDeque<(u64, UserIx)>,
+    joins_from: u64,
 }
 
 /// A local user's relation to a room.
@@ -78,8 +85,9 @@ pub struct MembershipNews {
 }
 
 /// A local user.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct UserSlot {
+    pub user_id: OwnedUserId,
     pub rooms: BTreeMap<RoomIx, Standing>,
     /// Offset of the newest receipt that the user alone is shown, by room.
     pub own_receipts: BTreeMap<RoomIx, u64>,
@@ -138,6 +146,8 @@ impl Memory {
             parts_from: None,
             newest: Newest::default(),
             joined: HashSet::new(),
+            joins: VecDeque::new(),
+            joins_from: 0,
         });
         self.by_room.insert(room_id.to_owned(), ix);
         ix
@@ -149,7 +159,12 @@ impl Memory {
             return *known;
         }
         let ix = UserIx(self.users.len() as u32);
-        self.users.push(UserSlot::default());
+        self.users.push(UserSlot {
+            user_id: user.to_owned(),
+            rooms: BTreeMap::new(),
+            own_receipts: BTreeMap::new(),
+            account_data_at: None,
+        });
         self.by_user.insert(user.to_owned(), ix);
         ix
     }
@@ -191,13 +206,61 @@ impl Memory {
                 has_joined,
             },
         );
-        let members = &mut self.rooms[room.0 as usize].joined;
-        if joined {
-            members.insert(user);
-        } else {
-            members.remove(&user);
+        let slot = &mut self.rooms[room.0 as usize];
+        if !joined {
+            slot.joined.remove(&user);
+        } else if slot.joined.insert(user) {
+            slot.joins.push_back((news.offset, user));
+            if slot.joins.len() > JOINS_MAX
+                && let Some((offset, _)) = slot.joins.pop_front()
+            {
+                slot.joins_from = offset + 1;
+            }
         }
         self.news.users.insert(user);
+    }
+
+    /// Forgets in which order users joined, after memberships were loaded in
+    /// another one.
+    pub fn forget_joins(&mut self) {
+        for slot in &mut self.rooms {
+            slot.joins.clear();
+            slot.joins_from = self.cursors[slot.partition as usize];
+        }
+    }
+
+    /// Local users who joined a room at or behind an offset, and are in it.
+    pub fn joined_since(&self, room: RoomIx, offset: u64) -> Vec<UserIx> {
+        let slot = self.room(room);
+        if offset >= slot.joins_from {
+            let joins = slot.joins.iter().rev();
+            let joins = joins.take_while(|(joined_at, _)| *joined_at >= offset);
+            let users = joins.map(|(_, user)| *user);
+            return users.filter(|user| slot.joined.contains(user)).collect();
+        }
+        let is_new = |user: &&UserIx| {
+            let standing = self.users[user.0 as usize].rooms.get(&room);
+            standing.and_then(|standing| standing.joined_at) >= Some(offset)
+        };
+        slot.joined.iter().filter(is_new).copied().collect()
+    }
+
+    /// Whether two local users are joined to the same room. Costs as much as the
+    /// one has rooms who has fewer.
+    pub fn share_a_room(&self, one: UserIx, other: UserIx) -> bool {
+        let (one, other) = (self.user_at(one), self.user_at(other));
+        let (fewer, more) = match one.rooms.len() <= other.rooms.len() {
+            true => (one, other),
+            false => (other, one),
+        };
+        let is_joined = |standing: &Standing| standing.membership == Membership::Join;
+        fewer.rooms.iter().any(|(room, standing)| {
+            is_joined(standing) && more.rooms.get(room).is_some_and(is_joined)
+        })
+    }
+
+    pub fn user_at(&self, ix: UserIx) -> &UserSlot {
+        &self.users[ix.0 as usize]
     }
 
     pub fn user_ix(&self, user: &UserId) -> Option<UserIx> {

@@ -3,8 +3,9 @@
 //! It follows *output*, keeps which events, state changes, memberships and
 //! account data stand at which offset, and answers `/sync` from these; events
 //! and states themselves, which never change, it asks of the room server.
-//! It lists notifications as well, which are in the same rows, and answers no
-//! other endpoint.
+//! What is true for minutes (who types, who is there) it asks of the query
+//! window. It lists notifications as well, which are in the same rows, and
+//! answers no other endpoint.
 
 mod answer;
 mod ephemeral;
@@ -13,8 +14,10 @@ mod history;
 mod lazy;
 mod left;
 mod memory;
+mod momentary;
 mod notifications;
 mod positions;
+mod presence;
 mod recent;
 mod room;
 mod rows;
@@ -25,6 +28,7 @@ mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timeline;
+mod typing;
 mod unread;
 mod visible;
 mod wait;
@@ -52,6 +56,7 @@ use self::waiters::Waiters;
 use crate::logs::log::{Log, LogRecord, PartitionId};
 use crate::matrix::client_event::FormatError;
 use crate::matrix::filter::Filter;
+use crate::query::ephemeral::Ephemeral;
 use crate::query::ids::{EventSn, RoomSn, StateId};
 use crate::query::notified::Notified;
 use crate::query::receipts::Receipts;
@@ -164,6 +169,7 @@ pub struct Ports {
     pub users: Arc<dyn Users>,
     pub receipts: Arc<dyn Receipts>,
     pub relations: Arc<dyn Relations>,
+    pub ephemeral: Arc<dyn Ephemeral>,
     pub output: Arc<dyn Log>,
 }
 
@@ -174,6 +180,7 @@ pub struct ClientSync {
     users: Arc<dyn Users>,
     relations: Arc<dyn Relations>,
     receipts: Arc<dyn Receipts>,
+    ephemeral: Arc<dyn Ephemeral>,
     output: Arc<dyn Log>,
     server_name: OwnedServerName,
     epoch: Epoch,
@@ -232,6 +239,7 @@ impl ClientSync {
                 }
             }
         }
+        memory.forget_joins();
         // Whoever waits comes later than what was loaded.
         memory.news = waiters::News::default();
         let notified = Arc::new(Notified::new(ports.rooms.clone(), ports.users.clone()));
@@ -242,6 +250,7 @@ impl ClientSync {
             users: ports.users,
             relations: ports.relations,
             receipts: ports.receipts,
+            ephemeral: ports.ephemeral,
             output: ports.output,
             server_name,
             epoch,
@@ -272,6 +281,7 @@ impl ClientSync {
             users,
             receipts: Arc::new(crate::query::receipts::fake::NoReceipts),
             relations: Arc::new(crate::query::relations::fake::NoRelations),
+            ephemeral: Arc::new(crate::query::ephemeral::fake::Silence),
             output,
         };
         let server = ruma::server_name!("hs").to_owned();

@@ -23,7 +23,7 @@ use super::{ClientSync, SyncError};
 use crate::clock;
 use crate::logs::log::PartitionId;
 use crate::matrix::push_rules::{Reader, Rules};
-use crate::query::ids::{OutputOffset, Place};
+use crate::query::ids::{EphemeralOffset, OutputOffset, Place};
 use crate::query::receipts::ReadUpTo;
 use crate::query::rooms::StoredEvent;
 use crate::query::shown::Show;
@@ -95,7 +95,8 @@ impl ClientSync {
     ) -> Result<Page, SyncError> {
         let (mut token, rooms) = {
             let memory = self.memory.read();
-            let token = from.unwrap_or_else(|| self.token(&memory, None));
+            let token =
+                from.unwrap_or_else(|| self.token(&memory, None, EphemeralOffset::default()));
             let user = memory.user(&request.user);
             let rooms = user.into_iter().flat_map(|user| {
                 let rooms = user.rooms.iter();

@@ -40,7 +40,8 @@ impl ClientSync {
         if request.timeout.is_zero() {
             return self.build_for(&request, &since).await?.into_json();
         }
-        let place = self.enter_waiting(&request.user);
+        let hears_presence = self.tells_presence(&request);
+        let place = self.enter_waiting(&request.user, hears_presence);
         loop {
             let mut news = std::pin::pin!(place.news.notified());
             // From here on news is not missed, whenever it comes.
@@ -117,11 +118,12 @@ impl ClientSync {
         Ok(self.is_ours(&token).then_some(token))
     }
 
-    /// Enters a request of a user among those that wait.
-    pub(super) fn enter_waiting(&self, user: &UserId) -> Place<'_> {
+    /// Enters a request of a user among those that wait, also for the presence of
+    /// others if it tells of that.
+    pub(super) fn enter_waiting(&self, user: &UserId, hears_presence: bool) -> Place<'_> {
         let known = self.memory.read().user_ix(user);
         let user = known.unwrap_or_else(|| self.memory.write().intern_user(user));
-        self.waiters.enter(user)
+        self.waiters.enter(user, hears_presence)
     }
 
     /// Whether a position can be continued from.

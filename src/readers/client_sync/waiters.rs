@@ -18,6 +18,8 @@ pub struct News {
     pub rooms: BTreeSet<RoomIx>,
     /// Users for whom something changed beside that.
     pub users: BTreeSet<UserIx>,
+    /// Local users whose presence changed, for all who share a room with them.
+    pub presence: BTreeSet<UserIx>,
 }
 
 /// Requests of one user that wait.
@@ -25,6 +27,8 @@ pub struct News {
 struct Waiter {
     news: Arc<Notify>,
     requests: usize,
+    /// How many of them tell of presence.
+    hear_presence: usize,
 }
 
 /// All requests that wait, by user.
@@ -34,20 +38,24 @@ pub struct Waiters {
 }
 
 impl Waiters {
-    /// Enters a request that waits, until its place is dropped.
-    pub fn enter(&self, user: UserIx) -> Place<'_> {
+    /// Enters a request that waits, until its place is dropped. Changes of
+    /// presence wake it only if it tells of them.
+    pub fn enter(&self, user: UserIx, hears_presence: bool) -> Place<'_> {
         let mut waiting = self.waiting.lock();
         let waiter = waiting.entry(user).or_default();
         waiter.requests += 1;
+        waiter.hear_presence += usize::from(hears_presence);
         Place {
             waiters: self,
             user,
+            hears_presence,
             news: waiter.news.clone(),
         }
     }
 
     /// Wakes whom the news concern. A room costs as much as the smaller of two
-    /// sets: its members, and the users who wait.
+    /// sets: its members, and the users who wait. A change of presence costs as
+    /// much as there are users who wait, in however many rooms it is told.
     pub fn wake(&self, memory: &Memory, news: &News) {
         let waiting = self.waiting.lock();
         let wake = |user: &UserIx| {
@@ -63,6 +71,18 @@ impl Waiters {
             } else {
                 let concerned = waiting.iter().filter(|(user, _)| joined.contains(user));
                 concerned.for_each(|(_, waiter)| waiter.news.notify_waiters());
+            }
+        }
+        if news.presence.is_empty() {
+            return;
+        }
+        let hearers = waiting
+            .iter()
+            .filter(|(_, waiter)| waiter.hear_presence > 0);
+        for (user, waiter) in hearers {
+            let mut changed = news.presence.iter();
+            if changed.any(|other| user == other || memory.share_a_room(*user, *other)) {
+                waiter.news.notify_waiters();
             }
         }
     }
@@ -87,6 +107,7 @@ impl Waiters {
 pub struct Place<'a> {
     waiters: &'a Waiters,
     user: UserIx,
+    hears_presence: bool,
     /// Notified when something concerns the user.
     pub news: Arc<Notify>,
 }
@@ -96,6 +117,7 @@ impl Drop for Place<'_> {
         let mut waiting = self.waiters.waiting.lock();
         if let Some(waiter) = waiting.get_mut(&self.user) {
             waiter.requests -= 1;
+            waiter.hear_presence -= usize::from(self.hears_presence);
             if waiter.requests == 0 {
                 waiting.remove(&self.user);
             }

@@ -1,10 +1,11 @@
-//! Requests of local clients, as checked records of *input*.
+//! Requests of local clients, as checked records of *input* and *ephemeral*.
 
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
 pub mod authorize;
 pub mod create_room;
+mod deadlines;
 pub mod devices;
 pub mod event_builder;
 pub mod filters;
@@ -13,6 +14,7 @@ pub mod leave_all;
 pub mod membership;
 pub mod messages;
 pub mod passwords;
+pub mod presence_setter;
 pub mod profile;
 pub mod push_rules;
 pub mod receipt_setter;
@@ -23,5 +25,6 @@ pub mod room_state;
 pub mod room_writer;
 pub mod sequencer;
 pub mod tags;
+pub mod typing_setter;
 pub mod upgrade;
 pub mod user_data;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use engram::logs::log::{Append, Log, NewRecord};
 use engram::projectors::aliasserver::AliasProjector;
+use engram::projectors::ephemeral::EphemeralProjection;
 use engram::projectors::lanes::Lane;
 use engram::projectors::receiptserver::{ReceiptAnswers, ReceiptProjector};
 use engram::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
@@ -99,12 +100,15 @@ impl House {
             self.rooms.clone(),
             1,
         );
+        // Nobody types and nobody is there.
+        let ephemeral = Arc::new(MemoryLog::new("ephemeral", 1));
         let ports = Ports {
             store,
             rooms: self.rooms.clone(),
             users: Arc::new(users),
             receipts: Arc::new(ReceiptAnswers::new(self.store.clone(), 1)),
             relations: Arc::new(relations.unwrap()),
+            ephemeral: Arc::new(EphemeralProjection::open(ephemeral, true)),
             output: self.output.clone(),
         };
         let server = ruma::server_name!("here").to_owned();

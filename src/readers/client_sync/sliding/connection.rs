@@ -63,6 +63,9 @@ pub struct Told {
     /// memory only: after a restart they are told once more.
     pub members: HashSet<u64>,
     pub extensions: ExtensionsTold,
+    /// Rooms in which somebody typed when that was told last; none before the
+    /// first time. In memory only: after a restart all that is current is told.
+    pub typing: Option<HashSet<RoomKey>>,
 }
 
 impl Told {
@@ -104,6 +107,15 @@ impl Told {
         }
         self.members.extend(news.members.iter().copied());
         self.extensions = news.extensions;
+        if let Some(rooms) = &news.typing {
+            let told = self.typing.get_or_insert_default();
+            for (room, is_typing) in rooms {
+                match is_typing {
+                    true => told.insert(*room),
+                    false => told.remove(room),
+                };
+            }
+        }
     }
 }
 
@@ -114,6 +126,9 @@ pub struct News {
     pub members: Vec<u64>,
     /// How far extensions are told with it.
     pub extensions: ExtensionsTold,
+    /// Rooms whose typing it told, and whether anybody does; none where the
+    /// extension is not asked for.
+    pub typing: Option<Vec<(RoomKey, bool)>>,
 }
 
 /// A connection as of its newest answer.
@@ -191,6 +206,7 @@ mod tests {
             rooms: vec![(key, sent(to))],
             members: vec![room],
             extensions: ExtensionsTold::default(),
+            typing: None,
         }
     }
 

@@ -341,6 +341,7 @@ impl Connections {
                 rooms: rooms.collect(),
                 members: Vec::new(),
                 extensions: pending.extensions,
+                typing: None,
             };
             (pending.position, news)
         });

@@ -9,11 +9,15 @@ use serde_json::value::RawValue;
 
 use super::super::answer::{account_data_event, global_event, predefined_push_rules};
 use super::super::{ClientSync, SyncError};
-use super::connection::Told;
-use super::lists::key_of;
+use super::connection::{RoomKey, Told};
+use super::lists::{Windows, key_of};
 use super::receipts::ReceiptsBody;
 use super::request::{Extensions, SlidingRequest};
 use crate::logs::log::partition_of;
+use crate::query::ephemeral::Changes;
+use crate::query::ids::EphemeralOffset;
+use crate::query::tokens::SyncToken;
+use crate::query::unwanted::Unwanted;
 
 /// Rooms whose data is told at once when the extension is first enabled.
 const ROOMS_AT_ONCE_MAX: usize = 2_000;
@@ -36,12 +40,14 @@ pub struct ExtensionsBody {
     account_data: Option<AccountData>,
     #[serde(skip_serializing_if = "Option::is_none")]
     receipts: Option<ReceiptsBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    typing: Option<Typing>,
 }
 
 impl ExtensionsBody {
     /// Whether there is no news in it.
     pub fn is_empty(&self) -> bool {
-        self.account_data.is_none() && self.receipts.is_none()
+        self.account_data.is_none() && self.receipts.is_none() && self.typing.is_none()
     }
 
     /// Adds receipts, if there are any.
@@ -76,26 +82,40 @@ struct AccountData {
     rooms: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>,
 }
 
+/// One `m.typing` for each room.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Typing {
+    pub rooms: BTreeMap<OwnedRoomId, Box<RawValue>>,
+}
+
 /// Makes the extensions of one answer.
 pub struct Extending<'a> {
     pub sync: &'a ClientSync,
     pub request: &'a SlidingRequest,
     /// Where the reader stands.
     pub cursors: &'a [u64],
+    pub since: Option<&'a SyncToken>,
+    pub token: &'a SyncToken,
     pub told: &'a Told,
+    pub windows: &'a Windows,
+    pub unwanted: &'a Unwanted,
 }
 
 impl Extending<'_> {
     /// The extensions that are enabled, and how far they are told with them.
-    /// `new` are the rooms that are told for the first time.
+    /// `new` are the rooms that are told for the first time, `changes` what
+    /// changed in *ephemeral*. Puts into `typing_told` what it tells of that.
     pub fn build(
         &self,
         new: &[OwnedRoomId],
+        changes: &Changes,
+        typing_told: &mut Option<Vec<(RoomKey, bool)>>,
     ) -> Result<(ExtensionsBody, ExtensionsTold), SyncError> {
         let Extensions {
             to_device,
             e2ee,
             account_data,
+            typing,
             ..
         } = &self.request.extensions;
         let mut told = self.told.extensions;
@@ -107,7 +127,12 @@ impl Extending<'_> {
             e2ee: e2ee.is_enabled().then(EndToEnd::default),
             account_data: None,
             receipts: None,
+            typing: None,
         };
+        if typing.is_enabled() {
+            let typing = self.typing(new, changes, typing_told.insert(Vec::new()))?;
+            body.typing = (!typing.rooms.is_empty()).then_some(typing);
+        }
         if account_data.is_enabled() {
             let data = self.account_data(new)?;
             told.account_data = Some(self.data_to());
@@ -119,6 +144,13 @@ impl Extending<'_> {
 
     fn partition(&self) -> u32 {
         partition_of(self.request.user.as_str(), self.sync.output.partitions())
+    }
+
+    /// Up to where the client was told of *ephemeral*: nothing by this process,
+    /// where that was another one.
+    pub(super) fn ephemeral_since(&self) -> EphemeralOffset {
+        let since = self.since.filter(|since| since.boot == self.token.boot);
+        EphemeralOffset(since.map_or(0, |since| since.ephemeral))
     }
 
     /// Up to where this answer tells of the user's account data.

@@ -18,6 +18,7 @@ mod round;
 mod state;
 #[cfg(test)]
 mod tests;
+mod typing;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -95,7 +96,7 @@ impl ClientSync {
             let (round, answer) = build(round).await?;
             return self.give(round, answer);
         }
-        let place = self.enter_waiting(&request.user);
+        let place = self.enter_waiting(&request.user, false);
         loop {
             let mut news = std::pin::pin!(place.news.notified());
             // From here on news is not missed, whenever it comes.

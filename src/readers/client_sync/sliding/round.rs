@@ -24,6 +24,7 @@ use super::room::{Due, Teller};
 use crate::clock;
 use crate::logs::log::partition_of;
 use crate::matrix::client_event::content_of;
+use crate::query::ephemeral::Changes;
 use crate::query::rooms::StateKey;
 use crate::query::tokens::SyncToken;
 use crate::query::unwanted::Unwanted;
@@ -53,6 +54,8 @@ pub struct Plan {
     /// Where the reader stands. Behind `token`, if it has fallen behind what the
     /// client was told: what lies between is to be told later.
     cursors: Box<[u64]>,
+    /// Of *ephemeral*.
+    changes: Changes,
 }
 
 impl Plan {
@@ -138,8 +141,9 @@ impl Round {
         if !is_current {
             cache.facts = Arc::new(self.facts(&cache.facts, &unwanted)?);
         }
+        let (changes, _) = sync.changes_since(self.since.as_ref());
         let memory = sync.memory.read();
-        let token = sync.token(&memory, self.since.as_ref());
+        let token = sync.token(&memory, self.since.as_ref(), changes.to);
         let Some(user) = memory.user(&self.request.user) else {
             return Ok(Plan {
                 token,
@@ -148,6 +152,7 @@ impl Round {
                 windows: Arc::new(Windows::none(self.request.lists.len())),
                 unwanted,
                 cursors: memory.cursors.clone(),
+                changes,
             });
         };
         let windows = cache.windows(&memory, user, &self.request.lists, told);
@@ -163,6 +168,7 @@ impl Round {
             windows,
             unwanted,
             cursors: memory.cursors.clone(),
+            changes,
         })
     }
 
@@ -487,7 +493,7 @@ impl Round {
             cursors: &plan.cursors,
             told,
             now_ms: clock::now_ms(),
-            unwanted: plan.unwanted,
+            unwanted: plan.unwanted.clone(),
         };
         let mut news = News::default();
         let mut rooms = BTreeMap::new();
@@ -523,9 +529,14 @@ impl Round {
             sync: &self.sync,
             request: &self.request,
             cursors: &plan.cursors,
+            since: self.since.as_ref(),
+            token: &plan.token,
             told,
+            windows: &plan.windows,
+            unwanted: &plan.unwanted,
         };
-        let (mut extensions, extensions_told) = extending.build(&new)?;
+        let (mut extensions, extensions_told) =
+            extending.build(&new, &plan.changes, &mut news.typing)?;
         extensions.set_receipts(receipts);
         news.extensions = extensions_told;
         Ok(Answer {

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::fake_rooms::{FakeRooms, Fate, How, What};
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting, partition_of};
 use crate::matrix::filter::Filter;
+use crate::query::ephemeral::fake::Silence;
 use crate::query::ids::{OutputOffset, StateId};
 use crate::query::receipts::fake::SomeReceipts;
 use crate::query::receipts::{Receipt, ReceiptThread};
@@ -222,6 +223,7 @@ fn open(world: &Parts, store: &Arc<dyn Write>) -> Arc<ClientSync> {
         users: world.2.clone(),
         relations: Arc::new(NoRelations),
         receipts: world.3.clone(),
+        ephemeral: Arc::new(Silence),
         output: world.0.clone(),
     };
     let server = ruma::server_name!("here").to_owned();

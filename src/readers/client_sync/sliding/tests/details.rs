@@ -6,6 +6,7 @@ use log_format::record::output::Visibility;
 use serde_json::{Value, json};
 
 use super::client::{Client, everything, ids};
+use crate::query::ids::EphemeralOffset;
 use crate::readers::client_sync::sliding::connections::ConnectionKey;
 use crate::readers::client_sync::sliding::round::Round;
 use crate::readers::client_sync::tests::fake_rooms::{Fate, How};
@@ -70,7 +71,7 @@ async fn a_reader_that_is_behind_a_position_passes_over_nothing() {
     let reached = world.sync.memory.read().cursors[0];
     let mut ahead = {
         let memory = world.sync.memory.read();
-        world.sync.token(&memory, None)
+        world.sync.token(&memory, None, EphemeralOffset(0))
     };
     let said = world.say(&room, &ann, "not folded yet");
     world.say(&room, &ann, "nor this");
