@@ -5,61 +5,22 @@
 
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
-import * as sdk from "matrix-js-sdk";
+import { PASSWORD, client, message, register, start, waitFor } from "./js_sdk.mjs";
 
 const [phase, baseUrl, stateFile] = process.argv.slice(2);
-const silent = new Proxy({}, { get: () => () => silent });
-
-function client(user) {
-  return sdk.createClient({
-    baseUrl,
-    logger: silent,
-    userId: user?.user_id,
-    deviceId: user?.device_id,
-    accessToken: user?.access_token,
-  });
-}
-
-function waitFor(emitter, event, wanted, what) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), 15000);
-    const listener = (...args) => {
-      if (!wanted(...args)) return;
-      clearTimeout(timer);
-      emitter.off(event, listener);
-      resolve(args);
-    };
-    emitter.on(event, listener);
-  });
-}
-
-async function start(user) {
-  const one = client(user);
-  const prepared = waitFor(one, "sync", (state) => state === "PREPARED", "the first sync");
-  await one.startClient({ initialSyncLimit: 20 });
-  await prepared;
-  return one;
-}
-
-const message = (wanted) => (event) => event.getType() === "m.room.message" && event.getContent().body === wanted;
 
 async function before() {
   const users = [];
   for (const name of ["js-alice", "js-bob"]) {
-    const registered = await client().registerRequest({
-      username: name,
-      password: "correct horse battery",
-      auth: { type: "m.login.dummy" },
-    });
-    users.push(registered);
+    users.push(await register(baseUrl, name));
   }
-  const login = await client().loginRequest({
+  const login = await client(baseUrl).loginRequest({
     type: "m.login.password",
     identifier: { type: "m.id.user", user: "js-alice" },
-    password: "correct horse battery",
+    password: PASSWORD,
   });
   assert.notEqual(login.device_id, users[0].device_id);
-  const [alice, bob] = [await start(login), await start(users[1])];
+  const [alice, bob] = [await start(baseUrl, login), await start(baseUrl, users[1])];
 
   const invited = waitFor(bob, "Room.myMembership", (_room, membership) => membership === "invite", "the invite");
   const { room_id } = await alice.createRoom({
@@ -83,7 +44,7 @@ async function before() {
 
   // A fresh client sees a limited timeline and scrolls back to the beginning.
   bob.stopClient();
-  const again = await start(users[1]);
+  const again = await start(baseUrl, users[1]);
   const room = again.getRoom(room_id);
   for (let page = 0; page < 20 && room.oldState.paginationToken !== null; page++) {
     await again.scrollback(room, 10);
@@ -105,8 +66,8 @@ async function before() {
 
 async function after() {
   const { room_id, since, sent, users } = JSON.parse(readFileSync(stateFile, "utf8"));
-  const alice = client(users[0]);
-  const bob = await start(users[1]);
+  const alice = client(baseUrl, users[0]);
+  const bob = await start(baseUrl, users[1]);
   assert.ok(bob.getRoom(room_id), "the room is gone");
   const arrived = waitFor(bob, "Room.timeline", message("still here"), "the message after the restart");
   const { event_id } = await alice.sendTextMessage(room_id, "still here");

@@ -2,8 +2,8 @@
 """Real clients against a real server, with a restart in between.
 
 `run.py ENGRAM_BINARY` starts the server on free loopback ports with a fresh
-data folder, runs each client's `before`, stops the server by SIGTERM, starts
-it again and runs `after`. Prints a line per step and `N passed, N failed`.
+data folder, runs each client's `before` and one feature after the other, stops
+the server by SIGTERM, starts it again and runs `after`. Prints a line per step and `N passed, N failed`.
 """
 
 import json
@@ -59,36 +59,64 @@ class Server:
             raise RuntimeError(f"the server ended with {code} after SIGTERM")
 
 
-CLIENTS = {
-    "matrix-nio": [os.environ.get("CLIENT_PYTHON", sys.executable), str(HERE / "nio_chat.py")],
-    "matrix-js-sdk": [os.environ.get("CLIENT_NODE", "node"), str(HERE / "js_sdk_chat.mjs")],
+PYTHON = os.environ.get("CLIENT_PYTHON", sys.executable)
+NODE = os.environ.get("CLIENT_NODE", "node")
+
+# Each takes a phase, the server's address and a file for what it remembers.
+CHATS = {
+    "matrix-nio": [PYTHON, str(HERE / "nio_chat.py")],
+    "matrix-js-sdk": [NODE, str(HERE / "js_sdk_chat.mjs")],
+}
+# Each takes one of these features and the server's address.
+FEATURES = {
+    "matrix-nio": (
+        [PYTHON, str(HERE / "nio_features.py")],
+        ["spaces", "receipts", "relations", "threads", "upgrade"],
+    ),
+    "matrix-js-sdk": (
+        [NODE, str(HERE / "js_sdk_features.mjs")],
+        ["spaces", "receipts", "relations", "threads", "search", "upgrade"],
+    ),
 }
 
 
-def run_phase(phase, base, states):
-    results = []
-    for name, command in CLIENTS.items():
-        begun = time.monotonic()
+def run(name, command):
+    begun = time.monotonic()
+    try:
         done = subprocess.run(
-            [*command, phase, base, str(states / f"{name}.json")],
-            timeout=STEP_SECONDS,
-            capture_output=True,
-            text=True,
-            check=False,
+            command, timeout=STEP_SECONDS, capture_output=True, text=True, check=False
         )
-        ok = done.returncode == 0
-        print(f"{name} {phase}: {'ok' if ok else 'FAILED'} ({time.monotonic() - begun:.1f} s)", flush=True)
-        if not ok:
-            print(done.stdout[-4000:], done.stderr[-4000:], sep="\n", flush=True)
-        results.append(ok)
-    return results
+        ok, printed = done.returncode == 0, (done.stdout, done.stderr)
+    except subprocess.TimeoutExpired as late:
+        ok, printed = False, [str(late)]
+    print(f"{name}: {'ok' if ok else 'FAILED'} ({time.monotonic() - begun:.1f} s)", flush=True)
+    if not ok:
+        print(*(text[-4000:] for text in printed), sep="\n", flush=True)
+    return ok
+
+
+def run_phase(phase, base, states):
+    return [
+        run(f"{name} {phase}", [*command, phase, base, str(states / f"{name}.json")])
+        for name, command in CHATS.items()
+    ]
+
+
+def run_features(base):
+    return [
+        run(f"{name} {feature}", [*command, feature, base])
+        for name, (command, features) in FEATURES.items()
+        for feature in features
+    ]
 
 
 def main():
     with tempfile.TemporaryDirectory(prefix="engram-clients-") as folder:
         folder = pathlib.Path(folder)
         server = Server(sys.argv[1], folder)
-        results = run_phase("before", server.start(), folder)
+        base = server.start()
+        results = run_phase("before", base, folder)
+        results += run_features(base)
         server.stop()
         results += run_phase("after", server.start(), folder)
         server.stop()
