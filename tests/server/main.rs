@@ -30,3 +30,4 @@ mod search;
 mod sliding_sync;
 mod start;
 mod users;
+mod visibility;

@@ -62,16 +62,16 @@ impl<'a> RoomView<'a> {
     ) -> Result<RoomView<'a>, ApiError> {
         let rooms: &dyn Rooms = &*api.rooms;
         let head = rooms.head(room)?.ok_or(NOT_A_MEMBER)?;
-        let viewpoint = Viewpoint::at_head(rooms, &head, Viewer::User(user))
+        let mut viewpoint = Viewpoint::at_head(rooms, &head, Viewer::User(user))
             .without(Unwanted::of(&*api.users, user));
         let standing = match head.authority.membership(user) {
             Some(Membership::Join) => Standing::Joined,
             None => Standing::Outside,
             // Forgetting gives up what membership once allowed.
-            Some(_) if api.users.forgot(user, room) => match head.visibility {
-                Visibility::WorldReadable => Standing::Outside,
-                _ => return Err(NOT_A_MEMBER),
-            },
+            Some(_) if api.users.forgot(user, room) => {
+                viewpoint = viewpoint.without_memberships();
+                Standing::Outside
+            }
             Some(_) => match viewpoint.stay()? {
                 Stay::Joined => Standing::Joined,
                 Stay::Left { left, state, .. } => Standing::Left {

@@ -73,6 +73,8 @@ pub struct Viewpoint<'a> {
     head: OnceCell<Option<Arc<RoomHead>>>,
     memberships: Memberships<'a>,
     unwanted: Unwanted,
+    /// See [`Viewpoint::without_memberships`].
+    no_memberships: bool,
 }
 
 impl<'a> Viewpoint<'a> {
@@ -84,6 +86,7 @@ impl<'a> Viewpoint<'a> {
             head: OnceCell::new(),
             memberships: Memberships::new(rooms, room, viewer),
             unwanted: Unwanted::default(),
+            no_memberships: false,
         }
     }
 
@@ -105,6 +108,17 @@ impl<'a> Viewpoint<'a> {
     /// event that the reporter may have hidden already.
     pub fn without(self, unwanted: Unwanted) -> Viewpoint<'a> {
         Viewpoint { unwanted, ..self }
+    }
+
+    /// Counts no membership: the user gave up what it allowed.
+    ///
+    /// Source: client-server API, *Leaving rooms*: who forgot a room "will no
+    /// longer be able to retrieve history" for it.
+    pub fn without_memberships(self) -> Viewpoint<'a> {
+        Viewpoint {
+            no_memberships: true,
+            ..self
+        }
     }
 
     pub fn rooms(&self) -> &'a dyn Rooms {
@@ -196,6 +210,10 @@ impl<'a> Viewpoint<'a> {
             return Ok(true);
         }
         let visibility = self.visibility(event)?;
+        if self.no_memberships {
+            let (before, after) = visibility;
+            return Ok([before, after].contains(&Visibility::WorldReadable));
+        }
         let shared = visibility.0 == Visibility::Shared || visibility.1 == Visibility::Shared;
         let joined_later = shared && joined_later()?;
         if joined_later {

@@ -16,7 +16,8 @@ use super::sequencer::ClientTransaction;
 use super::upgrade::TOMBSTONE;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
-use crate::query::rooms::RoomHead;
+use crate::query::rooms::{RoomHead, Rooms};
+use crate::query::visibility::{Viewer, Viewpoint};
 
 /// Aliases that one `m.room.canonical_alias` may add at a time.
 const NEW_ALIASES_MAX: usize = 100;
@@ -129,14 +130,16 @@ impl RoomWriter {
             return Err(hide_unknown_room(RoomWriteError::UnknownRoom));
         }
         let Some(redacted) = self.rooms().event(room_id, target)? else {
-            // The same for an event of another room, so that nobody learns of it.
-            return Err(RoomWriteError::InvalidParam(
-                "there is no such event in this room".into(),
-            ));
+            return Err(no_such_event());
         };
         if redacted.sender != sender {
             let authority = &head.authority;
             if authority.power(sender) < Power::Level(authority.levels.redact) {
+                let rooms: &dyn Rooms = &**self.rooms();
+                let viewpoint = Viewpoint::at_head(rooms, &head, Viewer::User(sender));
+                if !viewpoint.may_see(&redacted)? {
+                    return Err(no_such_event());
+                }
                 return Err(RoomWriteError::Forbidden(
                     "you may not redact events of others in this room".into(),
                 ));
@@ -233,6 +236,12 @@ fn check_tombstone(
 fn redacts_in_content(version: &RoomVersionId) -> bool {
     crate::matrix::RoomVersion::try_from(version)
         .is_ok_and(|version| version.rules().redaction.content_field_redacts)
+}
+
+/// The same for an event of another room and for one that the user may not see,
+/// so that nobody learns of it.
+fn no_such_event() -> RoomWriteError {
+    RoomWriteError::InvalidParam("there is no such event in this room".into())
 }
 
 /// To who is not in it, a room that does not exist looks like any other.

@@ -26,6 +26,11 @@ fn lines(file: &'static str) -> impl Iterator<Item = (Endpoint, &'static str)> {
     })
 }
 
+/// The path of each endpoint.
+pub fn specified_paths() -> impl Iterator<Item = &'static str> {
+    lines(SPECIFICATION).map(|((_, path), _)| path)
+}
+
 fn listed() -> BTreeMap<(String, &'static str), &'static str> {
     let mut listed = BTreeMap::new();
     for ((method, path), reason) in lines(LATER) {
