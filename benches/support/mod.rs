@@ -25,6 +25,11 @@ pub struct Server {
 impl Server {
     /// Starts the bench profile's `engram` on free ports and waits until it answers.
     pub fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    /// The same with more settings, by the names of their environment variables.
+    pub fn start_with(settings: &[(&str, &str)]) -> Server {
         let folder = tempfile::tempdir().expect("temporary folder");
         let data_dir = folder.path().join("data");
         let process = Command::new(env!("CARGO_BIN_EXE_engram"))
@@ -35,6 +40,7 @@ impl Server {
             .env("ENGRAM__TELEMETRY__METRICS_BIND", "127.0.0.1:0")
             .env("ENGRAM__REGISTRATION__OPEN", "true")
             .env("ENGRAM__RATE_LIMITS__ENABLED", "false")
+            .envs(settings.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -59,6 +65,19 @@ impl Server {
             .filter_map(|at| fields.get(*at)?.parse::<u64>().ok())
             .sum();
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
+    /// Waits until the server has done what there was to do: it used next to no
+    /// processor time for a while.
+    pub fn await_quiet(&self) {
+        const WHILE: Duration = Duration::from_millis(100);
+        loop {
+            let before = self.cpu();
+            std::thread::sleep(WHILE);
+            if self.cpu().saturating_sub(before) < WHILE / 5 {
+                return;
+            }
+        }
     }
 
     /// Resident memory in bytes.
@@ -181,6 +200,10 @@ impl Client {
         self.answer.resize(length, 0);
         self.stream.read_exact(&mut self.answer).expect("body");
         status
+    }
+
+    pub fn answer_bytes(&self) -> usize {
+        self.answer.len()
     }
 
     pub fn body(&self) -> Value {
