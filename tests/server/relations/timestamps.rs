@@ -94,3 +94,40 @@ async fn the_nearest_event_that_one_may_see_is_found_on_either_side() {
     let answer = nearest(&alice, "!none:hs.test", 1, "f").await;
     answer.refused(403, "M_FORBIDDEN");
 }
+
+#[tokio::test]
+async fn stretches_that_are_hidden_are_passed_over() {
+    let (server, alice, bob) = two_users().await;
+    let carol = server.register("carol").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    // Through all visibilities, with people who come and go in each.
+    for visibility in ["shared", "joined", "invited", "world_readable", "joined"] {
+        let content = json!({ "history_visibility": visibility });
+        let path = of_room(&room, "state/m.room.history_visibility");
+        alice.put(&path, content).await.ok();
+        alice.send_text(&room, "before").await;
+        act(&alice, &room, "invite", Some(&bob)).await.ok();
+        alice.send_text(&room, "invited").await;
+        bob.join(&room).await.ok();
+        alice.send_text(&room, "joined").await;
+        act(&bob, &room, "leave", None).await.ok();
+        alice.send_text(&room, "left").await;
+    }
+    carol.join(&room).await.ok();
+    alice.send_text(&room, "last").await;
+    for api in [&alice, &bob, &carol] {
+        let seen = times(api, &room).await;
+        for (at, _) in times(&alice, &room).await {
+            for dir in ["f", "b"] {
+                let answer = nearest(api, &room, at, dir).await;
+                match expected(&seen, at, dir) {
+                    None => drop(answer.refused(404, "M_NOT_FOUND")),
+                    Some((at, id)) => {
+                        let found = json!({ "event_id": id, "origin_server_ts": at });
+                        assert_eq!(answer.ok(), found, "{} {at} {dir}", api.user_id);
+                    }
+                }
+            }
+        }
+    }
+}
