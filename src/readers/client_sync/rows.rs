@@ -12,7 +12,7 @@ use crate::storage::columns::Table;
 use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a row's meaning changes; the tables are then rebuilt.
-pub const TABLES_VERSION: u32 = 4;
+pub const TABLES_VERSION: u32 = 5;
 
 /// Builds a key: integers big-endian, texts with their length before them, so
 /// that no text is another's prefix.

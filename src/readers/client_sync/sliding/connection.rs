@@ -6,6 +6,7 @@
 
 use bincode::{Decode, Encode};
 use imbl::{HashSet, OrdMap};
+use log_format::record::output::Membership;
 
 use super::extensions::ExtensionsTold;
 use super::required_state::Wanted;
@@ -47,10 +48,24 @@ pub struct RoomSent {
     /// Receipts that changed below this *output* offset were told; none if none
     /// ever were.
     pub receipts_to: Option<u64>,
-    /// Told as a member, not as one invited or gone.
-    pub joined: bool,
+    /// Since which offset the client may hold state that it was not told the
+    /// changes of: it wanted less then. None if it never did.
+    pub narrowed_at: Option<u64>,
+    /// The user's membership as it was told.
+    pub membership: Membership,
     /// Told as a direct chat.
     pub is_dm: bool,
+}
+
+impl RoomSent {
+    pub fn is_joined(&self) -> bool {
+        self.membership == Membership::Join
+    }
+
+    /// Told from outside: nothing of what is in the room.
+    pub fn is_outside(&self) -> bool {
+        matches!(self.membership, Membership::Invite | Membership::Knock)
+    }
 }
 
 /// What the client has.
@@ -192,7 +207,8 @@ mod tests {
             limit: 1,
             held: 1,
             receipts_to: None,
-            joined: true,
+            narrowed_at: None,
+            membership: Membership::Join,
             is_dm: false,
         }
     }

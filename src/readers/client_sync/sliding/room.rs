@@ -22,6 +22,7 @@ use super::body::{Hero, RoomBody, StateStub};
 use super::connection::{News, RoomKey, RoomSent, Told};
 use super::lists::ListSet;
 use super::request::{Dialect, SlidingRequest};
+use super::required_state::Wanted;
 use super::state::{Before, RequiredState, RequiredStateQuery};
 use crate::matrix::client_event::{content_of, stripped_state as stripped_event};
 use crate::matrix::filter::RoomEventFilter;
@@ -104,14 +105,15 @@ impl<'a> Teller<'a> {
             limit: due.timeline_limit,
             held: 0,
             receipts_to: None,
-            joined: false,
+            narrowed_at: None,
+            membership: standing.membership,
             is_dm: due.is_dm,
         };
         match standing.membership {
             Membership::Join => {
                 let rejoined = |sent: &RoomSent| standing.joined_at >= Some(sent.to);
                 let stretch = Stretch {
-                    known: due.sent.filter(|sent| sent.joined && !rejoined(sent)),
+                    known: due.sent.filter(|sent| sent.is_joined() && !rejoined(sent)),
                     timeline_to: to,
                     state_to: to,
                 };
@@ -165,8 +167,11 @@ impl<'a> Teller<'a> {
         let begun = begun.map_or(0, |before| before + 1);
         let joined_at = rows.get(begun).map_or(0, |(offset, _)| *offset);
         let ended_at = rows.get(last + 1).map_or(left_at, |(offset, _)| *offset);
-        // The client knows this stay if it was told of the room since it began.
-        let known = due.sent.filter(|sent| joined_at < sent.to);
+        // The client knows this stay if it was told of the room since it began, and
+        // not from outside, which replaced what it knew.
+        let known = due
+            .sent
+            .filter(|sent| !sent.is_outside() && joined_at < sent.to);
         Ok(Some(Stretch {
             known,
             timeline_to: left_at + 1,
@@ -199,15 +204,18 @@ impl<'a> Teller<'a> {
                 .is_some_and(|first| first.offset < from);
 
         let wanted = self.told.config(due.config).cloned().unwrap_or_default();
+        let narrowed_at = known.and_then(|known| self.narrowed_at(&known, &wanted));
         let before = known.and_then(|known| {
-            let wanted = self.told.config(known.config)?;
-            let to = known.to.min(stretch.state_to);
-            Some(Before { to, wanted })
+            Some(Before {
+                to: known.to.min(stretch.state_to),
+                wanted: self.told.config(known.config)?,
+                narrowed_at,
+            })
         });
-        // What lazy loading told counts until the next gap, behind which not all
-        // members are told who changed.
+        // What lazy loading told counts until not all members are told who changed:
+        // behind a gap, or where the client does not want members.
         let members_from = known
-            .filter(|_| !timeline.limited)
+            .filter(|_| !timeline.limited && wanted.lazy_members())
             .map_or(sent.to, |known| known.members_from);
         let hash = |member: &str| {
             self.sync
@@ -237,10 +245,12 @@ impl<'a> Teller<'a> {
             members_from,
             held,
             receipts_to: known.and_then(|known| known.receipts_to),
-            joined: is_joined,
+            narrowed_at,
             ..sent
         };
-        let nothing = known.is_some_and(|known| known.is_dm == due.is_dm)
+        let is_as_told =
+            |known: RoomSent| known.is_dm == due.is_dm && known.membership == standing.membership;
+        let nothing = known.is_some_and(is_as_told)
             && !is_fresh
             && timeline.shown.is_empty()
             && !timeline.limited
@@ -297,6 +307,13 @@ impl<'a> Teller<'a> {
             body: Some(body),
             sent,
         })
+    }
+
+    /// See [`RoomSent::narrowed_at`], where this is wanted now.
+    fn narrowed_at(&self, known: &RoomSent, wanted: &Wanted) -> Option<u64> {
+        let before = self.told.config(known.config);
+        let narrows = before.is_some_and(|before| !wanted.covers(before));
+        known.narrowed_at.or(narrows.then_some(known.to))
     }
 
     fn timeline(

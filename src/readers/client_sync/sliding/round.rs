@@ -509,7 +509,7 @@ impl Round {
         for due in &plan.receipts_due {
             let now = sent.get(&due.key).or_else(|| told.rooms.get(&due.key));
             // One that there was no space for is told with its receipts later.
-            let Some(now) = now.copied().filter(|now| now.joined) else {
+            let Some(now) = now.copied().filter(RoomSent::is_joined) else {
                 continue;
             };
             let cursor = plan.cursors.get(due.key.partition as usize).copied();

@@ -21,6 +21,8 @@ pub struct Before<'a> {
     /// Offset as of which it is up to date with `wanted`.
     pub to: u64,
     pub wanted: &'a Wanted,
+    /// See [`super::connection::RoomSent::narrowed_at`].
+    pub narrowed_at: Option<u64>,
 }
 
 /// What is asked of a room's state.
@@ -70,6 +72,8 @@ impl RequiredStateQuery<'_> {
                 }
                 if before.wanted != self.wanted {
                     wanted.extend(self.matching(state, Some(before.wanted))?);
+                    let removed = self.removed_unseen(state, before)?;
+                    told.removed.extend(removed);
                 }
             }
         }
@@ -84,6 +88,27 @@ impl RequiredStateQuery<'_> {
         let wanted: Vec<EventSn> = wanted.into_iter().collect();
         told.events = self.history.rooms.events(&self.history.room_id, &wanted)?;
         Ok(told)
+    }
+
+    /// Entries that the client may hold from when it wanted them before, and that
+    /// were removed while it did not.
+    fn removed_unseen(
+        &self,
+        state: StateId,
+        before: &Before<'_>,
+    ) -> Result<Vec<StateKey>, SyncError> {
+        let Some(from) = before.narrowed_at.filter(|from| *from < before.to) else {
+            return Ok(Vec::new());
+        };
+        let mut changed = self.history.changed(from, before.to)?;
+        changed.retain(|key| {
+            self.wanted.matches(&key.kind, &key.state_key)
+                && !before.wanted.matches(&key.kind, &key.state_key)
+        });
+        let held = self.history.holders(state, &changed)?;
+        let entries = changed.into_iter().zip(held);
+        let removed = entries.filter_map(|(key, event)| event.is_none().then_some(key));
+        Ok(removed.collect())
     }
 
     /// Whether all members who changed are told, as lazy loading asks.

@@ -1,7 +1,7 @@
 //! Tests of client sync as a whole: records in, answers out.
 
 pub mod fake_rooms;
-mod model;
+pub mod model;
 mod redactions;
 mod resolution;
 mod sections;

@@ -14,11 +14,11 @@ use crate::query::ids::StateId;
 use crate::query::rooms::StateKey;
 use crate::readers::client_sync::StateSection;
 
-const USERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
-const ROOMS: [&str; 3] = ["one", "two", "three"];
+pub const USERS: [&str; 4] = ["ann", "ben", "cid", "dot"];
+pub const ROOMS: [&str; 3] = ["one", "two", "three"];
 const KINDS: [&str; 3] = ["m.room.topic", "m.room.name", "x.any"];
-const VISIBILITIES: [&str; 4] = ["shared", "joined", "invited", "world_readable"];
-const WORDS: [&str; 5] = ["join", "leave", "invite", "ban", "knock"];
+pub const VISIBILITIES: [&str; 4] = ["shared", "joined", "invited", "world_readable"];
+pub const WORDS: [&str; 5] = ["join", "leave", "invite", "ban", "knock"];
 
 /// What a client knows of a room.
 #[derive(Default)]
@@ -89,19 +89,19 @@ fn apply(view: &mut View, told: &Value, after: bool) {
 }
 
 /// What the model knows of one record of a room, for one user.
-struct Fact {
-    id: String,
+pub struct Fact {
+    pub id: String,
     /// It shows at the end of the timeline.
-    live: bool,
+    pub live: bool,
     /// By the state at the event, whether or not they joined later.
-    visible: bool,
-    shared: bool,
-    own_member_event: bool,
+    pub visible: bool,
+    pub shared: bool,
+    pub own_member_event: bool,
     /// The user's in current state behind the record.
-    membership: Option<Membership>,
+    pub membership: Option<Membership>,
 }
 
-fn facts(world: &World, room: &RoomId, user: &UserId) -> Vec<Fact> {
+pub fn facts(world: &World, room: &RoomId, user: &UserId) -> Vec<Fact> {
     let rooms = world.rooms.rooms.read();
     let Some(room) = rooms.get(room) else {
         return Vec::new();
@@ -139,7 +139,7 @@ fn facts(world: &World, room: &RoomId, user: &UserId) -> Vec<Fact> {
 /// ends, and own membership events outside of one, are told in sections that
 /// come and go: these are left out of the comparison, unless the user leaves by
 /// an event of their own.
-fn expected(facts: &[Fact]) -> (Vec<String>, BTreeSet<String>) {
+pub fn expected(facts: &[Fact]) -> (Vec<String>, BTreeSet<String>) {
     let joined = |fact: &Fact| fact.membership == Some(Membership::Join);
     let (mut told, mut unsure) = (Vec::new(), BTreeSet::new());
     for (index, fact) in facts.iter().enumerate().filter(|(_, fact)| fact.live) {
@@ -219,7 +219,7 @@ fn check(world: &World, client: &Client, lazy: bool) {
 }
 
 /// Which membership may follow which (client-server API, *Room membership*).
-fn may_become(now: Option<Membership>, word: &str) -> bool {
+pub fn may_become(now: Option<Membership>, word: &str) -> bool {
     use Membership::{Ban, Invite, Join, Knock, Leave};
     match word {
         "join" => now != Some(Ban),
@@ -231,7 +231,7 @@ fn may_become(now: Option<Membership>, word: &str) -> bool {
 
 /// An event on an old state, whatever becomes of it, and a resolution that gives
 /// some keys to other events, or to none.
-fn fork(
+pub fn fork(
     world: &mut World,
     room: &RoomId,
     (far, local): (&UserId, &UserId),
@@ -296,7 +296,7 @@ fn fork(
 }
 
 /// One step: what it does, to whom, where, and a detail.
-type Step = (u8, u8, u8, u8);
+pub type Step = (u8, u8, u8, u8);
 
 async fn run(steps: &[Step], partitions: u32, limit: u32, after: bool, lazy: bool) {
     let mut world = World::new(partitions);

@@ -111,7 +111,8 @@ fn apply(view: &mut View, told: &Value) {
         // What was there before may be told again, or lies behind a gap.
         view.timeline.retain(|id| !shown.contains(id));
     }
-    view.gap |= told["limited"] == true;
+    let limited = told["limited"] == true;
+    view.gap = limited || (view.gap && !expanded);
     view.timeline.extend(shown);
 }
 

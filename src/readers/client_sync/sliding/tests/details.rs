@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::client::{Client, everything, ids};
 use crate::query::ids::EphemeralOffset;
+use crate::query::rooms::StateKey;
 use crate::readers::client_sync::sliding::connections::ConnectionKey;
+use crate::readers::client_sync::sliding::request::Dialect;
 use crate::readers::client_sync::sliding::round::Round;
 use crate::readers::client_sync::tests::fake_rooms::{Fate, How};
 use crate::readers::client_sync::tests::world::{World, user};
@@ -199,4 +201,60 @@ async fn state_of_a_type_is_told_whole() {
     let mut told = ids(&answer["rooms"][room.as_str()]["required_state"]);
     told.sort();
     assert_eq!(told, wanted);
+}
+
+/// What is told from outside replaces what the client knew of an earlier stay.
+#[tokio::test]
+async fn a_knock_that_ends_is_told_with_the_stay_before_it() {
+    let mut world = World::new(1);
+    let (ann, ben) = (user("ann"), user("ben"));
+    let room = world.create("room", &ann, Visibility::Shared);
+    let joined = world.member(&room, &ben, &ben, "join");
+    let mut client = Client::new(&ben);
+    client.sync(&world, everything(10)).await;
+    world.member(&room, &ben, &ben, "leave");
+    world.member(&room, &ben, &ben, "knock");
+    let answer = client.sync(&world, everything(10)).await;
+    assert_eq!(answer["rooms"][room.as_str()]["membership"], "knock");
+    // Not by an event of their own: state resolution takes the knock away.
+    let own = StateKey::new("m.room.member", ben.as_str());
+    let how = How {
+        resolves: vec![(own, None)],
+        ..How::default()
+    };
+    let kind = "m.room.topic";
+    world.send(&room, &ann, kind, Some(""), json!({"topic": "t"}), how);
+    let answer = client.sync(&world, everything(10)).await;
+    let told = &answer["rooms"][room.as_str()];
+    assert_eq!(told["membership"], "leave");
+    assert_eq!(told["initial"], true);
+    assert!(ids(&told["timeline"]).contains(&joined.as_str()));
+}
+
+/// State that goes while a client wants less is told as gone when it wants it again.
+#[tokio::test]
+async fn state_that_was_removed_unseen_is_told_when_it_is_wanted_again() {
+    let mut world = World::new(1);
+    let ann = user("ann");
+    let room = world.create("room", &ann, Visibility::Shared);
+    world.state(&room, &ann, "x.any", "", json!({}));
+    let mut client = Client::new(&ann);
+    client.dialect = Dialect::Accepted;
+    let key = ("x.any".to_owned(), String::new());
+    client.sync(&world, everything(10)).await;
+    assert!(client.rooms[room.as_str()].state.contains_key(&key));
+    let how = How {
+        resolves: vec![(StateKey::new("x.any", ""), None)],
+        ..How::default()
+    };
+    let kind = "m.room.topic";
+    world.send(&room, &ann, kind, Some(""), json!({"topic": "t"}), how);
+    client
+        .sync(&world, asks(10, json!([["m.room.topic", ""]])))
+        .await;
+    assert!(client.rooms[room.as_str()].state.contains_key(&key));
+    client.sync(&world, everything(10)).await;
+    assert!(!client.rooms[room.as_str()].state.contains_key(&key));
+    let answer = client.sync(&world, everything(10)).await;
+    assert_eq!(answer["rooms"], json!({}));
 }

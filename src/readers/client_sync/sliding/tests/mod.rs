@@ -4,4 +4,5 @@ mod client;
 mod connections;
 mod details;
 mod extensions;
+mod model;
 mod rooms;
