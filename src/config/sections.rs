@@ -181,8 +181,8 @@ section! {
 section! {
     /// Full-text search.
     Search {
-        /// Index messages, so that users can search them. The index is some third of the
-        /// size of the texts, in a folder of its own; messages in encrypted rooms are never in it.
+        /// Index messages, so that users can search them: some hundred bytes on disk for each.
+        /// Messages in encrypted rooms are never indexed.
         enabled: bool = true;
     }
 }

@@ -145,7 +145,13 @@ impl Room {
 
     /// A plain message of the room's creator.
     pub fn plain_message(&mut self, random: &mut Random) -> Keyed {
-        let content = json!({ "body": format!("plain {}", random.next()), "msgtype": "m.text" });
+        let text = format!("plain {}", random.next());
+        self.say(random, &text)
+    }
+
+    /// A text of the room's creator.
+    pub fn say(&mut self, random: &mut Random, text: &str) -> Keyed {
+        let content = json!({ "body": text, "msgtype": "m.text" });
         self.message(random, "@creator:example.org", content)
     }
 

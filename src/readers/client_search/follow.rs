@@ -19,6 +19,9 @@ const GROUP_BYTES: usize = 256 * 1024;
 /// From the first thing that is not committed to its commit, on an idle server:
 /// more of what is sent at once comes into one commit, and nobody waits long.
 const COMMIT_AFTER: Duration = Duration::from_millis(200);
+/// From the first news to a look at them: a server where much is said folds it
+/// some thirty times a second and not message by message.
+const GATHER: Duration = Duration::from_millis(30);
 /// A commit flushes some ten files. It comes no sooner than so many times what
 /// the last one took, so that the disk and the processors are the log's...
 const COMMIT_PAUSE: u32 = 9;
@@ -87,6 +90,7 @@ impl Follower {
     }
 }
 
+/// Opens the index in its folder, as far as it fits *output*.
 pub fn open_index(ports: &Ports) -> Result<Writing, IndexError> {
     let partitions = 0..ports.output.partitions();
     let ends: Vec<u64> = partitions.map(|each| ports.output.end(each)).collect();
@@ -281,6 +285,7 @@ async fn follow(search: &Arc<ClientSearch>, stop: &CancellationToken) {
             true => std::future::pending().await,
             false => search.news().await,
         }
+        tokio::time::sleep(GATHER).await;
     };
     tokio::select! {
         () = stop.cancelled() => {}

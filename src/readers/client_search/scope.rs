@@ -45,10 +45,13 @@ impl SearchedRooms {
                 Some(Group::Room(wanted)) => wanted == room,
                 Some(Group::Sender(_)) | None => true,
             };
-            if !is_grouped || !filter.matches_room(room) || users.forgot(&search.user, room) {
+            if !is_grouped || !filter.matches_room(room) {
                 continue;
             }
             let is_joined = entry.membership == Membership::Join;
+            if !is_joined && users.forgot(&search.user, room) {
+                continue;
+            }
             let until = (!is_joined).then_some(entry.event.0);
             reaches.insert(room_key(room), Reach { until });
             names.insert(room_key(room), entry.room_id);

@@ -131,7 +131,7 @@ impl UserDirectory {
                     }
                     let user = rows::user_of_word(DIRECTORY_WORDS, key)?;
                     if seen.insert(user.to_owned())
-                        && let Some(found) = self.look_up(user, &own_rooms, &wanted)?
+                        && let Some(found) = self.look_up(user, searcher, &own_rooms, &wanted)?
                     {
                         ranked.push(found);
                     }
@@ -161,9 +161,16 @@ impl UserDirectory {
     fn look_up(
         &self,
         user: &UserId,
+        searcher: &UserId,
         own_rooms: &HashSet<RoomIx>,
         wanted: &Wanted,
     ) -> Result<Option<(usize, FoundUser)>, StoreError> {
+        // Nobody shares a room with themselves: they are found where anybody is.
+        let nothing = HashSet::new();
+        let own_rooms = match user == searcher {
+            true => &nothing,
+            false => own_rooms,
+        };
         let found = match user.server_name() == self.server_name {
             true => self.local(user, own_rooms)?,
             false => self.remote(user, own_rooms, wanted)?,

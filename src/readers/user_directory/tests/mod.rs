@@ -1,10 +1,14 @@
 //! Tests of the directory as a whole: records in, users out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use log_format::codec;
 use log_format::record::envelope::Part;
-use log_format::record::output::{Decision, OutputUser, Reason, Visibility};
+use log_format::record::output::{
+    Decision, Membership, MembershipChange, OutputRoomState, OutputUser, Reason, Visibility,
+};
 use log_format::record::{Kind, NewEnvelope, Source};
 use ruma::{OwnedUserId, RoomId, UserId, user_id};
 use serde_json::json;
@@ -16,6 +20,9 @@ use crate::readers::run::Reader;
 use crate::readers::store::Write;
 use crate::readers::store::memory::MemoryStore;
 use crate::readers::user_directory::{FoundUser, Ports, UserDirectory};
+use crate::storage::batch::Writes;
+use crate::storage::columns::Table;
+use crate::storage::overlay::{Read, StoreError};
 
 struct Directory {
     world: World,
@@ -131,6 +138,8 @@ fn users_are_found_by_beginnings_of_words_of_their_names() {
     let bob = directory.register("bob.builder", Some("Łukasz 田中"));
     let room = directory.world.create("a", &alice, Visibility::Shared);
     directory.world.member(&room, &bob, &bob, "join");
+    let carol = directory.register("carol", None);
+    directory.world.member(&room, &carol, &carol, "join");
     for (term, expected) in [
         ("ALI", vec!["alice"]),
         ("wonder", vec!["alice"]),
@@ -147,7 +156,7 @@ fn users_are_found_by_beginnings_of_words_of_their_names() {
         ("@", vec![]),
         ("?", vec![]),
     ] {
-        assert_eq!(directory.find(&alice, term), expected, "{term}");
+        assert_eq!(directory.find(&carol, term), expected, "{term}");
     }
 }
 
@@ -250,15 +259,107 @@ fn closer_matches_come_first_and_the_limit_is_told() {
 }
 
 #[test]
+fn one_finds_oneself_where_anybody_does() {
+    let mut directory = Directory::new(1);
+    let alice = directory.register("alice", None);
+    let room = directory.world.create("a", &alice, Visibility::Shared);
+    assert!(directory.find(&alice, "alice").is_empty());
+    let rule = json!({"join_rule": "public"});
+    let world = &mut directory.world;
+    world.state(&room, &alice, "m.room.join_rules", "", rule);
+    assert_eq!(directory.find(&alice, "alice"), ["alice"]);
+}
+
+#[test]
 fn a_restart_and_a_rebuild_find_the_same() {
     let mut directory = Directory::new(2);
     let alice = directory.register("alice", Some("Al"));
+    let bob = directory.register("bob", None);
     let room = directory.world.create("a", &alice, Visibility::Shared);
+    directory.world.member(&room, &bob, &bob, "join");
     directory.join_as(&room, user_id!("@rita:far"), "Al Far");
-    let before = directory.found(&alice, "al");
+    let before = directory.found(&bob, "al");
     assert_eq!(before.len(), 2);
     for epoch in [1, 2] {
         directory.restart(epoch);
-        assert_eq!(directory.found(&alice, "al"), before, "{epoch}");
+        assert_eq!(directory.found(&bob, "al"), before, "{epoch}");
     }
+}
+
+/// A store that counts how often it is read.
+struct Counting {
+    inner: MemoryStore,
+    reads: AtomicUsize,
+}
+
+impl Read for Counting {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.range(table, prefix, from, reverse, limit)
+    }
+}
+
+impl Write for Counting {
+    fn write(&self, writes: Writes) -> Result<(), StoreError> {
+        self.inner.write(writes)
+    }
+}
+
+#[test]
+fn thousands_who_match_cost_as_much_as_some_hundred() {
+    let mut directory = Directory::new(1);
+    let store = Arc::new(Counting {
+        inner: MemoryStore::default(),
+        reads: AtomicUsize::new(0),
+    });
+    directory.store = store.clone();
+    directory.restart(1);
+    let alice = directory.register("alice", None);
+    let members: Vec<String> = (0..5_000)
+        .map(|index| {
+            directory
+                .register(&format!("user{index}"), None)
+                .to_string()
+        })
+        .chain([alice.to_string()])
+        .collect();
+    let memberships = members.iter().map(|user_id| MembershipChange {
+        user_id: user_id.clone(),
+        from: None,
+        to: Membership::Join,
+    });
+    let body = codec::encode(&OutputRoomState {
+        origin: origin(1, 0, true),
+        room_sn: 1,
+        state_delta: Vec::new(),
+        memberships: memberships.collect(),
+    });
+    let envelope = NewEnvelope {
+        key: "!a:here",
+        room_id: Some("!a:here"),
+        body: &body,
+        ..NewEnvelope::default()
+    };
+    let log = &directory.world.log;
+    log.append(0, Kind::OutputRoomState, Source::Client, &envelope);
+    directory.fold();
+    store.reads.store(0, Ordering::Relaxed);
+    let found = directory.directory.find(&alice, "user", 10).unwrap();
+    assert_eq!((found.users.len(), found.limited), (10, true));
+    let reads = store.reads.load(Ordering::Relaxed);
+    assert!(reads < 250, "{reads} reads");
+    // Who matches no more than the beginning of a word is found by more of it.
+    assert_eq!(directory.find(&alice, "user4999"), ["user4999"]);
 }
