@@ -36,7 +36,8 @@ pub const LOCK_NAME: &str = "LOCK";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
     Real,
-    /// Pretends. For tests that prove that the others would notice.
+    /// Pretends. For *ephemeral*, which may be lost, and for tests that prove that
+    /// of the others it would be noticed.
     Off,
 }
 
@@ -67,7 +68,8 @@ impl WriterConfig {
         }
     }
 
-    /// Settings for *output* and *ephemeral*: derived, flushed lazily.
+    /// Settings for *output*, which is flushed lazily, and with the sync off for
+    /// *ephemeral*.
     pub fn output(segment_bytes: u64) -> WriterConfig {
         WriterConfig {
             zero_fill: false,

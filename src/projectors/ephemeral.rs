@@ -45,48 +45,51 @@ impl EphemeralProjection {
     /// Folds what the log holds. What cannot be read of it is passed over: it is
     /// of an earlier process, and was never flushed.
     pub fn open(log: Arc<dyn Log>, presence: bool) -> EphemeralProjection {
-        let end = log.end(PARTITION);
+        let end = EphemeralOffset(log.end(PARTITION));
+        let begin = EphemeralOffset(log.begin(PARTITION));
         let projection = EphemeralProjection {
-            began: EphemeralOffset(end),
+            began: end,
             without_presence: !presence,
             tables: RwLock::default(),
-            folded: watch::Sender::new(EphemeralOffset(end)),
+            folded: watch::Sender::new(begin),
             log,
         };
-        let mut next = projection.log.begin(PARTITION);
-        while next < end {
-            match projection.log.read(PARTITION, next, GROUP_BYTES) {
-                Ok(records) if records.is_empty() => break,
-                Ok(records) => next = projection.fold(next, &records),
-                Err(error) => {
-                    tracing::warn!(%error, "ephemeral log of an earlier process cannot be read");
-                    break;
+        projection.tables.write().next = begin;
+        if let Err(error) = projection.catch_up() {
+            tracing::warn!(%error, "ephemeral log of an earlier process cannot be read");
+            projection.tables.write().next = end;
+        }
+        projection
+    }
+
+    /// Folds all that is new.
+    pub fn catch_up(&self) -> Result<(), ReadError> {
+        loop {
+            let next = self.tables.read().next.0;
+            match self.log.read(PARTITION, next, GROUP_BYTES) {
+                Ok(records) if records.is_empty() => return Ok(()),
+                Ok(records) => self.fold(&records),
+                Err(ReadError::Trimmed { begin, .. }) => {
+                    self.tables.write().next = EphemeralOffset(begin);
                 }
+                Err(error) => return Err(error),
             }
         }
-        projection.tables.write().next = EphemeralOffset(end);
-        projection
     }
 
     /// Follows the log until it is dropped, or cannot go on.
     pub async fn follow(self: Arc<Self>) {
-        let mut next = self.began.0;
         loop {
+            let next = self.tables.read().next.0;
             self.log.wait_beyond(PARTITION, next).await;
-            match self.log.read(PARTITION, next, GROUP_BYTES) {
-                Ok(records) => next = self.fold(next, &records),
-                Err(ReadError::Trimmed { begin, .. }) => next = begin,
-                Err(error) => {
-                    tracing::error!(%error, "ephemeral log cannot be followed");
-                    return;
-                }
+            if let Err(error) = self.catch_up() {
+                tracing::error!(%error, "ephemeral log cannot be followed");
+                return;
             }
-            self.folded.send_replace(EphemeralOffset(next));
         }
     }
 
-    /// Folds records; the offset behind them.
-    fn fold(&self, from: u64, records: &[LogRecord]) -> u64 {
+    fn fold(&self, records: &[LogRecord]) {
         let mut tables = self.tables.write();
         for record in records {
             let offset = EphemeralOffset(record.offset);
@@ -102,9 +105,13 @@ impl EphemeralProjection {
                 _ => {}
             }
         }
-        let next = records.last().map_or(from, |last| last.offset + 1);
-        tables.next = EphemeralOffset(next);
-        next
+        if let Some(last) = records.last() {
+            tables.next = EphemeralOffset(last.offset + 1);
+        }
+        let next = tables.next;
+        // Who is woken asks for the tables.
+        drop(tables);
+        self.folded.send_replace(next);
     }
 }
 

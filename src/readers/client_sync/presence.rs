@@ -106,7 +106,7 @@ fn newly_shared(memory: &Memory, user: &UserSlot, known: &SyncToken) -> BTreeSet
         let since = known.vector.get(slot.partition as usize);
         let since = since.map_or(0, |since| since.0);
         match standing.joined_at >= Some(since) {
-            true => others.extend(slot.joined.iter().copied()),
+            true => others.extend(slot.joined.iter().take(USERS_MAX).copied()),
             false => others.extend(memory.joined_since(*ix, since)),
         }
     }

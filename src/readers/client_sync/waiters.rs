@@ -124,3 +124,88 @@ impl Drop for Place<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use log_format::record::output::Membership;
+    use ruma::{RoomId, UserId};
+
+    use super::super::memory::MembershipNews;
+    use super::*;
+    use crate::query::ids::RoomSn;
+
+    fn user(memory: &mut Memory, name: &str) -> UserIx {
+        let user = UserId::parse(format!("@{name}:here")).expect("a plain name");
+        memory.intern_user(&user)
+    }
+
+    /// A room with these members.
+    fn room(memory: &mut Memory, number: u64, members: &[UserIx]) -> RoomIx {
+        let room = RoomId::parse(format!("!{number}:here")).expect("a plain name");
+        let ix = memory.intern_room(&room, 0, RoomSn(number));
+        for member in members {
+            let news = MembershipNews {
+                membership: Membership::Join,
+                event: None,
+                offset: number,
+                at_us: 0,
+                by_self: true,
+                encrypted: false,
+            };
+            memory.set_membership(*member, ix, news);
+        }
+        ix
+    }
+
+    /// Which of the users are woken, each of whom waits once; `deaf` do not tell
+    /// of presence.
+    fn woken(memory: &Memory, users: &[UserIx], deaf: &[UserIx], news: &News) -> Vec<usize> {
+        let waiters = Waiters::default();
+        let places: Vec<_> = users
+            .iter()
+            .map(|user| waiters.enter(*user, !deaf.contains(user)))
+            .collect();
+        let mut waiting: Vec<_> = places
+            .iter()
+            .map(|place| Box::pin(place.news.notified()))
+            .collect();
+        for one in &mut waiting {
+            one.as_mut().enable();
+        }
+        waiters.wake(memory, news);
+        let woken = waiting.into_iter().enumerate();
+        let woken = woken.filter_map(|(ix, one)| one.now_or_never().map(|()| ix));
+        let woken = woken.collect();
+        assert_eq!(waiters.count(), users.len());
+        drop(places);
+        assert_eq!(waiters.count(), 0);
+        woken
+    }
+
+    #[test]
+    fn only_those_are_woken_whom_it_concerns() {
+        let mut memory = Memory::new(1);
+        let users = ["ann", "ben", "cat", "dan"].map(|name| user(&mut memory, name));
+        let [ann, ben, cat, dan] = users;
+        let one = room(&mut memory, 1, &[ann, ben]);
+        room(&mut memory, 2, &[ben, cat]);
+        room(&mut memory, 3, &[dan]);
+        let in_room = News {
+            rooms: [one].into(),
+            ..News::default()
+        };
+        assert_eq!(woken(&memory, &users, &[], &in_room), [0, 1]);
+        let of = |changed: &[UserIx]| News {
+            presence: changed.iter().copied().collect(),
+            ..News::default()
+        };
+        assert_eq!(woken(&memory, &users, &[], &of(&[ben])), [0, 1, 2]);
+        assert_eq!(woken(&memory, &users, &[], &of(&[dan])), [3]);
+        assert_eq!(
+            woken(&memory, &users, &[ann, dan], &of(&[ben, dan])),
+            [1, 2]
+        );
+        assert_eq!(woken(&memory, &users, &users, &of(&[ben])), [0; 0]);
+    }
+}

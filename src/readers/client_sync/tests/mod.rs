@@ -2,6 +2,7 @@
 
 pub mod fake_rooms;
 pub mod model;
+mod momentary;
 mod redactions;
 mod resolution;
 mod sections;

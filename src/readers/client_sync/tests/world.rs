@@ -43,7 +43,7 @@ pub struct FakeLog {
 }
 
 impl FakeLog {
-    fn new(partitions: u32) -> FakeLog {
+    pub fn new(partitions: u32) -> FakeLog {
         FakeLog {
             partitions: (0..partitions).map(|_| RwLock::default()).collect(),
             ends: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
