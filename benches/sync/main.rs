@@ -96,6 +96,11 @@ impl User {
         self.client.call(method, path, Some(&self.token), body)
     }
 
+    /// A connection of now: the server closes those that are idle for long.
+    fn reconnect(&mut self, server: &Server) {
+        self.client = server.client();
+    }
+
     /// A room that everybody may join, guests too.
     fn create_room(&mut self) -> String {
         let guests =
@@ -195,6 +200,7 @@ fn rooms(server: &Server, many: usize) {
         mib(server.resident_bytes())
     );
     for (count, user) in &mut users {
+        user.reconnect(server);
         let goal = (*count == few).then_some(10.0);
         let first = repeat(if *count == many { 10 } else { 100 }, || user.sync(None).1);
         print(&format!("first sync, {count} rooms"), &first, goal, None);
@@ -202,6 +208,8 @@ fn rooms(server: &Server, many: usize) {
     }
     let mut alone = None;
     for (count, user) in &mut users {
+        user.reconnect(server);
+        creator.reconnect(server);
         let (mut since, _) = user.sync(None);
         let quiet = repeat(2_000, || {
             let (next, took) = user.sync(Some(&since));
@@ -232,6 +240,8 @@ fn rooms(server: &Server, many: usize) {
     }
     let mut alone = None;
     for (count, user) in &mut users {
+        user.reconnect(server);
+        creator.reconnect(server);
         let mut connections = 0;
         let first = repeat(100, || {
             connections += 1;
@@ -299,6 +309,7 @@ fn delivery(server: &Server, waiters: usize) {
                     .await;
             }
         });
+        sender.reconnect(server);
         server.await_quiet();
         let begun = Instant::now();
         let (room, mut speaker) = (room.clone(), sender);
@@ -351,17 +362,22 @@ fn joins(server: &Server, many: usize) {
     for _ in 1..many {
         User::guest(server).join(&large);
     }
-    let mut guests: Vec<User> = (0..JOINS).map(|_| User::guest(server)).collect();
+    let mut guests: Vec<User> = (0..9).map(|_| User::guest(server)).collect();
     let mut small = Vec::new();
+    creator.reconnect(server);
+    guests.iter_mut().for_each(|guest| guest.reconnect(server));
     for _ in 0..JOINS {
         let room = creator.create_room();
-        for guest in &mut guests[..9] {
+        for guest in &mut guests {
             guest.join(&room);
         }
         small.push(room);
     }
     let mut joiners: Vec<User> = (0..JOINS).map(|_| User::guest(server)).collect();
     let mut join_all = |rooms: &mut dyn Iterator<Item = &String>| {
+        joiners
+            .iter_mut()
+            .for_each(|joiner| joiner.reconnect(server));
         let cpu = server.cpu();
         let times = joiners.iter_mut().zip(rooms).map(|(joiner, room)| {
             let begun = Instant::now();
