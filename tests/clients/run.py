@@ -71,11 +71,11 @@ CHATS = {
 FEATURES = {
     "matrix-nio": (
         [PYTHON, str(HERE / "nio_features.py")],
-        ["spaces", "receipts", "relations", "threads", "upgrade"],
+        ["spaces", "receipts", "typing", "relations", "threads", "upgrade"],
     ),
     "matrix-js-sdk": (
         [NODE, str(HERE / "js_sdk_features.mjs")],
-        ["spaces", "receipts", "relations", "threads", "search", "upgrade"],
+        ["spaces", "receipts", "typing", "relations", "threads", "search", "upgrade"],
     ),
 }
 

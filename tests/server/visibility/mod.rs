@@ -207,6 +207,7 @@ async fn ask_without_a_token(server: &Server, world: &World) -> Vec<String> {
 async fn s2_everybody_is_told_what_the_rules_let_them_see() {
     let server = Server::builder()
         .set("REGISTRATION__GUESTS", true)
+        .set("PRESENCE__ENABLED", true)
         .start()
         .await;
     let world = Arc::new(world(&server).await);
