@@ -33,6 +33,7 @@ test-rust: setup-test
 # Clients that nobody here wrote, against the binary that the tests were built with.
 test-clients: setup-test $(VENV)/.installed $(CLIENTS)/node_modules/.installed
 	cargo test --workspace --locked --no-run
+	cargo build --quiet --locked --manifest-path $(CLIENTS)/rust_sdk/Cargo.toml
 	CLIENT_PYTHON=$(CURDIR)/$(VENV)/bin/python3 python3 $(CLIENTS)/run.py target/debug/engram
 
 $(VENV)/.installed: $(CLIENTS)/requirements.txt

@@ -3,7 +3,8 @@
 
 `run.py ENGRAM_BINARY` starts the server on free loopback ports with a fresh
 data folder, runs each client's `before` and one feature after the other, stops
-the server by SIGTERM, starts it again and runs `after`. Prints a line per step and `N passed, N failed`.
+the server by SIGTERM, starts it again at the same address and runs `after`; one
+client lives through that. Prints a line per step and `N passed, N failed`.
 """
 
 import json
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -26,6 +28,8 @@ class Server:
     def __init__(self, binary, data_dir):
         self.binary, self.data_dir = binary, pathlib.Path(data_dir)
         self.process, self.log = None, open(self.data_dir / "server.log", "ab")
+        # Where it was once, there it stays: clients reconnect to it.
+        self.address = "127.0.0.1:0"
 
     def start(self):
         addresses = self.data_dir / "data" / "run" / "addresses.json"
@@ -34,7 +38,7 @@ class Server:
             os.environ,
             ENGRAM__SERVER_NAME="hs.test",
             ENGRAM__DATA_DIR=str(self.data_dir / "data"),
-            ENGRAM__CLIENT__BIND="127.0.0.1:0",
+            ENGRAM__CLIENT__BIND=self.address,
             ENGRAM__TELEMETRY__METRICS_BIND="127.0.0.1:0",
             ENGRAM__REGISTRATION__OPEN="true",
             ENGRAM__RATE_LIMITS__ENABLED="false",
@@ -47,7 +51,8 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}")
             try:
-                return "http://" + json.loads(addresses.read_text())["client"]
+                self.address = json.loads(addresses.read_text())["client"]
+                return "http://" + self.address
             except (FileNotFoundError, json.JSONDecodeError):
                 time.sleep(0.05)
         raise RuntimeError("the server did not come up")
@@ -78,6 +83,35 @@ FEATURES = {
         ["spaces", "receipts", "typing", "relations", "threads", "search", "upgrade"],
     ),
 }
+
+# Stays through the restart; see rust_sdk/src/main.rs.
+RUST_SDK = HERE / "rust_sdk" / "target" / "debug" / "rust-sdk-chat"
+
+
+class Reconnecting:
+    """A client that is told by a line on its standard input when the server is back."""
+
+    def __init__(self, name, command):
+        self.name, self.begun = name, time.monotonic()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.timer = threading.Timer(STEP_SECONDS, self.process.kill)
+        self.timer.start()
+        self.is_ready = self.process.stdout.readline().strip() == "ready"
+
+    def go_on(self):
+        try:
+            out, err = self.process.communicate("the server is back\n")
+        except BrokenPipeError:
+            out, err = "", self.process.stderr.read()
+        self.timer.cancel()
+        ok = self.is_ready and self.process.returncode == 0
+        took = time.monotonic() - self.begun
+        print(f"{self.name}: {'ok' if ok else 'FAILED'} ({took:.1f} s)", flush=True)
+        if not ok:
+            print(out[-4000:], err[-4000:], sep="\n", flush=True)
+        return ok
 
 
 def run(name, command):
@@ -117,8 +151,11 @@ def main():
         base = server.start()
         results = run_phase("before", base, folder)
         results += run_features(base)
+        rust_sdk = Reconnecting("matrix-rust-sdk through the restart", [str(RUST_SDK), base])
         server.stop()
-        results += run_phase("after", server.start(), folder)
+        base = server.start()
+        results += run_phase("after", base, folder)
+        results.append(rust_sdk.go_on())
         server.stop()
         if not all(results):
             print((folder / "server.log").read_text(errors="replace")[-6000:])
