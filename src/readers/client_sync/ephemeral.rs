@@ -125,9 +125,12 @@ impl Building<'_> {
         if !filter.matches_room(&candidate.room_id) {
             return Ok(Events { events });
         }
-        if filter.matches_without_sender(RECEIPT) {
+        let from = stretch.known_at.unwrap_or(0);
+        // Most answers tell of a message, and of no receipt: memory knows that.
+        let has_changed = candidate.receipts_at >= Some(from);
+        if has_changed && filter.matches_without_sender(RECEIPT) {
             let (partition, room) = (candidate.partition, candidate.room);
-            let changed = stretch.known_at.unwrap_or(0)..stretch.to;
+            let changed = from..stretch.to;
             let user = &self.request.user;
             events = self.sync.receipt_events(partition, room, user, changed)?;
         }
