@@ -13,23 +13,17 @@ use crate::matrix::RoomVersion;
 
 /// Versions of the specification whose meaning of the endpoints served here is
 /// followed. A version from which clients conclude that an endpoint exists
-/// which this server does not serve is not listed: from v1.4 on they ask for
-/// threads, from v1.11 for authenticated media.
-const VERSIONS: [&str; 4] = ["r0.6.1", "v1.1", "v1.2", "v1.3"];
+/// which this server does not serve is not listed: from v1.7 on they upload
+/// media behind a link, from v1.11 they get it with their token.
+const VERSIONS: [&str; 7] = ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6"];
 
 /// What is served of later versions, and what is in none, by the names under
 /// which clients ask for it.
-const FEATURES: [&str; 6] = [
+const FEATURES: [&str; 2] = [
     // Simplified sliding sync.
     "org.matrix.simplified_msc3575",
-    // Threads, the list of them, `dir` and `recurse` of `/relations`: what
-    // clients ask about where version 1.4 or 1.10 is not listed.
-    "org.matrix.msc3440.stable",
-    "org.matrix.msc3856.stable",
-    "org.matrix.msc3715.stable",
+    // `recurse` of `/relations`, of version 1.10.
     "org.matrix.msc3981",
-    // `/timestamp_to_event`, likewise for version 1.6.
-    "org.matrix.msc3030",
 ];
 
 /// `GET /_matrix/client/versions`

@@ -6,6 +6,7 @@ mod pages;
 mod refusals;
 mod threads;
 mod timestamps;
+mod versions;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
