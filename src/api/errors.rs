@@ -366,6 +366,11 @@ fn sync(error: &SyncError) -> Answer {
             "M_UNKNOWN_POS",
             "Unknown position, start over",
         ),
+        SyncError::TooManyRules => Answer::new(
+            StatusCode::BAD_REQUEST,
+            "M_INVALID_PARAM",
+            "Too many different required_state in one request",
+        ),
         SyncError::Query(error) => query(error),
         SyncError::Show(ShowError::Query(error)) => query(error),
         SyncError::Store(_)

@@ -126,6 +126,42 @@ async fn a_room_list_is_told_kept_up_to_date_and_survives_a_restart() {
     assert!(rooms[&chat].get("initial").is_none());
 }
 
+/// As Element X asks: receipts of all lists, and of what is subscribed to.
+#[tokio::test]
+async fn a_waiting_client_is_told_how_far_others_have_read() {
+    let server = Server::builder().start().await;
+    let (ann, ben) = (server.register("ann").await, server.register("ben").await);
+    let room = ann.create_room(json!({"preset": "public_chat"})).await;
+    ben.join(&room).await.ok();
+    let said = ann.send_text(&room, "hello").await;
+    let asks = || {
+        let mut asks = room_list();
+        asks["extensions"]["receipts"] = json!({"enabled": true, "rooms": ["*"]});
+        asks
+    };
+    let first = sync(&ann, None, 0, asks()).await;
+    assert!(first["extensions"].get("receipts").is_none());
+    let waiting = tokio::spawn({
+        let (ann, pos) = (ann.clone(), pos(&first).map(str::to_owned));
+        let asks = asks();
+        async move { sync(&ann, pos.as_deref(), 30_000, asks).await }
+    });
+    let path = format!(
+        "/_matrix/client/v3/rooms/{}/receipt/m.read/{}",
+        escape(&room),
+        escape(&said)
+    );
+    ben.post(&path, json!({})).await.ok();
+    let answer = waiting.await.unwrap();
+    let told = &answer["extensions"]["receipts"]["rooms"][&room];
+    assert_eq!(told["type"], "m.receipt");
+    let read = &told["content"][&said]["m.read"][&ben.user_id];
+    assert!(read["ts"].is_u64(), "{answer}");
+    // Whoever begins is told as well.
+    let other = sync(&ben, None, 0, asks()).await;
+    assert_eq!(&other["extensions"]["receipts"]["rooms"][&room], told);
+}
+
 #[tokio::test]
 async fn what_cannot_be_answered_says_why() {
     let server = Server::builder().start().await;

@@ -116,6 +116,10 @@ pub enum SyncError {
     /// `pos` is not known, or not any more: the client starts over.
     #[error("unknown position")]
     UnknownPosition,
+    /// One request asks for more different state than a connection keeps: to start
+    /// over would not help.
+    #[error("too many different rules for state")]
+    TooManyRules,
     /// The reader stopped, see the log for why.
     #[error("the sync reader has stopped")]
     Stopped,

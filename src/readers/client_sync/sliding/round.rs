@@ -379,7 +379,10 @@ impl Round {
                         .max()
                         .unwrap_or(0);
                     let wanted = Wanted::combine(rules.iter().map(|rule| &rule.required_state));
-                    let config = told.intern(wanted).ok_or(SyncError::UnknownPosition)?;
+                    let config = told.intern(wanted).ok_or(match request.pos {
+                        Some(_) => SyncError::UnknownPosition,
+                        None => SyncError::TooManyRules,
+                    })?;
                     combined.insert((lists, subscription), (config, limit));
                     (config, limit)
                 }

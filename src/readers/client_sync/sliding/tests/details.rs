@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::client::{Client, everything, ids};
 use crate::query::ids::EphemeralOffset;
 use crate::query::rooms::StateKey;
+use crate::readers::client_sync::SyncError;
 use crate::readers::client_sync::sliding::connections::ConnectionKey;
 use crate::readers::client_sync::sliding::request::Dialect;
 use crate::readers::client_sync::sliding::round::Round;
@@ -257,4 +258,21 @@ async fn state_that_was_removed_unseen_is_told_when_it_is_wanted_again() {
     assert!(!client.rooms[room.as_str()].state.contains_key(&key));
     let answer = client.sync(&world, everything(10)).await;
     assert_eq!(answer["rooms"], json!({}));
+}
+
+/// A client that is told to start over starts over: not where that ends the same.
+#[tokio::test]
+async fn a_request_that_no_connection_could_keep_is_refused() {
+    let mut world = World::new(1);
+    let ann = user("ann");
+    let long = |name: &str| json!([[name, "x".repeat(100_000)]]);
+    let mut body = asks(1, long("list"));
+    for name in ["a", "b", "c", "d"] {
+        let room = world.create(name, &ann, Visibility::Shared);
+        body["room_subscriptions"][room.as_str()] =
+            json!({"timeline_limit": 1, "required_state": long(name)});
+    }
+    let client = Client::new(&ann);
+    let refused = client.ask(&world, body).await;
+    assert!(matches!(refused, Err(SyncError::TooManyRules)));
 }
