@@ -3,7 +3,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomOrAliasId};
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomId, RoomOrAliasId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -78,10 +78,27 @@ async fn join(
         return Err(ApiError::Forbidden("Third-party invites are not supported"));
     }
     let user = auth.user_id();
-    api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
-    api.rate_limits.check(Limit::JoinRoom, room_id.as_str())?;
+    limit_joins(api, user, &room_id)?;
     api.room_writer.join(&room_id, user, reason, body).await?;
     Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// Counts a join of a room that we are in, whichever endpoint asks for it.
+pub(super) fn limit_joins(api: &Api, user: &UserId, room_id: &RoomId) -> Result<(), ApiError> {
+    api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
+    api.rate_limits.check(Limit::JoinRoom, room_id.as_str())
+}
+
+/// Counts an invite, whichever endpoint asks for it.
+pub(super) fn limit_invites(
+    api: &Api,
+    user: &UserId,
+    room_id: &RoomId,
+    target: &UserId,
+) -> Result<(), ApiError> {
+    api.rate_limits.check(Limit::InviteIssuer, user.as_str())?;
+    api.rate_limits.check(Limit::InviteRoom, room_id.as_str())?;
+    api.rate_limits.check(Limit::InviteTarget, target.as_str())
 }
 
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
@@ -127,10 +144,7 @@ pub async fn invite(
         });
     };
     let user = auth.user_id();
-    api.rate_limits.check(Limit::InviteIssuer, user.as_str())?;
-    api.rate_limits.check(Limit::InviteRoom, room_id.as_str())?;
-    api.rate_limits
-        .check(Limit::InviteTarget, target.as_str())?;
+    limit_invites(&api, user, &room_id, &target)?;
     let act = Act::Invite { is_direct: false };
     api.room_writer
         .change_membership(act, &room_id, user, &target, body.reason)

@@ -5,11 +5,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use ruma::{OwnedRoomId, RoomId};
+use log_format::record::output::Membership;
+use ruma::{OwnedRoomId, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::content::EventContent;
+use super::membership::{limit_invites, limit_joins};
 use super::render::show;
 use super::send::Sent;
 use super::visible::RoomView;
@@ -18,6 +20,7 @@ use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Path, Query};
 use crate::api::rate_limit::Limit;
+use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::matrix::client_event::content_of;
 use crate::query::ids::EventSn;
 use crate::query::shown::ShowError;
@@ -116,10 +119,33 @@ async fn put(
 ) -> Result<Json<Sent>, ApiError> {
     let user = auth.user_id();
     api.rate_limits.check(Limit::Message, user.as_str())?;
+    if let ("m.room.member", Ok(member)) = (kind, <&UserId>::try_from(state_key)) {
+        limit_membership(api, user, room_id, member, &content)?;
+    }
     let written = api
         .room_writer
         .put_state(user, room_id, kind, state_key, content);
     Ok(Json(Sent {
         event_id: written.await?,
     }))
+}
+
+/// Counts what a member event does as its own endpoint would. A changed name in
+/// a room is a join again, and counts as none.
+fn limit_membership(
+    api: &ApiState,
+    user: &UserId,
+    room_id: &RoomId,
+    member: &UserId,
+    content: &CanonicalJsonObject,
+) -> Result<(), ApiError> {
+    match content.get("membership").and_then(|value| value.as_str()) {
+        Some("join") if member == user => match api.rooms.membership(room_id, user)? {
+            Some(Membership::Join) => Ok(()),
+            _ => limit_joins(api, user, room_id),
+        },
+        Some("knock") if member == user => api.rate_limits.check(Limit::JoinLocal, user.as_str()),
+        Some("invite") => limit_invites(api, user, room_id, member),
+        _ => Ok(()),
+    }
 }

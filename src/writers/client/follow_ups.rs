@@ -16,7 +16,7 @@ use log_format::record::output::{
 use log_format::record::{Envelope, Kind};
 use ruma::{OwnedRoomId, OwnedUserId};
 
-use super::membership::GUEST_ACCESS;
+use super::joins::GUEST_ACCESS;
 use super::room_error::RoomWriteError;
 use super::room_writer::RoomWriter;
 use crate::logs::log::{AppendError, Log, LogRecord, PartitionId, ReadError};

@@ -15,21 +15,18 @@ use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
 use super::event_builder::Draft;
+use super::joins::{self, admits_guests, is_guest};
 use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use crate::clock;
 use crate::logs::log::NewRecord;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
-use crate::query::authority::Power;
-use crate::query::joining::meets_a_condition;
 use crate::query::rooms::{RoomHead, Rooms, StateKey};
 use crate::query::unwanted::blocks_invites;
 use crate::query::users::Users;
 
 const MEMBER: &str = "m.room.member";
-/// Says whether guests may join.
-pub(super) const GUEST_ACCESS: &str = "m.room.guest_access";
 
 /// Fields of a member event in which servers state what they have made sure of:
 /// the profile, and what lets the user in.
@@ -223,18 +220,6 @@ pub(super) fn check_invite(
     }
 }
 
-/// Refuses the join of a guest where the room admits none.
-pub(super) fn check_guest(
-    users: &dyn Users,
-    state: &RoomState<'_>,
-    user: &UserId,
-) -> Result<(), RoomWriteError> {
-    match is_guest(users, user) && !admits_guests(state)? {
-        true => Err(RoomWriteError::GuestForbidden),
-        false => Ok(()),
-    }
-}
-
 struct Change {
     rooms: Arc<dyn Rooms>,
     users: Arc<dyn Users>,
@@ -256,9 +241,6 @@ impl Change {
         if let Act::Invite { .. } = self.act {
             check_invite(&*self.users, head, &self.sender, &self.target)?;
         }
-        if self.act == Act::Join {
-            check_guest(&*self.users, &state, &self.target)?;
-        }
         let mut content = self.beside.clone();
         if let Act::Join | Act::Knock | Act::Invite { .. } = self.act {
             content.extend(profile(&*self.users, &self.target));
@@ -270,19 +252,8 @@ impl Change {
         if self.act == (Act::Invite { is_direct: true }) {
             content.insert("is_direct".into(), CanonicalJsonValue::Bool(true));
         }
-        if self.act == Act::Join
-            && now != Some(Membership::Invite)
-            && matches!(
-                &*head.authority.join_rule,
-                "restricted" | "knock_restricted"
-            )
-            && let Some(authoriser) = self.authorising_user(&state)?
-        {
-            put(
-                &mut content,
-                "join_authorised_via_users_server",
-                authoriser.as_str(),
-            );
+        if self.act == Act::Join {
+            joins::complete(&*self.users, &state, &self.target, &mut content)?;
         }
         Ok(Some(member_event(&self.sender, &self.target, content)))
     }
@@ -315,26 +286,6 @@ impl Change {
             _ => Ok(true),
         }
     }
-
-    /// Who lets a member of an allowed room in: a local member who may invite
-    /// (room version 8 and later, *Restricted rooms*). None if the user fulfils
-    /// no condition; the auth rules then refuse the join.
-    fn authorising_user(
-        &self,
-        state: &RoomState<'_>,
-    ) -> Result<Option<OwnedUserId>, RoomWriteError> {
-        if !meets_a_condition(&*self.rooms, state.head, &self.target)? {
-            return Ok(None);
-        }
-        let authority = &state.head.authority;
-        let invites = Power::Level(authority.levels.invite);
-        let authoriser = authority.members.iter().find(|(user, member)| {
-            user.server_name() == self.target.server_name()
-                && member.membership == Membership::Join
-                && authority.power(user) >= invites
-        });
-        Ok(authoriser.map(|(user, _)| user.clone()))
-    }
 }
 
 fn guests_to_remove(
@@ -357,16 +308,6 @@ fn guests_to_remove(
     Ok(guests.map(|(user, _)| user.clone()).collect())
 }
 
-fn is_guest(users: &dyn Users, user: &UserId) -> bool {
-    users.account(user).is_some_and(|account| account.guest)
-}
-
-/// Whether guests may be in the room (client-server API, *Guest Access*).
-fn admits_guests(state: &RoomState<'_>) -> Result<bool, RoomWriteError> {
-    let content = state.content(GUEST_ACCESS, "")?.unwrap_or_default();
-    Ok(content.get("guest_access").and_then(Value::as_str) == Some("can_join"))
-}
-
 /// The member event that shows the user's current profile; none if it does already.
 fn profile_draft(
     rooms: &dyn Rooms,
@@ -386,11 +327,7 @@ fn profile_draft(
         return Ok(None);
     }
     put(&mut content, "membership", Membership::Join.as_str());
-    // A restricted join stays authorised by whom it was.
-    let authoriser = shown.get("join_authorised_via_users_server");
-    if let Some(authoriser) = authoriser.and_then(Value::as_str) {
-        put(&mut content, "join_authorised_via_users_server", authoriser);
-    }
+    joins::complete(users, &state, user, &mut content)?;
     Ok(Some(member_event(user, user, content)))
 }
 

@@ -1,13 +1,13 @@
 //! Messages, redactions and state set by clients.
 
 use log_format::record::input::Transaction;
-use ruma::{
-    DeviceId, EventId, OwnedEventId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, UserId,
-};
-use serde_json::Value;
+use log_format::record::output::Membership;
+use ruma::{DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId};
 
+use super::canonical_alias::{self, CANONICAL_ALIAS};
 use super::event_builder::Draft;
-use super::membership::{check_guest, check_invite};
+use super::joins;
+use super::membership::check_invite;
 use super::relation_checks::Check;
 use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
@@ -18,9 +18,6 @@ use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::query::authority::Power;
 use crate::query::rooms::{RoomHead, Rooms};
 use crate::query::visibility::{Viewer, Viewpoint};
-
-/// Aliases that one `m.room.canonical_alias` may add at a time.
-const NEW_ALIASES_MAX: usize = 100;
 
 /// Who asks, and with which transaction id.
 #[derive(Clone, Copy, Debug)]
@@ -167,27 +164,33 @@ impl RoomWriter {
     ) -> Result<OwnedEventId, RoomWriteError> {
         check_tombstone(room_id, kind, &content)?;
         let invited = self.invited_by(kind, state_key, &content)?;
-        let joins = is_membership(kind, &content, "join");
+        let joins = is_membership(kind, &content, "join") && state_key == sender.as_str();
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
         let choose = Box::new(move |head: &RoomHead| {
             let state = RoomState::new(&*rooms, head);
-            if &*draft.kind == "m.room.canonical_alias" {
-                check_aliases(&state, &*users, &draft.content)?;
+            if &*draft.kind == CANONICAL_ALIAS {
+                canonical_alias::check(&state, &*users, &draft.content)?;
             }
             if let Some(invited) = &invited {
                 check_invite(&*users, head, &draft.sender, invited)?;
             }
+            let mut draft = draft.clone();
             if joins {
-                check_guest(&*users, &state, &draft.sender)?;
+                joins::complete(&*users, &state, &draft.sender, &mut draft.content)?;
             }
-            Ok(Some(draft.clone()))
+            Ok(Some(draft))
         });
+        let before = match joins {
+            true => self.rooms().membership(room_id, sender)?,
+            false => None,
+        };
         let written = self.sequencer().set_state(room_id, choose).await;
-        match written.map_err(hide_unknown_room)? {
-            Some(event_id) => Ok(event_id),
-            None => Err(RoomWriteError::Contended),
+        let written = written.map_err(hide_unknown_room)?;
+        if joins && before != Some(Membership::Join) {
+            self.after_join(room_id, sender).await;
         }
+        written.ok_or(RoomWriteError::Contended)
     }
 
     /// Whom a state event invites. By this way, too, no invite reaches another server.
@@ -250,54 +253,4 @@ pub(super) fn hide_unknown_room(error: RoomWriteError) -> RoomWriteError {
         RoomWriteError::UnknownRoom => RoomWriteError::Forbidden("you are not in this room".into()),
         other => other,
     }
-}
-
-/// Aliases that are new in `m.room.canonical_alias` must point at the room
-/// (client-server API, *PUT state*: `M_BAD_ALIAS`, `M_INVALID_PARAM`).
-fn check_aliases(
-    state: &RoomState<'_>,
-    users: &dyn crate::query::users::Users,
-    content: &CanonicalJsonObject,
-) -> Result<(), RoomWriteError> {
-    let before = state.content("m.room.canonical_alias", "")?;
-    let before = before.unwrap_or_default();
-    let mut known: Vec<&str> = Vec::new();
-    known.extend(before.get("alias").and_then(Value::as_str));
-    let alternatives = before.get("alt_aliases").and_then(Value::as_array);
-    known.extend(alternatives.into_iter().flatten().filter_map(Value::as_str));
-
-    let mut named: Vec<&CanonicalJsonValue> = Vec::new();
-    named.extend(content.get("alias"));
-    match content.get("alt_aliases") {
-        None | Some(CanonicalJsonValue::Null) => {}
-        Some(CanonicalJsonValue::Array(aliases)) => named.extend(aliases),
-        Some(_) => {
-            return Err(RoomWriteError::BadJson("alt_aliases is no list".into()));
-        }
-    }
-    let mut new = 0;
-    for alias in named {
-        let alias = match alias {
-            CanonicalJsonValue::Null => continue,
-            CanonicalJsonValue::String(alias) => alias,
-            _ => return Err(RoomWriteError::BadJson("an alias is no text".into())),
-        };
-        if known.contains(&alias.as_str()) {
-            continue;
-        }
-        new += 1;
-        if new > NEW_ALIASES_MAX {
-            return Err(RoomWriteError::InvalidParam("too many new aliases".into()));
-        }
-        let Ok(alias) = RoomAliasId::parse(alias) else {
-            return Err(RoomWriteError::InvalidParam(
-                "an alias is not well formed".into(),
-            ));
-        };
-        match users.alias(&alias) {
-            Some(found) if found.room_id == state.head.room_id => {}
-            _ => return Err(RoomWriteError::BadAlias(alias)),
-        }
-    }
-    Ok(())
 }

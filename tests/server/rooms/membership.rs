@@ -193,6 +193,95 @@ async fn members_of_an_allowed_room_join_a_restricted_one() {
     carol.join(&room).await.refused(403, "M_FORBIDDEN");
 }
 
+/// A join of a restricted room is authorised by a member of this server, whose
+/// consent the server signs. A client that set its own member event could name
+/// one itself, and walked in.
+#[tokio::test]
+async fn nobody_authorises_their_own_join() {
+    let (server, alice, bob) = two_users().await;
+    let carol = server.register("carol").await;
+    let club = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let allow = json!([{ "type": "m.room_membership", "room_id": club }]);
+    for rule in ["restricted", "knock_restricted"] {
+        let room = alice
+            .create_room(json!({ "initial_state": [{
+                "type": "m.room.join_rules",
+                "content": { "join_rule": rule, "allow": allow },
+            }] }))
+            .await;
+        let own = |user: &str| of_room(&room, &format!("state/m.room.member/{}", escape(user)));
+        let forged = json!({
+            "membership": "join", "join_authorised_via_users_server": alice.user_id,
+        });
+        carol
+            .put(&own(&carol.user_id), forged.clone())
+            .await
+            .refused(403, "M_FORBIDDEN");
+        assert_eq!(membership(&alice, &room, &carol).await, "none");
+        // Who fulfils a condition may join by this way as well, and then show
+        // another name; the one who let them in stays the same.
+        bob.join(&club).await.ok();
+        for name in ["Bob", "Bobby"] {
+            let content = json!({
+                "membership": "join", "displayname": name,
+                "join_authorised_via_users_server": bob.user_id,
+            });
+            bob.put(&own(&bob.user_id), content).await.ok();
+            let member = alice.get(&own(&bob.user_id)).await.ok();
+            assert_eq!(member["displayname"], name);
+            assert_eq!(
+                member["join_authorised_via_users_server"],
+                alice.user_id.as_str()
+            );
+        }
+        act(&bob, &club, "leave", None).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn members_are_set_as_state_by_the_same_rules() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({})).await;
+    let bobs = of_room(
+        &room,
+        &format!("state/m.room.member/{}", escape(&bob.user_id)),
+    );
+    let set = |word: &str| json!({ "membership": word, "reason": "because" });
+    bob.put(&bobs, set("join"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    alice.put(&bobs, set("invite")).await.ok();
+    alice
+        .put(&bobs, set("join"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    bob.put(&bobs, set("join")).await.ok();
+    let alices = of_room(
+        &room,
+        &format!("state/m.room.member/{}", escape(&alice.user_id)),
+    );
+    bob.put(&alices, set("leave"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    alice.put(&bobs, set("ban")).await.ok();
+    bob.put(&bobs, set("leave"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    let banned = alice.get(&bobs).await.ok();
+    assert_eq!(banned, set("ban"));
+    alice.put(&bobs, set("leave")).await.ok();
+    assert_eq!(membership(&alice, &room, &bob).await, "leave");
+    for content in [json!({}), json!({ "membership": 7 }), set("dance")] {
+        let refused = alice.put(&bobs, content).await;
+        assert!(refused.status.is_client_error(), "{}", refused.body);
+    }
+    let nobody = of_room(&room, "state/m.room.member/nobody");
+    alice
+        .put(&nobody, set("invite"))
+        .await
+        .refused(403, "M_FORBIDDEN");
+}
+
 #[tokio::test]
 async fn what_is_not_there_cannot_be_joined() {
     let (_server, alice, bob) = two_users().await;
