@@ -6,11 +6,13 @@ use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
 
 use super::aliases::publish_record;
 use super::authorize::NewRoomState;
+use super::canonical_alias::{self, CANONICAL_ALIAS};
 use super::event_builder::{Draft, Parents, RecordFields};
 use super::membership::{member_event, profile};
 use super::room_error::RoomWriteError;
 use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
 use super::room_writer::RoomWriter;
+use super::upgrade::TOMBSTONE;
 use crate::crypto::random;
 use crate::logs::log::NewRecord;
 use crate::matrix::build::EventRef;
@@ -49,6 +51,19 @@ pub struct InitialState {
     pub content: CanonicalJsonObject,
 }
 
+impl NewRoom {
+    /// Whom the room begins with inviting, by either way to say so.
+    fn invited(&self) -> Vec<OwnedUserId> {
+        let by_state = self.initial_state.iter().filter(|state| {
+            let membership = state.content.get("membership");
+            state.kind == "m.room.member"
+                && membership.and_then(CanonicalJsonValue::as_str) == Some("invite")
+        });
+        let by_state = by_state.filter_map(|state| UserId::parse(&state.state_key).ok());
+        self.invite.iter().cloned().chain(by_state).collect()
+    }
+}
+
 impl RoomWriter {
     /// Creates a room; it exists with everything that was asked for, or not at all.
     pub async fn create_room(
@@ -62,6 +77,11 @@ impl RoomWriter {
             None => None,
             Some(localpart) => Some(self.alias_of(localpart)?),
         };
+        for state in &request.initial_state {
+            if state.kind == CANONICAL_ALIAS {
+                canonical_alias::check_new(alias.as_ref(), &state.content)?;
+            }
+        }
         // Held until the room is there, so that nobody takes the alias for one
         // that a crash left over.
         let _reserved = match &alias {
@@ -116,15 +136,22 @@ impl RoomWriter {
                 "initial_state has more than {INITIAL_STATE_MAX} events"
             )));
         }
+        let mut initial = request.initial_state.iter();
+        if initial.any(|state| state.kind == "m.room.create") {
+            return Err(RoomWriteError::InvalidRoomState(
+                "a room is created once".into(),
+            ));
+        }
         let ours = self.server_name();
-        if request.invite.iter().any(|user| user.server_name() != ours) {
+        let invited = request.invited();
+        if invited.iter().any(|user| user.server_name() != ours) {
             return Err(RoomWriteError::Forbidden(
                 "this server cannot invite users of other servers yet".into(),
             ));
         }
-        let mut invited = request.invite.iter();
+        let mut invited = invited.into_iter();
         match invited.find(|user| blocks_invites(&**self.users(), user)) {
-            Some(user) => Err(RoomWriteError::InviteBlocked(user.clone())),
+            Some(user) => Err(RoomWriteError::InviteBlocked(user)),
             None => Ok(()),
         }
     }
@@ -181,11 +208,11 @@ impl RoomWriter {
         );
         let mut joined = profile(&**self.users(), creator);
         joined.extend(text("membership", "join"));
-        let mut levels = power_levels(version, preset, creator, &request.invite);
-        levels.extend(request.power_level_content_override);
+        let levels = power_levels(version, preset, creator, &request.invite);
+        let levels = overridden(version, levels, request.power_level_content_override);
         set("m.room.power_levels", levels);
         if let Some(alias) = alias {
-            set("m.room.canonical_alias", text("alias", alias.as_str()));
+            set(CANONICAL_ALIAS, text("alias", alias.as_str()));
         }
         let overridden = |kind: &str| {
             let mut initial = request.initial_state.iter();
@@ -313,6 +340,27 @@ fn creation_content(
         add_creators(&mut content, creator, &request.invite);
     }
     content
+}
+
+/// The client's levels over the default ones, field by field. From version 12 on
+/// an upgrade takes more than setting any state, unless the client says otherwise
+/// in so many words.
+fn overridden(
+    version: RoomVersion,
+    mut levels: CanonicalJsonObject,
+    by: CanonicalJsonObject,
+) -> CanonicalJsonObject {
+    let events = levels.get("events").and_then(|events| events.as_object());
+    let tombstone = events.and_then(|events| events.get(TOMBSTONE).cloned());
+    levels.extend(by);
+    if let (true, Some(tombstone), Some(CanonicalJsonValue::Object(events))) = (
+        has_privileged_creators(version),
+        tombstone,
+        levels.get_mut("events"),
+    ) {
+        events.entry(TOMBSTONE.into()).or_insert(tombstone);
+    }
+    levels
 }
 
 /// Combines `additional_creators` with the invited, each once. What is no list

@@ -72,6 +72,9 @@ async fn every_field_has_its_effect() {
                 { "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } },
                 { "type": "m.room.name", "content": { "name": "loses" } },
                 { "type": "org.example.thing", "state_key": "k", "content": { "n": 1.0 } },
+                { "type": "m.room.canonical_alias", "content": {
+                    "alias": "#pub:hs.test", "alt_aliases": ["#pub:hs.test"],
+                } },
             ],
             "power_level_content_override": { "kick": 77, "events": { "m.room.name": 0 } },
         }))
@@ -94,7 +97,11 @@ async fn every_field_has_its_effect() {
     );
     let levels = state(&alice, &room, "m.room.power_levels").await;
     assert_eq!(levels["kick"], 77);
-    assert_eq!(levels["events"], json!({ "m.room.name": 0 }));
+    // What it takes to upgrade the room stays above what setting any state takes.
+    assert_eq!(
+        levels["events"],
+        json!({ "m.room.name": 0, "m.room.tombstone": 150 })
+    );
     assert_eq!(levels["ban"], 50);
     let canonical = state(&alice, &room, "m.room.canonical_alias").await;
     assert_eq!(canonical["alias"], "#pub:hs.test");
@@ -138,6 +145,7 @@ async fn every_field_has_its_effect() {
             "m.room.guest_access",
             "m.room.history_visibility",
             "org.example.thing",
+            "m.room.canonical_alias",
             "m.room.name",
             "m.room.topic",
             "m.room.member",
@@ -196,6 +204,35 @@ async fn a_room_that_cannot_be_leaves_nothing_behind() {
         .post(create, json!({ "invite": ["@x:elsewhere.test"] }))
         .await
         .refused(403, "M_FORBIDDEN");
+    let twice = json!({ "initial_state": [{ "type": "m.room.create", "content": {} }] });
+    alice
+        .post(create, twice)
+        .await
+        .refused(400, "M_INVALID_ROOM_STATE");
+    let alias_of_another = json!({ "room_alias_name": "mine", "initial_state": [
+        { "type": "m.room.canonical_alias", "content": {
+            "alias": "#mine:hs.test", "alt_aliases": ["#taken:hs.test"],
+        } },
+    ] });
+    alice
+        .post(create, alias_of_another)
+        .await
+        .refused(400, "M_BAD_ALIAS");
+    // An invite is one by whichever field, also to who takes none.
+    let config = format!(
+        "/_matrix/client/v3/user/{}/account_data/m.invite_permission_config",
+        escape(&bob.user_id)
+    );
+    let block = json!({ "default_action": "block" });
+    bob.put(&config, block).await.ok();
+    let member = json!({ "initial_state": [{
+        "type": "m.room.member", "state_key": bob.user_id,
+        "content": { "membership": "invite" },
+    }] });
+    for body in [json!({ "invite": [bob.user_id] }), member] {
+        let refused = alice.post(create, body).await;
+        refused.refused(403, "M_INVITE_BLOCKED");
+    }
     let rooms = alice.get("/_matrix/client/v3/joined_rooms").await.ok();
     assert_eq!(rooms["joined_rooms"], json!([first]));
     // The alias of the refused room is free for another.
