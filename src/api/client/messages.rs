@@ -17,6 +17,8 @@ use crate::api::extract::{Path, Query, required};
 use crate::query::ids::{EventSn, Place};
 use crate::query::rooms::Direction;
 
+const MEMBER: &str = "m.room.member";
+
 #[derive(Deserialize)]
 pub struct MessagesQuery {
     from: Option<String>,
@@ -145,16 +147,20 @@ pub async fn context(
 
     let show = show(&view, &auth);
     let state_id = after.events.last().unwrap_or(&event).state_after;
-    let state = if filter.lazy_load_members {
+    let lazily = filter.lazy_load_members;
+    let entries = view.state_at(state_id)?;
+    let entries = entries
+        .iter()
+        .filter(|(key, _)| !lazily || &*key.kind != MEMBER);
+    let entries: Vec<EventSn> = entries.map(|(_, event)| *event).collect();
+    let mut events = view.events(&entries)?;
+    events.retain(|event| passes(&filter, event));
+    let mut state = show.state(&events)?;
+    if lazily {
         let mut shown = vec![event.clone()];
         shown.extend(before.events.iter().chain(&after.events).cloned());
-        senders(&view, &show, state_id, &shown)?
-    } else {
-        let entries: Vec<EventSn> = view.state_at(state_id)?.values().copied().collect();
-        let mut events = view.events(&entries)?;
-        events.retain(|event| passes(&filter, event));
-        show.state(&events)?
-    };
+        state.extend(senders(&view, &show, state_id, &shown)?);
+    }
     Ok(Json(Context {
         start: token(first, false),
         end: token(last, true),
