@@ -76,6 +76,9 @@ pub const PUSH_RULE_BYTES_MAX: usize = 1_024;
 /// account data, which one record of the log has to hold.
 pub const PUSH_RULES_BYTES_MAX: usize = 1_000_000;
 
+/// Longest reason of a report in bytes. Ours: people read it.
+pub const REPORT_REASON_BYTES_MAX: usize = 16 * 1024;
+
 /// Longest `timeout` of `/sync` in milliseconds; proxies cut longer waits.
 pub const SYNC_TIMEOUT_MS_MAX: u64 = 90_000;
 /// Most `/sync` requests of a device at a time: more is a client gone wild.

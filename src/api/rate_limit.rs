@@ -50,10 +50,12 @@ pub enum Limit {
     Presence,
     /// Look-ups of other users, by address: more would list who is here.
     LookUp,
+    /// Reports, by user: people read them.
+    Report,
 }
 
 impl Limit {
-    const ALL: [Limit; 17] = [
+    const ALL: [Limit; 18] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -71,6 +73,7 @@ impl Limit {
         Limit::Ephemeral,
         Limit::Presence,
         Limit::LookUp,
+        Limit::Report,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
@@ -93,6 +96,7 @@ impl Limit {
             Limit::Presence => (Duration::from_secs(1), 10),
             // A client that opens a large room looks all its members up.
             Limit::LookUp => (Duration::from_millis(100), 500),
+            Limit::Report => (Duration::from_secs(10), 10),
         }
     }
 }

@@ -19,12 +19,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{accounts, rooms};
+use super::{accounts, reports, rooms};
 use crate::writers::client::accounts::Accounts;
 
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
-/// Longest answer: a long list of rooms.
+/// Longest answer: a long list of rooms, or of reports.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,6 +37,7 @@ const ADDRESS_BYTES_MAX: usize = 100;
 pub enum Request {
     Account(accounts::Request),
     Room(rooms::Request),
+    Reports(reports::Request),
 }
 
 /// The answer to a request of the same kind.
@@ -45,6 +46,7 @@ pub enum Request {
 pub enum Response {
     Account(accounts::Response),
     Room(rooms::Response),
+    Reports(reports::Response),
 }
 
 /// Who answers.
@@ -67,6 +69,14 @@ impl Desk {
                     why: "looking at rooms panicked, see the server's log".to_owned(),
                 };
                 Response::Room(answered.unwrap_or_else(refused))
+            }
+            Request::Reports(request) => {
+                let rooms = self.rooms.clone();
+                let answered = spawn_blocking(move || reports::answer(&rooms, &request)).await;
+                let refused = |_| reports::Response::Refused {
+                    why: "looking at reports panicked, see the server's log".to_owned(),
+                };
+                Response::Reports(answered.unwrap_or_else(refused))
             }
         }
     }

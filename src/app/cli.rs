@@ -64,6 +64,12 @@ pub enum Verb {
     /// in a room of many servers.
     #[command(after_help = ROOMS_EXAMPLES)]
     Rooms(RoomsArguments),
+    /// List what users reported, the newest first.
+    ///
+    /// Rooms, events and users are shown as they were reported: nobody has checked
+    /// that what is said of them is true, or that they exist.
+    #[command(after_help = REPORTS_EXAMPLES)]
+    Reports(ReportsArguments),
 }
 
 const ROOM_EXAMPLES: &str = "\
@@ -77,6 +83,21 @@ Examples:
   engram rooms                        the 20 with the most extremities
   engram rooms --by members --limit 5
   engram rooms --limit 10000 --json   for scripts: an array";
+
+const REPORTS_EXAMPLES: &str = "\
+Examples:
+  engram reports                      the newest 20
+  engram reports --limit 10000 --json for scripts: an array";
+
+#[derive(Debug, Args)]
+pub struct ReportsArguments {
+    /// How many to list.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
 
 #[derive(Debug, Args)]
 pub struct RoomArguments {

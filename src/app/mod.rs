@@ -13,6 +13,7 @@ pub mod doors;
 pub mod exit;
 pub mod foundation;
 mod momentary;
+pub mod reports;
 pub mod rooms;
 pub mod shutdown;
 pub mod space;
@@ -55,5 +56,6 @@ fn run(cli: Cli) -> Result<(), Exit> {
         Verb::User(verb) => commands::user::run(&config, verb),
         Verb::Room(arguments) => commands::room::room(&config, &arguments),
         Verb::Rooms(arguments) => commands::room::rooms(&config, &arguments),
+        Verb::Reports(arguments) => commands::reports::run(&config, &arguments),
     }
 }

@@ -157,6 +157,8 @@ pub const FILTERS: Table = table(Family::Users, 5, "filters", USER_SERVER, true)
 pub const FORGOTTEN: Table = table(Family::Users, 6, "forgotten", USER_SERVER, true);
 /// `user id` → the last refused registration, to refuse what came with it.
 pub const REFUSED_ACCOUNTS: Table = table(Family::Users, 7, "refused_accounts", USER_SERVER, true);
+/// `input offset` → what a user reported to the people who run the server.
+pub const REPORTS: Table = table(Family::Users, 8, "reports", USER_SERVER, true);
 /// `alias` → room, creator, servers.
 pub const ALIASES: Table = table(Family::Users, 16, "aliases", ALIAS_SERVER, true);
 /// `room id | alias` → nothing.
@@ -307,6 +309,7 @@ pub const ALL: &[Table] = &[
     FILTERS,
     FORGOTTEN,
     REFUSED_ACCOUNTS,
+    REPORTS,
     ALIASES,
     ROOM_ALIASES,
     RECEIPTS,

@@ -24,6 +24,7 @@ pub mod receipts;
 pub mod register;
 pub mod relations;
 pub mod render;
+pub mod reports;
 pub mod room_state;
 pub mod rooms;
 pub mod routes;

@@ -16,6 +16,7 @@ use super::{
 use super::{
     relations, search, sliding_sync, spaces, summary, threads, timestamps, user_directory,
 };
+use super::reports;
 use crate::api::ApiState;
 
 /// The router, and its paths for the metrics.
@@ -180,6 +181,11 @@ pub fn routes() -> Routes {
     table.add(v1!("/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}"),
         get(relations::of_type_and_kind));
     table.add(v1!("/rooms/{roomId}/threads"), get(threads::threads));
+
+    // Reports
+    table.add(v3!("/rooms/{roomId}/report"), post(reports::room));
+    table.add(v3!("/rooms/{roomId}/report/{eventId}"), post(reports::event));
+    table.add(v3!("/users/{userId}/report"), post(reports::user));
 
     table.finish()
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod replay;
+pub mod reports;
 pub mod room;
 mod room_text;
 pub mod serve;

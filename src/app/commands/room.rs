@@ -66,13 +66,13 @@ fn ask(config: &Config, request: Request) -> Result<Response, Exit> {
     let data_dir = DataDir::at(&config.identity.data_dir);
     match super::ask_running(&data_dir, &admin::Request::Room(request.clone()))? {
         Some(admin::Response::Room(response)) => Ok(response),
-        Some(admin::Response::Account(_)) => Err(super::misunderstood()),
-        None => offline(config, &data_dir, &request),
+        Some(_) => Err(super::misunderstood()),
+        None => Ok(desk_beside(config, &data_dir)?.answer(&request)),
     }
 }
 
-/// Answers from what lies on disk, without changing it.
-fn offline(config: &Config, data_dir: &DataDir, request: &Request) -> Result<Response, Exit> {
+/// Answers from what lies on disk of a stopped server, without changing it.
+pub(super) fn desk_beside(config: &Config, data_dir: &DataDir) -> Result<Desk, Exit> {
     if !data_dir.exists() {
         let folder = config.identity.data_dir.display();
         return Err(Exit::failed(format!("no server ever ran in {folder}")));
@@ -93,12 +93,11 @@ fn offline(config: &Config, data_dir: &DataDir, request: &Request) -> Result<Res
         .zip(folded)
         .map(|(end, applied)| end.saturating_sub(applied.map_or(0, |applied| applied.input_end)))
         .sum();
-    let desk = Desk {
+    Ok(Desk {
         rooms: tables.rooms,
         store,
         server_name: config.identity.server_name.clone(),
         partitions,
         unfolded: Box::new(move || unfolded),
-    };
-    Ok(desk.answer(request))
+    })
 }

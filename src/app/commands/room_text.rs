@@ -164,7 +164,7 @@ pub fn rooms(rooms: &[RoomLine], total: u64) -> String {
 }
 
 /// Others choose these texts, so control characters must not reach the terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {
@@ -177,7 +177,7 @@ fn printable(text: &str) -> String {
 }
 
 /// `3 min ago`, in the largest unit that fits.
-fn age(ms: u64) -> String {
+pub fn age(ms: u64) -> String {
     let seconds = ms / 1000;
     let units = [(86_400, "days"), (3600, "h"), (60, "min")];
     let unit = units.iter().find(|(length, _)| seconds >= *length);

@@ -38,7 +38,7 @@ pub fn run(config: &Config, verb: UserVerb) -> Result<(), Exit> {
     let asked = admin::Request::Account(request.clone());
     let response = match super::ask_running(&data_dir, &asked)? {
         Some(admin::Response::Account(response)) => response,
-        Some(admin::Response::Room(_)) => return Err(super::misunderstood()),
+        Some(_) => return Err(super::misunderstood()),
         None => offline(config, request)?,
     };
     match response {

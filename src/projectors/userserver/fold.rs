@@ -8,7 +8,7 @@ use ruma::{OwnedUserId, UserId};
 
 use super::rows::{self, RefusedAccountRow};
 use super::sessions::{SessionChange, Sessions};
-use super::{accounts, devices, personal};
+use super::{accounts, devices, personal, reports};
 use crate::logs::log::NewRecord;
 use crate::projectors::fold::{FoldError, FoldInput, Folded, Projector, Stamp};
 use crate::storage::columns::REFUSED_ACCOUNTS;
@@ -129,6 +129,7 @@ impl UserProjector {
             Kind::InputAccountData => personal::account_data(&mut fold),
             Kind::InputFilter => personal::filter(&mut fold),
             Kind::InputRoomForgotten => personal::room_forgotten(&mut fold),
+            Kind::InputReport => reports::reported(&mut fold),
             Kind::InputRoomEvent
             | Kind::InputRoomPublished
             | Kind::InputAliasCreated
@@ -139,7 +140,6 @@ impl UserProjector {
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed
             | Kind::InputReceipt
-            | Kind::InputReport
             | Kind::EphemeralTyping
             | Kind::EphemeralPresence
             | Kind::OutputReceipt

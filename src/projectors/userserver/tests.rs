@@ -436,3 +436,44 @@ fn a_guest_with_a_password_is_a_guest_no_more() {
     house.accept(Kind::InputPasswordSet, &password);
     assert!(house.good(2));
 }
+
+#[test]
+fn reports_are_listed_newest_first() {
+    let mut house = House::new();
+    let about = |user: Option<&str>| InputReport {
+        about: user.map(str::to_owned),
+        score: None,
+    };
+    let room = |reason: &'static [u8], received_us| NewEnvelope {
+        received_us,
+        room_id: Some(ROOM),
+        event_id: Some("$event"),
+        body_part: Part::Present(reason),
+        ..of(ALICE)
+    };
+    let (_, reason, _) = house.fold(Kind::InputReport, &about(None), room(b"who?", 1));
+    assert_eq!(reason, Reason::NotFound);
+    house.register();
+    house.fold(Kind::InputReport, &about(None), room(b"rude", 2));
+    let later = NewEnvelope {
+        received_us: 3,
+        ..of(ALICE)
+    };
+    house.fold(Kind::InputReport, &about(Some("@troll:hs")), later);
+    let (_, reason, _) = house.fold(Kind::InputReport, &about(None), of(ALICE));
+    assert_eq!(reason, Reason::Malformed, "it is about nothing");
+
+    let listed = |limit| super::reports::newest(&*house.store, 1, limit).unwrap();
+    let [troll, rude] = &*listed(10) else {
+        panic!("{:?}", listed(10));
+    };
+    assert!(rude.offset < troll.offset);
+    assert_eq!(rude.row.received_us, 2);
+    assert_eq!(rude.row.reporter, ALICE);
+    assert_eq!(rude.row.room_id.as_deref(), Some(ROOM));
+    assert_eq!(rude.row.event_id.as_deref(), Some("$event"));
+    assert_eq!(rude.row.reason.as_deref(), Some("rude"));
+    assert_eq!(troll.row.about.as_deref(), Some("@troll:hs"));
+    assert_eq!(troll.row.reason, None);
+    assert_eq!(listed(1), std::slice::from_ref(troll));
+}

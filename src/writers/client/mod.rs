@@ -21,6 +21,7 @@ pub mod profile;
 pub mod push_rules;
 pub mod receipt_setter;
 mod relation_checks;
+pub mod reports;
 pub mod room_error;
 pub mod room_presets;
 pub mod room_state;

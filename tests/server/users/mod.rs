@@ -3,6 +3,7 @@
 
 mod guests;
 mod personal;
+mod reports;
 mod services;
 
 use serde_json::{Value, json};
