@@ -14,6 +14,7 @@ pub mod membership;
 pub mod messages;
 pub mod mutual_rooms;
 pub mod notifications;
+pub mod old_sync;
 pub mod openid;
 pub mod pages;
 pub mod presence;

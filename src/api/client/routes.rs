@@ -13,10 +13,10 @@ use super::{
     push_rules, receipts, register, room_state, rooms, send, sync, tags, third_party_lookup,
     typing, upgrade, voip,
 };
+use super::{old_sync, reports};
 use super::{
     relations, search, sliding_sync, spaces, summary, threads, timestamps, user_directory,
 };
-use super::reports;
 use crate::api::ApiState;
 
 /// The router, and its paths for the metrics.
@@ -71,6 +71,10 @@ pub fn routes() -> Routes {
 
     // Syncing
     table.add(v3!("/sync"), get(sync::sync));
+    table.add(v3!("/events"), get(old_sync::events));
+    table.add(v3!("/events/{eventId}"), get(old_sync::event));
+    table.add(v3!("/initialSync"), get(old_sync::initial_sync));
+    table.add(v3!("/rooms/{roomId}/initialSync"), get(old_sync::room_initial_sync));
     table.add(["/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"],
         post(sliding_sync::unstable));
     table.add(["/_matrix/client/v4/sync"], post(sliding_sync::accepted));

@@ -256,7 +256,7 @@ impl ClientSync {
 }
 
 /// Rooms in which something changed for the user, or all of them.
-fn candidates(
+pub(super) fn candidates(
     memory: &Memory,
     request: &SyncRequest,
     since: Option<&SyncToken>,

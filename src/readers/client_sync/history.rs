@@ -105,6 +105,30 @@ impl RoomHistory<'_> {
         Ok(found)
     }
 
+    /// Timeline rows in `[from, to)`, oldest first, at most `limit`.
+    pub fn timeline_after(
+        &self,
+        from: u64,
+        to: u64,
+        limit: usize,
+    ) -> Result<Vec<TimelineRow>, SyncError> {
+        let prefix = Key::new(self.partition).room(self.room);
+        let start = Key::new(self.partition).room(self.room).number(from);
+        let (prefix, start) = (prefix.bytes(), Some(start.bytes()));
+        let mut found = Vec::new();
+        for (key, value) in self
+            .store
+            .range(SYNC_TIMELINE, prefix, start, false, limit)?
+        {
+            let row = TimelineRow::decode(SYNC_TIMELINE, &key, &value)?;
+            if row.offset >= to {
+                break;
+            }
+            found.push(row);
+        }
+        Ok(found)
+    }
+
     fn newest_first(
         &self,
         table: Table,

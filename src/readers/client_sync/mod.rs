@@ -4,8 +4,8 @@
 //! account data stand at which offset, and answers `/sync` from these; events
 //! and states themselves, which never change, it asks of the room server.
 //! What is true for minutes (who types, who is there) it asks of the query
-//! window. It lists notifications as well, which are in the same rows, and
-//! answers no other endpoint.
+//! window. It lists notifications as well, and the event stream of old clients,
+//! which are in the same rows, and answers no other endpoint.
 
 mod answer;
 mod ephemeral;
@@ -23,6 +23,7 @@ mod room;
 mod rows;
 pub mod sliding;
 mod state;
+mod stream;
 mod stripped;
 mod summary;
 #[cfg(test)]

@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log_format::record::input::TokenHash;
-use ruma::{DeviceId, UserId};
+use ruma::{DeviceId, RoomId, UserId};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Built;
-use super::waiters::Place;
+use super::waiters::{Place, RoomPlace};
 use super::{ClientSync, SyncError, SyncRequest, TIMEOUT_MAX};
 use crate::query::ids::OutputOffset;
 use crate::query::tokens::SyncToken;
@@ -124,6 +124,12 @@ impl ClientSync {
         let known = self.memory.read().user_ix(user);
         let user = known.unwrap_or_else(|| self.memory.write().intern_user(user));
         self.waiters.enter(user, hears_presence)
+    }
+
+    /// Enters a request that looks into a room; none for one that is not known.
+    pub(super) fn enter_peeking(&self, room: &RoomId) -> Option<RoomPlace<'_>> {
+        let room = self.memory.read().room_ix(room)?;
+        Some(self.waiters.enter_room(room))
     }
 
     /// Whether a position can be continued from.

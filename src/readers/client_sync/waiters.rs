@@ -35,6 +35,8 @@ struct Waiter {
 #[derive(Default)]
 pub struct Waiters {
     waiting: Mutex<HashMap<UserIx, Waiter>>,
+    /// Those of them that look into a room, by room, whoever is in it.
+    peeking: Mutex<HashMap<RoomIx, Waiter>>,
 }
 
 impl Waiters {
@@ -53,10 +55,23 @@ impl Waiters {
         }
     }
 
+    /// Enters a request that looks into a room, until its place is dropped.
+    pub fn enter_room(&self, room: RoomIx) -> RoomPlace<'_> {
+        let mut peeking = self.peeking.lock();
+        let waiter = peeking.entry(room).or_default();
+        waiter.requests += 1;
+        RoomPlace {
+            waiters: self,
+            room,
+            news: waiter.news.clone(),
+        }
+    }
+
     /// Wakes whom the news concern. A room costs as much as the smaller of two
     /// sets: its members, and the users who wait. A change of presence costs as
     /// much as there are users who wait, in however many rooms it is told.
     pub fn wake(&self, memory: &Memory, news: &News) {
+        self.wake_peeking(news);
         let waiting = self.waiting.lock();
         let wake = |user: &UserIx| {
             if let Some(waiter) = waiting.get(user) {
@@ -82,6 +97,15 @@ impl Waiters {
         for (user, waiter) in hearers {
             let mut changed = news.presence.iter();
             if changed.any(|other| user == other || memory.share_a_room(*user, *other)) {
+                waiter.news.notify_waiters();
+            }
+        }
+    }
+
+    fn wake_peeking(&self, news: &News) {
+        let peeking = self.peeking.lock();
+        for room in &news.rooms {
+            if let Some(waiter) = peeking.get(room) {
                 waiter.news.notify_waiters();
             }
         }
@@ -120,6 +144,26 @@ impl Drop for Place<'_> {
             waiter.hear_presence -= usize::from(self.hears_presence);
             if waiter.requests == 0 {
                 waiting.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// The same of a request that looks into a room.
+pub struct RoomPlace<'a> {
+    waiters: &'a Waiters,
+    room: RoomIx,
+    /// Notified when something changed in the room.
+    pub news: Arc<Notify>,
+}
+
+impl Drop for RoomPlace<'_> {
+    fn drop(&mut self) {
+        let mut peeking = self.waiters.peeking.lock();
+        if let Some(waiter) = peeking.get_mut(&self.room) {
+            waiter.requests -= 1;
+            if waiter.requests == 0 {
+                peeking.remove(&self.room);
             }
         }
     }

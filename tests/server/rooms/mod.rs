@@ -4,6 +4,7 @@ mod bad_input;
 mod creation;
 mod ignoring;
 mod membership;
+mod old_sync;
 mod reading;
 mod redactions;
 mod sending;

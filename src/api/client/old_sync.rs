@@ -1,0 +1,355 @@
+//! `GET /events`, `GET /events/{eventId}`, `GET /initialSync` and `GET
+//! /rooms/{roomId}/initialSync`: how clients followed rooms before `/sync`, and
+//! how guests still look into rooms that they are not in (*Syncing*, *Room
+//! Previews*).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use log_format::record::output::Membership;
+use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::task::spawn_blocking;
+
+use super::pages::{self, Rest, token, walk};
+use super::render::show;
+use super::sync::timeout;
+use super::visible::RoomView;
+use crate::api::ApiState;
+use crate::api::auth::Auth;
+use crate::api::errors::ApiError;
+use crate::api::extract::{Path, Query};
+use crate::matrix::filter::{Filter, RoomEventFilter, RoomFilter};
+use crate::query::ids::{EventSn, Place};
+use crate::query::rooms::{Direction, RoomMembership};
+use crate::query::unwanted::Unwanted;
+use crate::query::users::AccountDatum;
+use crate::readers::client_sync::{StateSection, SyncRequest};
+
+/// How long `/events` waits where the client names no time. Ours: the
+/// specification has it wait and says not how long.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Query parameters of [`events`].
+#[derive(Debug, Deserialize)]
+pub struct EventsQuery {
+    from: Option<String>,
+    /// Milliseconds.
+    timeout: Option<u64>,
+    /// The only room that is told of, also to who is not in it.
+    room_id: Option<OwnedRoomId>,
+}
+
+#[derive(Serialize)]
+pub struct Events {
+    start: String,
+    end: String,
+    chunk: Vec<Box<RawValue>>,
+}
+
+/// `GET /_matrix/client/v3/events`
+pub async fn events(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Query(query): Query<EventsQuery>,
+) -> Result<Json<Events>, ApiError> {
+    if let Some(room_id) = &query.room_id {
+        RoomView::open(&api, auth.user_id(), room_id)?;
+    }
+    let wanted = query.timeout.map(Duration::from_millis);
+    let request = SyncRequest {
+        since: query.from.filter(|from| !from.is_empty()),
+        timeout: timeout(&auth, wanted.unwrap_or(TIMEOUT_DEFAULT)),
+        ..request(&auth, Filter::default())
+    };
+    let chunk = api.sync.stream(request, query.room_id).await?;
+    Ok(Json(Events {
+        start: chunk.start,
+        end: chunk.end,
+        chunk: chunk.events,
+    }))
+}
+
+/// A sync of everything that the filter lets through, without waiting.
+fn request(auth: &Auth, filter: Filter) -> SyncRequest {
+    SyncRequest {
+        user: auth.user_id().to_owned(),
+        device: auth.device_id().to_owned(),
+        since: None,
+        filter: Arc::new(filter),
+        full_state: false,
+        timeout: Duration::ZERO,
+        state_section: StateSection::default(),
+        access: Some(*auth.token_hash()),
+    }
+}
+
+/// `GET /_matrix/client/v3/events/{eventId}`
+///
+/// Looks through the rooms that the user is or was in. 404 for whatever they may
+/// not read.
+pub async fn event(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(event_id): Path<OwnedEventId>,
+) -> Result<Json<Box<RawValue>>, ApiError> {
+    aside(move || {
+        for room in api.rooms.rooms_of(auth.user_id())? {
+            let Some(found) = api.rooms.event(&room.room_id, &event_id)? else {
+                continue;
+            };
+            let view = match RoomView::of_single_events(&api, auth.user_id(), &room.room_id) {
+                Err(ApiError::Forbidden(_)) => continue,
+                opened => opened?,
+            };
+            if view.may_see(&found)? {
+                return Ok(Json(show(&view, &auth).event(&found)?));
+            }
+        }
+        Err(ApiError::NotFound("Event not found"))
+    })
+    .await
+}
+
+/// Query parameters of [`initial_sync`] and [`room_initial_sync`].
+#[derive(Debug, Deserialize)]
+pub struct InitialQuery {
+    /// Messages of each room.
+    limit: Option<i64>,
+    /// Whether rooms that the user left are included.
+    #[serde(default)]
+    archived: bool,
+}
+
+#[derive(Serialize)]
+pub struct Initial {
+    end: String,
+    presence: Vec<Box<RawValue>>,
+    rooms: Vec<RoomInfo>,
+    account_data: Vec<Box<RawValue>>,
+}
+
+/// `RoomInfo`.
+#[derive(Serialize)]
+pub struct RoomInfo {
+    room_id: OwnedRoomId,
+    /// None for who looks in from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<&'static str>,
+    /// What invites the user, who then is told nothing else of the room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invite: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Messages>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Vec<Box<RawValue>>>,
+    visibility: &'static str,
+    account_data: Vec<Box<RawValue>>,
+}
+
+/// `PaginationChunk`: the newest events, in the order of the room.
+#[derive(Serialize)]
+struct Messages {
+    /// None where there is nothing earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<String>,
+    end: String,
+    chunk: Vec<Box<RawValue>>,
+}
+
+/// `GET /_matrix/client/v3/initialSync`
+pub async fn initial_sync(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Query(query): Query<InitialQuery>,
+) -> Result<Json<Initial>, ApiError> {
+    let limit = pages::limit(query.limit, &RoomEventFilter::default())?;
+    let beside = beside_rooms(&api, &auth).await?;
+    let end = beside.next_batch;
+    let desk = Desk {
+        api,
+        auth,
+        limit,
+        end: end.clone(),
+    };
+    aside(move || {
+        let mut rooms = Vec::new();
+        for room in desk.api.rooms.rooms_of(desk.auth.user_id())? {
+            rooms.extend(match room.membership {
+                Membership::Join => desk.own_room(&room.room_id)?,
+                Membership::Invite => desk.invite(&room)?,
+                Membership::Leave | Membership::Ban if query.archived => {
+                    desk.own_room(&room.room_id)?
+                }
+                // The format has no word for a knock.
+                Membership::Leave | Membership::Ban | Membership::Knock => None,
+            });
+        }
+        Ok(Json(Initial {
+            end,
+            presence: beside.presence.events,
+            rooms,
+            account_data: beside.account_data.events,
+        }))
+    })
+    .await
+}
+
+/// What of a sync is in no room.
+#[derive(Deserialize)]
+struct BesideRooms {
+    next_batch: String,
+    #[serde(default)]
+    account_data: Section,
+    #[serde(default)]
+    presence: Section,
+}
+
+#[derive(Default, Deserialize)]
+struct Section {
+    #[serde(default)]
+    events: Vec<Box<RawValue>>,
+}
+
+/// Asks sync for it, which also says where the answer stands.
+async fn beside_rooms(api: &ApiState, auth: &Auth) -> Result<BesideRooms, ApiError> {
+    let no_rooms = Filter {
+        room: RoomFilter {
+            rooms: Some(BTreeSet::new()),
+            ..RoomFilter::default()
+        },
+        ..Filter::default()
+    };
+    let answer = api.sync.sync(request(auth, no_rooms)).await?;
+    serde_json::from_str(&answer).map_err(|error| ApiError::Stored(error.to_string()))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/initialSync`
+pub async fn room_initial_sync(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(room_id): Path<OwnedRoomId>,
+    Query(query): Query<InitialQuery>,
+) -> Result<Json<RoomInfo>, ApiError> {
+    let limit = pages::limit(query.limit, &RoomEventFilter::default())?;
+    let end = api.sync.position().await;
+    let desk = Desk {
+        api,
+        auth,
+        limit,
+        end,
+    };
+    aside(move || desk.room(&room_id).map(Json)).await
+}
+
+/// Runs what reads much where it holds nobody up.
+async fn aside<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    spawn_blocking(read).await.map_err(|_| ApiError::Panicked)?
+}
+
+/// What descriptions of rooms are made with.
+struct Desk {
+    api: ApiState,
+    auth: Auth,
+    limit: usize,
+    /// Where `/events` goes on. Taken before anything is read: what comes
+    /// meanwhile is told twice rather than never.
+    end: String,
+}
+
+impl Desk {
+    /// A room that the user is or was in; none for one that they forgot.
+    fn own_room(&self, room_id: &RoomId) -> Result<Option<RoomInfo>, ApiError> {
+        if self.api.users.forgot(self.auth.user_id(), room_id) {
+            return Ok(None);
+        }
+        match self.room(room_id) {
+            // Who was banned without having been in it, for instance.
+            Err(ApiError::Forbidden(_)) => Ok(None),
+            room => room.map(Some),
+        }
+    }
+
+    fn room(&self, room_id: &RoomId) -> Result<RoomInfo, ApiError> {
+        let user = self.auth.user_id();
+        let view = RoomView::open(&self.api, user, room_id)?;
+        let show = show(&view, &self.auth);
+        let everything = RoomEventFilter::default();
+        let (from, back) = (Place::END, Direction::Backward);
+        let mut page = walk(&view, from, None, back, self.limit, &everything)?;
+        page.events.reverse();
+        let entries: Vec<EventSn> = view.state()?.values().copied().collect();
+        let membership = view.head.authority.membership(user);
+        Ok(RoomInfo {
+            room_id: room_id.to_owned(),
+            membership: membership.map(Membership::as_str),
+            invite: None,
+            messages: Some(Messages {
+                start: page
+                    .last
+                    .filter(|_| page.rest == Rest::More)
+                    .map(|last| token(last, false)),
+                end: self.end.clone(),
+                chunk: show.timeline(&page.events)?,
+            }),
+            state: Some(show.state(&view.events(&entries)?)?),
+            visibility: self.visibility(room_id)?,
+            account_data: self.account_data(room_id)?,
+        })
+    }
+
+    /// A room that the user is invited to, unless they want no such invite.
+    fn invite(&self, room: &RoomMembership) -> Result<Option<RoomInfo>, ApiError> {
+        let user = self.auth.user_id();
+        let room_id = &room.room_id;
+        let invite = self.api.rooms.events(room_id, &[room.event])?.pop();
+        let unwanted = Unwanted::of(&*self.api.users, user);
+        let Some(invite) = invite.filter(|invite| !unwanted.invite_from(&invite.sender)) else {
+            return Ok(None);
+        };
+        let view = RoomView::of_single_events(&self.api, user, room_id)?;
+        Ok(Some(RoomInfo {
+            room_id: room_id.to_owned(),
+            membership: Some(Membership::Invite.as_str()),
+            invite: Some(show(&view, &self.auth).event(&invite)?),
+            messages: None,
+            state: None,
+            visibility: self.visibility(room_id)?,
+            account_data: self.account_data(room_id)?,
+        }))
+    }
+
+    fn visibility(&self, room_id: &RoomId) -> Result<&'static str, ApiError> {
+        let published = self.api.rooms.published()?;
+        Ok(match published.iter().any(|room| room == room_id) {
+            true => "public",
+            false => "private",
+        })
+    }
+
+    fn account_data(&self, room_id: &RoomId) -> Result<Vec<Box<RawValue>>, ApiError> {
+        let user = self.auth.user_id();
+        let data = self.api.users.all_account_data(user, Some(room_id));
+        data.iter().map(account_data_event).collect()
+    }
+}
+
+/// Account data as an event.
+fn account_data_event(datum: &AccountDatum) -> Result<Box<RawValue>, ApiError> {
+    #[derive(Serialize)]
+    struct Event<'a> {
+        #[serde(rename = "type")]
+        kind: &'a str,
+        content: &'a RawValue,
+    }
+    let stored = |error: serde_json::Error| ApiError::Stored(error.to_string());
+    let content = serde_json::from_str(&datum.content).map_err(stored)?;
+    let kind = &datum.event_type;
+    to_raw_value(&Event { kind, content }).map_err(stored)
+}
