@@ -10,14 +10,19 @@ use ruma::{OwnedDeviceId, OwnedRoomAliasId, OwnedUserId, RoomAliasId, RoomId, Us
 use super::rows::{self, AccountRow, DeviceRow, ForgottenRow};
 use super::sessions::Sessions;
 use crate::logs::log::partition_of;
+use crate::matrix::history_visibility::membership_of;
 use crate::projectors::aliasserver::rows as alias_rows;
-use crate::query::ids::OutputOffset;
+use crate::query::ids::{EventSn, OutputOffset};
 use crate::query::rooms::{QueryError, Rooms, StateKey};
 use crate::query::users::{Account, AccountDatum, Alias, Device, Session, Users};
 use crate::storage::columns::{
     ACCOUNT_DATA, ACCOUNTS, DEVICES, FILTERS, FORGOTTEN, PROFILES, Table,
 };
 use crate::storage::overlay::{Read, StoreError};
+
+/// Memberships of one user that are looked at in search of the one that they
+/// forgot. Who was banned and unbanned more often is told of the room again.
+const MEMBERSHIPS_WALKED_MAX: usize = 50;
 
 /// The window into users and aliases.
 pub struct UserAnswers {
@@ -85,11 +90,36 @@ impl UserAnswers {
             return Ok(true);
         };
         let member = StateKey::new("m.room.member", user.as_str());
-        let Some(current) = head.state.get(&member).copied() else {
-            return Ok(true);
-        };
-        let current = self.rooms.events(room, &[current])?;
-        Ok(current.iter().all(|event| event.event_id.as_str() == seen))
+        self.only_out_since(room, head.state.get(&member).copied(), &seen)
+    }
+
+    /// Whether a user who is out of a room was nowhere else since the membership
+    /// event that they saw when they forgot it: banned, say, or unbanned. Goes
+    /// back from the current event by what each replaced.
+    fn only_out_since(
+        &self,
+        room: &RoomId,
+        current: Option<EventSn>,
+        seen: &str,
+    ) -> Result<bool, QueryError> {
+        let mut next = current;
+        for _ in 0..MEMBERSHIPS_WALKED_MAX {
+            let Some(event) = next else {
+                // What they saw is not among what led here.
+                return Ok(current.is_none());
+            };
+            let Some(event) = self.rooms.events(room, &[event])?.pop() else {
+                return Ok(true);
+            };
+            if event.event_id.as_str() == seen {
+                return Ok(true);
+            }
+            match membership_of(&event.json) {
+                Some(Membership::Leave | Membership::Ban) => next = event.replaces,
+                _ => return Ok(false),
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -137,6 +137,25 @@ async fn a_room_is_forgotten_after_it_was_left() {
     act(&bob, "!unknown:hs.test", "forget", None)
         .await
         .refused(404, "M_NOT_FOUND");
+    // It stays forgotten until they are asked in again, or come by themselves.
+    let since = bob.sync("timeout=0").await["next_batch"].clone();
+    let left = async || {
+        let since = escape(since.as_str().unwrap());
+        let filter = escape(r#"{"room":{"include_leave":true}}"#);
+        for query in [format!("since={since}"), format!("filter={filter}")] {
+            let synced = bob.sync(&format!("timeout=0&{query}")).await;
+            assert_eq!(synced["rooms"]["leave"], json!({}), "{query}");
+        }
+    };
+    act(&alice, &room, "ban", Some(&bob)).await.ok();
+    left().await;
+    act(&alice, &room, "unban", Some(&bob)).await.ok();
+    left().await;
+    act(&alice, &room, "invite", Some(&bob)).await.ok();
+    act(&bob, &room, "leave", None).await.ok();
+    let filter = escape(r#"{"room":{"include_leave":true}}"#);
+    let synced = bob.sync(&format!("timeout=0&filter={filter}")).await;
+    assert!(synced["rooms"]["leave"][&room].is_object(), "{synced}");
     bob.join(&room).await.ok();
     bob.get(&of_room(&room, "messages?dir=b")).await.ok();
 }
