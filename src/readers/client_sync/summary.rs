@@ -133,14 +133,13 @@ impl Shared {
     /// As of a later offset.
     fn renewed(&self, history: &RoomHistory<'_>, to: u64) -> Result<Shared, SyncError> {
         let mut changed = history.changed(self.to, to)?;
-        let mut shared = Shared { to, ..self.clone() };
-        if changed.is_empty() {
-            return Ok(shared);
-        }
         let state = history.state_id_at(to)?;
-        if changed.iter().any(|key| is_name(&key.kind)) {
-            shared.named = is_named(history, state)?;
-        }
+        let mut shared = Shared {
+            to,
+            // A redaction takes a name away and changes no state.
+            named: is_named(history, state)?,
+            ..self.clone()
+        };
         changed.retain(|key| &*key.kind == MEMBER);
         if !shared.first.outlasts(history, state, &changed)? {
             shared.first = First::of(history, state)?;
