@@ -26,6 +26,18 @@ pub async fn global(State(api): State<ApiState>, auth: Auth) -> Json<Ruleset> {
     Json(ruleset_of(&*api.users, auth.user_id()))
 }
 
+/// `GET /_matrix/client/v3/pushrules/global/{kind}/`, which the specification does
+/// not have and clients know from other servers: the rules of one kind.
+pub async fn of_kind(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path(kind): Path<String>,
+) -> Result<Json<Vec<Rule>>, ApiError> {
+    let kind = kind_of(&kind)?;
+    let rules = ruleset_of(&*api.users, auth.user_id());
+    Ok(Json(rules.of(kind).to_vec()))
+}
+
 /// `GET /_matrix/client/v3/pushrules/global/{kind}/{ruleId}`
 pub async fn rule(
     State(api): State<ApiState>,

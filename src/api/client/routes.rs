@@ -100,6 +100,7 @@ pub fn routes() -> Routes {
     table.add(v3!("/notifications"), get(notifications::list));
     table.add(v3!("/pushrules/"), get(push_rules::all));
     table.add(v3!("/pushrules/global/"), get(push_rules::global));
+    table.add(v3!("/pushrules/global/{kind}/"), get(push_rules::of_kind));
     table.add(v3!("/pushrules/global/{kind}/{ruleId}"),
         get(push_rules::rule).put(push_rules::put).delete(push_rules::remove));
     table.add(v3!("/pushrules/global/{kind}/{ruleId}/enabled"),

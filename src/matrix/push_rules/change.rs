@@ -8,7 +8,8 @@ use super::ruleset::{Kind, Rule, Ruleset};
 use crate::limits::{PUSH_RULE_BYTES_MAX, PUSH_RULES_MAX};
 use crate::matrix::ids::{RoomId, UserId};
 
-/// Actions of earlier versions, which are ignored (*Historical Actions*).
+/// Actions of earlier versions (*Historical Actions*): kept as they were written,
+/// and ignored where rules are applied.
 const HISTORICAL_ACTIONS: [&str; 2] = ["dont_notify", "coalesce"];
 
 /// Why rules were not changed. The texts are fit to be shown to the user.
@@ -105,16 +106,13 @@ impl NewRule {
     }
 }
 
-/// Actions without those that are ignored. Clients and gateways agree on tweaks
-/// among themselves; other actions there are none.
-fn checked_actions(mut actions: Vec<Value>) -> Result<Vec<Value>, RuleError> {
-    let is_historical = |action: &Value| {
-        let action = action.as_str();
-        action.is_some_and(|action| HISTORICAL_ACTIONS.contains(&action))
-    };
-    actions.retain(|action| !is_historical(action));
+/// Clients and gateways agree on tweaks among themselves; other actions there are
+/// none.
+fn checked_actions(actions: Vec<Value>) -> Result<Vec<Value>, RuleError> {
     let is_known = |action: &Value| match action {
-        Value::String(action) => action == "notify",
+        Value::String(action) => {
+            action == "notify" || HISTORICAL_ACTIONS.contains(&action.as_str())
+        }
         Value::Object(action) => action.get("set_tweak").is_some_and(Value::is_string),
         _ => false,
     };

@@ -43,9 +43,16 @@ async fn rules_are_put_changed_and_deleted() {
         .ok();
     assert_eq!(ids(&alice, "content").await, ["third", "second", "first"]);
     let expected = json!({
-        "rule_id": "third", "pattern": "pie", "actions": [], "default": false, "enabled": true,
+        "rule_id": "third", "pattern": "pie", "actions": ["dont_notify"],
+        "default": false, "enabled": true,
     });
     assert_eq!(alice.get(&rules("content/third")).await.ok(), expected);
+    let of_kind = alice.get(&rules("content/")).await.ok();
+    assert_eq!(of_kind[0], expected);
+    alice
+        .get(&rules("shout/"))
+        .await
+        .refused(400, "M_INVALID_PARAM");
 
     // Enabled and actions have endpoints of their own, for predefined rules too.
     for path in ["content/third", "override/.m.rule.master"] {
