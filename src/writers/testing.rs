@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use log_format::codec;
 use log_format::record::input::*;
@@ -211,8 +212,14 @@ impl Append for World {
     }
 }
 
-/// An *ephemeral* log that keeps nothing.
-pub struct Forgetful;
+/// An *ephemeral* log that nobody reads.
+#[derive(Default)]
+pub struct Forgetful {
+    /// What was appended.
+    pub appended: Mutex<Vec<NewRecord>>,
+    /// Refuses what comes, as on a full disk.
+    pub is_full: AtomicBool,
+}
 
 impl Log for Forgetful {
     fn partitions(&self) -> u32 {
@@ -250,7 +257,11 @@ impl Append for Forgetful {
         partition: PartitionId,
         batch: Vec<NewRecord>,
     ) -> Result<AppendTicket, AppendError> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(AppendError::DiskFull);
+        }
         let count = batch.len() as u32;
+        self.appended.lock().extend(batch);
         let appended = Appended {
             partition,
             first: 0,

@@ -76,7 +76,7 @@ impl Doors {
         change(&mut settings);
         let world = Arc::new(World::default());
         let submitter = Submitter::new(world.clone(), world.clone());
-        let ephemeral = EphemeralWriter::new(Arc::new(Forgetful), Arc::new(Silence));
+        let ephemeral = EphemeralWriter::new(Arc::<Forgetful>::default(), Arc::new(Silence));
         let timing = Timing {
             idle_after: Duration::from_secs(300),
             offline_after: Duration::from_secs(30),

@@ -250,3 +250,74 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use log_format::record::Envelope;
+    use log_format::record::ephemeral::EphemeralTyping;
+
+    use super::*;
+    use crate::query::ephemeral::fake::Silence;
+    use crate::writers::testing::{Forgetful, World};
+
+    fn setter() -> (TypingSetter, Arc<Forgetful>) {
+        let log = Arc::<Forgetful>::default();
+        let writer = EphemeralWriter::new(log.clone(), Arc::new(Silence));
+        let rooms = Arc::<World>::default();
+        (TypingSetter::new(rooms, writer), log)
+    }
+
+    /// What each record says.
+    fn said(log: &Forgetful) -> Vec<bool> {
+        let records = log.appended.lock();
+        let bodies = records.iter().map(|record| {
+            let envelope = Envelope::parse(&record.payload).expect("an envelope");
+            codec::decode::<EphemeralTyping>(envelope.body).expect("a body")
+        });
+        bodies.map(|body| body.typing).collect()
+    }
+
+    async fn tell(setter: &TypingSetter, seconds: Option<u64>) -> Result<(), AppendError> {
+        let (room, user) = (ruma::room_id!("!a:hs"), ruma::user_id!("@a:hs"));
+        let typing = seconds.map(Duration::from_secs);
+        setter.tell(room, user, Source::Client, typing).await
+    }
+
+    #[tokio::test]
+    async fn what_is_said_again_costs_no_record() {
+        let (setter, log) = setter();
+        tell(&setter, None).await.expect("nothing to end");
+        for _ in 0..3 {
+            tell(&setter, Some(30)).await.expect("is appended");
+        }
+        assert_eq!((said(&log), setter.count()), (vec![true], 1));
+        tell(&setter, Some(0)).await.expect("is appended");
+        tell(&setter, None).await.expect("nothing to end");
+        assert_eq!((said(&log), setter.count()), (vec![true, false], 0));
+        assert!(setter.inner.state.lock().rooms.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_by_itself_and_is_told_though_the_disk_is_full() {
+        let (setter, log) = setter();
+        let begun = Instant::now();
+        tell(&setter, Some(10)).await.expect("is appended");
+        // It moves, and no further than is granted.
+        tell(&setter, Some(1_000_000)).await.expect("no record");
+        setter.end_due(begun + Duration::from_secs(11));
+        assert_eq!(said(&log), [true]);
+        log.is_full.store(true, Ordering::Relaxed);
+        let over = Instant::now() + TIMEOUT_MAX;
+        setter.end_due(over);
+        assert_eq!((said(&log), setter.count()), (vec![true], 1));
+        let refused = tell(&setter, None).await;
+        assert_eq!(refused, Err(AppendError::DiskFull));
+        log.is_full.store(false, Ordering::Relaxed);
+        setter.end_due(over);
+        assert_eq!(said(&log), [true], "not yet");
+        setter.end_due(over + RETRY_AFTER);
+        assert_eq!((said(&log), setter.count()), (vec![true, false], 0));
+    }
+}

@@ -1,12 +1,16 @@
 //! Presence by what devices do, with a clock that the test moves.
 
+use std::sync::atomic::Ordering;
+
 use log_format::record::ephemeral::PresenceState::*;
-use ruma::device_id;
+use ruma::{device_id, server_name, user_id};
 
 use super::tracked::*;
 use super::*;
 use crate::query::ephemeral::Presence;
+use crate::query::ephemeral::fake::Silence;
 use crate::query::ids::EphemeralOffset;
+use crate::writers::testing::Forgetful;
 
 const TIMING: Timing = Timing {
     idle_after: Duration::from_secs(300),
@@ -216,4 +220,58 @@ fn claims_are_bounded() {
     stage.end("first", claim);
     stage.pass(30);
     assert_eq!(stage.shown(), (Offline, false, None));
+}
+
+fn setter(enabled: bool) -> (PresenceSetter, Arc<Forgetful>) {
+    let log = Arc::<Forgetful>::default();
+    let writer = EphemeralWriter::new(log.clone(), Arc::new(Silence));
+    let setter = PresenceSetter::new(enabled, TIMING, server_name!("hs"), writer);
+    (setter, log)
+}
+
+#[tokio::test]
+async fn what_could_not_be_told_is_told_later() {
+    let (setter, log) = setter(true);
+    let (ann, device) = (user_id!("@ann:hs"), device_id!("A"));
+    let written = || log.appended.lock().len();
+    log.is_full.store(true, Ordering::Relaxed);
+    // The sync goes on all the same.
+    let syncing = setter.sync(ann, device, Online).await;
+    assert_eq!((syncing.is_some(), written()), (true, 0));
+    let refused = setter.set(ann, device, Online, None).await;
+    assert!(matches!(
+        refused,
+        Err(SubmitError::Append(AppendError::DiskFull))
+    ));
+    log.is_full.store(false, Ordering::Relaxed);
+    let mut now = moment();
+    now.at += RETRY_AFTER;
+    setter.settle_due(now);
+    assert_eq!(written(), 1);
+    for _ in 0..10 {
+        drop(setter.sync(ann, device, Online).await);
+    }
+    assert_eq!(written(), 1, "syncing on is no news");
+    // Gone: told as offline, and forgotten a little later.
+    drop(syncing);
+    now = moment();
+    now.at += TIMING.offline_after;
+    setter.settle_due(now);
+    assert_eq!((written(), setter.count()), (2, 1));
+    now.at += LINGERS_FOR;
+    setter.settle_due(now);
+    assert_eq!((written(), setter.count()), (2, 0));
+}
+
+#[tokio::test]
+async fn switched_off_nothing_is_kept() {
+    let (setter, log) = setter(false);
+    let (ann, device) = (user_id!("@ann:hs"), device_id!("A"));
+    assert!(setter.sync(ann, device, Online).await.is_none());
+    setter.acted(ann);
+    setter
+        .set(ann, device, Online, None)
+        .await
+        .expect("nothing is done");
+    assert_eq!((setter.count(), log.appended.lock().len()), (0, 0));
 }
