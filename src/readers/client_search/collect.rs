@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use tantivy::collector::{Collector, SegmentCollector};
@@ -39,16 +40,42 @@ pub struct Reach {
     pub until: Option<u64>,
 }
 
+/// Keys are hashes already: they are looked up by their own bits, which for a
+/// common word is done for every third message of the server.
+#[derive(Clone, Copy, Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+/// What a room or sender key leads to.
+pub type ByKey<V> = HashMap<u64, V, BuildHasherDefault<KeyHasher>>;
+/// Some room or sender keys.
+pub type Keys = HashSet<u64, BuildHasherDefault<KeyHasher>>;
+
 /// What is looked for beside the words.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     /// By room key.
-    pub rooms: HashMap<u64, Reach>,
+    pub rooms: ByKey<Reach>,
     /// By sender key; none: of everybody.
-    pub senders: Option<HashSet<u64>>,
-    pub not_senders: HashSet<u64>,
+    pub senders: Option<Keys>,
+    pub not_senders: Keys,
     /// Those of whom messages are left out, but not state.
-    pub ignored: HashSet<u64>,
+    pub ignored: Keys,
     /// Bits of the keys that are searched.
     pub keys: Vec<u64>,
     pub has_url: Option<bool>,

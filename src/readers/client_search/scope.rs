@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use log_format::record::output::Membership;
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 
-use super::collect::{Reach, Scope};
+use super::collect::{ByKey, Keys, Reach, Scope};
 use super::index::{key_bits, room_key, sender_key};
 use super::texts::SearchKey;
 use super::{Group, Search};
@@ -38,7 +38,7 @@ impl SearchedRooms {
     ) -> Result<SearchedRooms, QueryError> {
         let filter = &search.filter;
         let mut names = HashMap::new();
-        let mut reaches = HashMap::new();
+        let mut reaches = ByKey::default();
         for entry in rooms.rooms_of(&search.user)? {
             let room = &*entry.room_id;
             let is_grouped = match group {
@@ -80,10 +80,7 @@ impl SearchedRooms {
     }
 }
 
-fn wanted_senders(
-    search: &Search,
-    group: Option<&Group>,
-) -> Option<std::collections::HashSet<u64>> {
+fn wanted_senders(search: &Search, group: Option<&Group>) -> Option<Keys> {
     let keys = |ids: &mut dyn Iterator<Item = &UserId>| ids.map(sender_key).collect();
     let wanted = search.filter.senders.as_ref();
     match (group, wanted) {
