@@ -1,6 +1,8 @@
 //! Counts against a slow model that looks at every event each time, and what a
 //! random history would not come by.
 
+use std::sync::Arc;
+
 use log_format::record::input::ReceiptType;
 use log_format::record::output::Visibility;
 use proptest::prelude::*;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::look::EVENTS_MAX;
 use crate::query::receipts::ReceiptThread;
+use crate::query::rooms::Rooms;
 use crate::readers::client_sync::tests::fake_rooms::How;
 use crate::readers::client_sync::tests::world::{World, request, user};
 
@@ -356,4 +359,34 @@ async fn a_long_absence_counts_what_is_newest() {
     world.say(&room, &ben, "last");
     world.read(&room, &me, &last, ReceiptType::ReadPrivate, None);
     assert_eq!(counts(&world, &me, &room).await, (1, 0));
+}
+
+#[tokio::test]
+async fn users_with_the_same_rules_are_judged_together() {
+    let mut world = World::new(1);
+    let (me, ben) = (user("me"), user("ben"));
+    let shared = |world: &World| {
+        let notified = world.sync.notified();
+        Arc::ptr_eq(&notified.rules(&me), &notified.rules(&ben))
+    };
+    assert!(shared(&world));
+    let quiet = json!({ "rule_id": "tea", "pattern": "tea", "default": false, "enabled": true, "actions": [] });
+    let rules = json!({ "global": { "content": [quiet] } });
+    world.set_data(&me, None, "m.push_rules", rules.clone());
+    assert!(!shared(&world));
+    world.set_data(&ben, None, "m.push_rules", rules);
+    assert!(shared(&world));
+    // An event is parsed once, until it is redacted.
+    let room = world.create("room", &ben, Visibility::Shared);
+    let said = world.say(&room, &ben, "some tea");
+    let judged = |world: &World| {
+        let event = world.rooms.event(&room, &said).expect("in memory");
+        let event = event.expect("is there");
+        let judged = world.sync.notified().judged(&room, &event);
+        judged.expect("in memory")
+    };
+    let (once, again) = (judged(&world), judged(&world));
+    assert!(Arc::ptr_eq(&once.expect("judged"), &again.expect("judged")));
+    world.redact(&room, &ben, &said);
+    assert!(judged(&world).is_none());
 }
