@@ -7,8 +7,15 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engram::matrix::RoomVersion;
+use engram::matrix::auth_rules::CreateInfo;
+use engram::matrix::canonical_json::parse_object;
+use engram::matrix::push_rules::{
+    Kind, NewRule, Position, PushEvent, PushRoom, Reader, Rules, Ruleset,
+};
 use serde_json::{Value, json};
 use support::{Client, Latencies, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +25,9 @@ use tokio::net::TcpStream;
 const SENDS: usize = 300;
 /// Messages that are told to all who wait.
 const ROUNDS: usize = 20;
+/// Nobody is told who is there, and nobody is there.
+const NO_PRESENCE: &str =
+    "set_presence=offline&filter=%7B%22presence%22%3A%7B%22not_types%22%3A%5B%22*%22%5D%7D%7D";
 /// One in so many members has rules of their own.
 const OWN_RULES: usize = 10;
 
@@ -61,6 +71,74 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(deliver(&server, &sender, &room, &crowd));
+    judging();
+}
+
+/// What judging an event takes, without a server: once an event, once a set of
+/// rules, and once for each user.
+fn judging() {
+    let user = ruma::user_id!("@member:bench.test");
+    let sender = ruma::user_id!("@sender:bench.test");
+    let (room_id, event_id) = (
+        ruma::room_id!("!room:bench.test"),
+        ruma::event_id!("$event"),
+    );
+    let pdu = json!({
+        "type": "m.room.message", "sender": sender, "room_id": room_id, "origin_server_ts": 1,
+        "content": text(), "auth_events": [], "prev_events": [], "depth": 1,
+        "hashes": {}, "signatures": {},
+    });
+    let pdu = pdu.to_string();
+    let parse = || PushEvent::parse(pdu.as_bytes(), event_id, room_id, sender).expect("parses");
+    let event = parse();
+    let create = CreateInfo::parse(
+        RoomVersion::V12,
+        ruma::event_id!("$create").to_owned(),
+        room_id.to_owned(),
+        sender.to_owned(),
+        &parse_object(b"{}").expect("parses"),
+    );
+    let room = PushRoom {
+        joined_members: 1_000,
+        create: Arc::new(create.expect("parses")),
+        levels: None,
+    };
+    let mut ruleset = Ruleset::predefined(user);
+    let predefined = Rules::compile(&ruleset, user);
+    for number in 0..1_000 {
+        let new = NewRule {
+            kind: Kind::Content,
+            rule_id: format!("word{number}"),
+            actions: vec![json!("notify")],
+            conditions: None,
+            pattern: Some(format!("w?rd*{number}")),
+        };
+        ruleset.put(new, &Position::Unsaid).expect("is taken");
+    }
+    let own = Rules::compile(&ruleset, user);
+    let plan = predefined.plan(&event, &room);
+    let reader = Reader {
+        user,
+        display_name: &|| "Member".to_owned(),
+    };
+    let each = |name: &str, rounds: u32, judge: &dyn Fn()| {
+        let begun = Instant::now();
+        (0..rounds).for_each(|_| judge());
+        let each_us = begun.elapsed().as_secs_f64() * 1e6 / f64::from(rounds);
+        println!("{name}: {each_us:.2} us");
+    };
+    each("parse an event", 20_000, &|| {
+        drop(std::hint::black_box(parse()))
+    });
+    each("ask the predefined rules of it", 20_000, &|| {
+        std::hint::black_box(predefined.plan(&event, &room));
+    });
+    each("ask a set with 1,000 globs of it", 200, &|| {
+        std::hint::black_box(own.plan(&event, &room));
+    });
+    each("say what it means to one user", 200_000, &|| {
+        std::hint::black_box(predefined.verdict(&plan, &event, &reader));
+    });
 }
 
 /// Rules about words, and about a room that nobody is in.
@@ -78,6 +156,7 @@ fn put_rules(client: &mut Client, token: &str, number: usize) {
 /// All members wait; a message is sent; they are answered, and wait again.
 async fn deliver(server: &Server, sender: &str, room: &str, crowd: &[String]) {
     let mut waiting = Vec::new();
+    let mut counted = Vec::new();
     for token in crowd {
         let stream = TcpStream::connect(&server.address).await.expect("connects");
         let mut member = Member {
@@ -86,9 +165,22 @@ async fn deliver(server: &Server, sender: &str, room: &str, crowd: &[String]) {
             since: String::new(),
         };
         // The first answer counts the room from the beginning.
+        let begun = Instant::now();
         let first = member.sync(0).await;
+        counted.push(begun.elapsed());
         assert!(unread(&first, room) > 0, "{first}");
         waiting.push(member);
+    }
+    let cold = counted
+        .first()
+        .map_or(0.0, |first| first.as_secs_f64() * 1e3);
+    println!(
+        "first sync, which counts {SENDS} messages: {cold:.1} ms where nobody did before, p50 {:.1} ms",
+        Latencies::new(counted).percentile_ms(50.0),
+    );
+    for member in &mut waiting {
+        // The server has hung up on those that were idle for long.
+        member.stream = TcpStream::connect(&server.address).await.expect("connects");
     }
     let mut delivered = Vec::new();
     let mut last = Vec::new();
@@ -155,7 +247,7 @@ impl Member {
             false => format!("&since={}", self.since),
         };
         let request = format!(
-            "GET /_matrix/client/v3/sync?timeout={timeout_ms}{since} HTTP/1.1\r\n\
+            "GET /_matrix/client/v3/sync?{NO_PRESENCE}&timeout={timeout_ms}{since} HTTP/1.1\r\n\
              Host: bench.test\r\nAuthorization: Bearer {}\r\n\r\n",
             self.token
         );
