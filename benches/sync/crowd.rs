@@ -42,11 +42,16 @@ impl Waiter {
     /// Reads the answer; gives when it was there.
     pub async fn hear(&mut self) -> Instant {
         self.answer.clear();
+        self.hear_rest().await
+    }
+
+    /// Reads on where [`Waiter::has_heard`] began.
+    pub async fn hear_rest(&mut self) -> Instant {
         let (body_at, length) = loop {
-            self.read_more().await;
             if let Some(head) = head_of(&self.answer) {
                 break head;
             }
+            self.read_more().await;
         };
         while self.answer.len() < body_at + length {
             self.read_more().await;
@@ -54,6 +59,15 @@ impl Waiter {
         let at = Instant::now();
         self.answer.drain(..body_at);
         at
+    }
+
+    /// Whether an answer has begun to come.
+    pub fn has_heard(&mut self) -> bool {
+        self.answer.clear();
+        let mut piece = [0; PIECE_BYTES];
+        let read = self.stream.try_read(&mut piece).unwrap_or(0);
+        self.answer.extend_from_slice(&piece[..read]);
+        read > 0
     }
 
     /// The token that the last answer gave. Read later than the answer, so that

@@ -16,6 +16,12 @@ use serde_json::{Value, json};
 use crowd::Waiter;
 use support::{Client, Latencies, Server};
 
+/// Guests have no password, and are made quickly. That a thousand users are
+/// there would be told to a thousand of them.
+const SETTINGS: [(&str, &str); 2] = [
+    ("ENGRAM__REGISTRATION__GUESTS", "true"),
+    ("ENGRAM__PRESENCE__ENABLED", "false"),
+];
 const SLIDING: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
 /// Enough for all clients at once, on both sides.
 const OPEN_FILES: usize = 12_000;
@@ -31,7 +37,7 @@ fn main() {
     let sized = |full: usize| (full * percent / 100).max(10);
     allow_files();
     println!("{:<58} {:>12}  goal", "what", "figure");
-    let server = Server::start_with(&[("ENGRAM__REGISTRATION__GUESTS", "true")]);
+    let server = Server::start_with(&SETTINGS);
     rooms(&server, sized(1_000));
     delivery(&server, sized(1_000));
     joins(&server, sized(10_000));
@@ -299,18 +305,24 @@ fn delivery(server: &Server, waiters: usize) {
     let tokens: Vec<String> = guests.into_iter().map(|guest| guest.token).collect();
     let mut waiting = runtime.block_on(connect(server, &tokens));
     let filter = format!("&filter={LAZY_MEMBERS}");
-    let mut since = runtime.block_on(stand(&mut waiting, &filter));
+    let query = |since: &str| format!("timeout=60000&since={since}{filter}");
+    sender.reconnect(server);
+    // Tokens are of no one user.
+    let (since, _) = sender.sync(None);
+    let mut since = vec![since; waiters];
     let mut all = Vec::new();
     for round in 0..WARM_UP + 20 {
         runtime.block_on(async {
             for (waiter, since) in waiting.iter_mut().zip(&since) {
-                waiter
-                    .ask(&format!("timeout=60000&since={since}{filter}"))
-                    .await;
+                waiter.ask(&query(since)).await;
             }
         });
-        sender.reconnect(server);
         server.await_quiet();
+        // Whoever was told of something else is no one who waits.
+        while runtime.block_on(ask_again(&mut waiting, query)) > 0 {
+            server.await_quiet();
+        }
+        sender.reconnect(server);
         let begun = Instant::now();
         let (room, mut speaker) = (room.clone(), sender);
         let speaking = std::thread::spawn(move || {
@@ -335,15 +347,24 @@ fn delivery(server: &Server, waiters: usize) {
     );
 }
 
-/// Where everybody stands once they have synced for the first time.
-async fn stand(waiting: &mut [Waiter], filter: &str) -> Vec<String> {
-    let mut since = Vec::new();
+/// Lets those wait again who have an answer already; gives how many they were.
+async fn ask_again(waiting: &mut [Waiter], query: impl Fn(&str) -> String) -> usize {
+    let mut asked = 0;
     for waiter in waiting {
-        waiter.ask(&format!("timeout=0{filter}")).await;
-        waiter.hear().await;
-        since.push(waiter.next());
+        if waiter.has_heard() {
+            waiter.hear_rest().await;
+            let since = waiter.next();
+            waiter.ask(&query(&since)).await;
+            asked += 1;
+        }
     }
-    since
+    asked
+}
+
+async fn ask_all(waiting: &mut [Waiter], query: &str) {
+    for waiter in waiting {
+        waiter.ask(query).await;
+    }
 }
 
 async fn connect(server: &Server, tokens: &[String]) -> Vec<Waiter> {
@@ -418,7 +439,7 @@ fn joins(server: &Server, many: usize) {
 fn memory(waiters: usize) {
     /// Guests in each room.
     const ROOM_MEMBERS: usize = 50;
-    let server = Server::start_with(&[("ENGRAM__REGISTRATION__GUESTS", "true")]);
+    let server = Server::start_with(&SETTINGS);
     let mut host = User::register(&server, "host");
     let mut rooms: Vec<String> = Vec::new();
     // The connections of their registrations end here.
@@ -437,15 +458,20 @@ fn memory(waiters: usize) {
         .build()
         .expect("a runtime");
     let unconnected = server.resident_bytes();
+    host.reconnect(&server);
+    // Tokens are of no one user.
+    let (since, _) = host.sync(None);
     let mut waiting = runtime.block_on(connect(&server, &tokens));
-    let since = runtime.block_on(stand(&mut waiting, ""));
-    server.await_quiet();
-    let idle = server.resident_bytes();
     runtime.block_on(async {
-        for (waiter, since) in waiting.iter_mut().zip(&since) {
-            waiter.ask(&format!("timeout=90000&since={since}")).await;
+        ask_all(&mut waiting, &format!("timeout=0&since={since}")).await;
+        for waiter in &mut waiting {
+            waiter.hear().await;
         }
     });
+    server.await_quiet();
+    let idle = server.resident_bytes();
+    let query = format!("timeout=90000&since={since}");
+    runtime.block_on(ask_all(&mut waiting, &query));
     server.await_quiet();
     let full = server.resident_bytes();
     let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / waiters as f64 / 1024.0;
