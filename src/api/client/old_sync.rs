@@ -170,12 +170,7 @@ pub async fn initial_sync(
     let limit = pages::limit(query.limit, &RoomEventFilter::default())?;
     let beside = beside_rooms(&api, &auth).await?;
     let end = beside.next_batch;
-    let desk = Desk {
-        api,
-        auth,
-        limit,
-        end: end.clone(),
-    };
+    let desk = Desk::open(api, auth, limit, end.clone())?;
     aside(move || {
         let mut rooms = Vec::new();
         for room in desk.api.rooms.rooms_of(desk.auth.user_id())? {
@@ -237,12 +232,7 @@ pub async fn room_initial_sync(
 ) -> Result<Json<RoomInfo>, ApiError> {
     let limit = pages::limit(query.limit, &RoomEventFilter::default())?;
     let end = api.sync.position().await;
-    let desk = Desk {
-        api,
-        auth,
-        limit,
-        end,
-    };
+    let desk = Desk::open(api, auth, limit, end)?;
     aside(move || desk.room(&room_id).map(Json)).await
 }
 
@@ -261,9 +251,22 @@ struct Desk {
     /// Where `/events` goes on. Taken before anything is read: what comes
     /// meanwhile is told twice rather than never.
     end: String,
+    /// Rooms in the published directory.
+    published: BTreeSet<OwnedRoomId>,
 }
 
 impl Desk {
+    fn open(api: ApiState, auth: Auth, limit: usize, end: String) -> Result<Desk, ApiError> {
+        let published = api.rooms.published()?.into_iter().collect();
+        Ok(Desk {
+            api,
+            auth,
+            limit,
+            end,
+            published,
+        })
+    }
+
     /// A room that the user is or was in; none for one that they forgot.
     fn own_room(&self, room_id: &RoomId) -> Result<Option<RoomInfo>, ApiError> {
         if self.api.users.forgot(self.auth.user_id(), room_id) {
@@ -299,7 +302,7 @@ impl Desk {
                 chunk: show.timeline(&page.events)?,
             }),
             state: Some(show.state(&view.events(&entries)?)?),
-            visibility: self.visibility(room_id)?,
+            visibility: self.visibility(room_id),
             account_data: self.account_data(room_id)?,
         })
     }
@@ -320,17 +323,16 @@ impl Desk {
             invite: Some(show(&view, &self.auth).event(&invite)?),
             messages: None,
             state: None,
-            visibility: self.visibility(room_id)?,
+            visibility: self.visibility(room_id),
             account_data: self.account_data(room_id)?,
         }))
     }
 
-    fn visibility(&self, room_id: &RoomId) -> Result<&'static str, ApiError> {
-        let published = self.api.rooms.published()?;
-        Ok(match published.iter().any(|room| room == room_id) {
+    fn visibility(&self, room_id: &RoomId) -> &'static str {
+        match self.published.contains(room_id) {
             true => "public",
             false => "private",
-        })
+        }
     }
 
     fn account_data(&self, room_id: &RoomId) -> Result<Vec<Box<RawValue>>, ApiError> {

@@ -348,6 +348,75 @@ async fn the_directory_lists_what_was_published() {
     bob.get(&unknown).await.refused(404, "M_NOT_FOUND");
 }
 
+#[tokio::test]
+async fn the_directory_is_paged_and_filtered() {
+    let (_server, alice, bob) = two_users().await;
+    let mut names = Vec::new();
+    for number in 0..5 {
+        let space = json!({ "type": "m.space" });
+        let room = alice
+            .create_room(json!({
+                "visibility": "public", "name": format!("Room {number}"),
+                "topic": if number % 2 == 0 { "Even things" } else { "odd" },
+                "creation_content": if number == 3 { space } else { json!({}) },
+            }))
+            .await;
+        // The more are in it, the earlier it comes.
+        if number == 2 {
+            bob.join(&room).await.ok();
+        }
+        names.push(format!("Room {number}"));
+    }
+    let named = |page: &Value| -> Vec<String> {
+        let rooms = page["chunk"].as_array().unwrap().iter();
+        rooms
+            .map(|room| room["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let path = "/_matrix/client/v3/publicRooms";
+    let first = bob.get(&format!("{path}?limit=2")).await.ok();
+    assert_eq!(named(&first)[0], "Room 2");
+    assert_eq!(first["total_room_count_estimate"], 5);
+    assert!(first.get("prev_batch").is_none());
+    let mut found = named(&first);
+    let mut page = first.clone();
+    while let Some(next) = page["next_batch"].as_str() {
+        let next = format!("{path}?limit=2&since={}", escape(next));
+        page = bob.get(&next).await.ok();
+        found.extend(named(&page));
+    }
+    let back = page["prev_batch"].as_str().unwrap();
+    let back = format!("{path}?limit=2&since={}", escape(back));
+    assert_eq!(named(&bob.get(&back).await.ok()), found[2..4]);
+    found.sort();
+    assert_eq!(found, names);
+
+    let search = async |filter: Value| {
+        let body = json!({ "filter": filter });
+        let mut found = named(&bob.post(path, body).await.ok());
+        found.sort();
+        found
+    };
+    assert_eq!(
+        search(json!({ "room_types": ["m.space"] })).await,
+        ["Room 3"]
+    );
+    let rooms = search(json!({ "room_types": [null] })).await;
+    assert_eq!(rooms, ["Room 0", "Room 1", "Room 2", "Room 4"]);
+    let both = search(json!({ "room_types": [null, "m.space"] })).await;
+    assert_eq!(both, names);
+    let even = search(json!({ "generic_search_term": "EVEN", "room_types": [null] })).await;
+    assert_eq!(even, ["Room 0", "Room 2", "Room 4"]);
+    let page = json!({ "limit": 1, "filter": { "generic_search_term": "odd" } });
+    let page = bob.post(path, page).await.ok();
+    assert_eq!(page["chunk"].as_array().unwrap().len(), 1);
+    assert_eq!(page["total_room_count_estimate"], 2);
+    assert!(page["next_batch"].is_string());
+    bob.get(&format!("{path}?since=unknown"))
+        .await
+        .refused(400, "M_INVALID_PARAM");
+}
+
 /// From version 12 a room's id is the hash of its create event: rooms that were
 /// made alike within one millisecond came out as one room, and were refused.
 #[tokio::test(flavor = "multi_thread")]

@@ -91,9 +91,17 @@ async fn invites_of_an_ignored_user_are_not_told() {
         .await;
     assert_eq!(sync["rooms"]["invite"].get(&room), None);
     assert_eq!(bob.sync("").await["rooms"]["invite"].get(&room), None);
+    // Nor to clients from before sync.
+    let events = "/_matrix/client/v3/events?timeout=0&from=";
+    let events = format!("{events}{}", since.as_str().unwrap());
+    assert_eq!(bob.get(&events).await.ok()["chunk"], json!([]));
+    let initial = bob.get("/_matrix/client/v3/initialSync").await.ok();
+    assert_eq!(initial["rooms"], json!([]));
     // It is there all the same.
     ignore(&bob, &[]).await;
     assert!(bob.sync("").await["rooms"]["invite"].get(&room).is_some());
+    let told = bob.get(&events).await.ok();
+    assert_eq!(told["chunk"][0]["room_id"], room.as_str());
     bob.join(&room).await.ok();
 }
 

@@ -9,6 +9,7 @@ mod reading;
 mod redactions;
 mod sending;
 mod spaces;
+mod syncing;
 mod upgrades;
 mod versions;
 
