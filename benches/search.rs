@@ -25,6 +25,7 @@ use engram::logs::log::{Append, Log};
 use engram::logs::{InputLog, LogSettings, OutputLog};
 use engram::matrix::filter::RoomEventFilter;
 use engram::projectors::aliasserver::AliasProjector;
+use engram::projectors::keyserver::KeyProjector;
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use engram::projectors::rebuild;
@@ -203,6 +204,7 @@ impl House {
             users: Box::new(UserProjector::new(sessions.clone())),
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
+            keys: Box::new(KeyProjector),
         };
         let lanes = |_| vec![lane()];
         rebuild::replay(&store, &as_input, &output, &lanes, &|_| {}).expect("replay");

@@ -95,6 +95,7 @@ pub enum KeyedBy {
     Room,
     User,
     Alias,
+    Server,
     /// The same partition as the *input* record it answers.
     Source,
 }
@@ -106,6 +107,7 @@ impl KeyedBy {
             KeyedBy::Room => "room",
             KeyedBy::User => "user",
             KeyedBy::Alias => "alias",
+            KeyedBy::Server => "server",
             KeyedBy::Source => "source",
         }
     }
@@ -117,6 +119,7 @@ pub fn keyed_by(kind: Kind) -> KeyedBy {
         0x00 | 0x40 => KeyedBy::Room,
         0x01 | 0x41 => KeyedBy::User,
         0x02 => KeyedBy::Alias,
+        0x03 => KeyedBy::Server,
         _ => KeyedBy::Source,
     }
 }

@@ -16,6 +16,7 @@ use crate::logs::log::Log;
 use crate::logs::{LogSettings, OpenLogError};
 use crate::projectors::aliasserver::AliasProjector;
 use crate::projectors::applied::Applied;
+use crate::projectors::keyserver::KeyProjector;
 use crate::projectors::lanes::Lane;
 use crate::projectors::receiptserver::ReceiptProjector;
 use crate::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
@@ -142,6 +143,7 @@ impl Tables {
             users: Box::new(UserProjector::new(self.sessions.clone())),
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
+            keys: Box::new(KeyProjector),
         };
         (0..count).map(lane).collect()
     }

@@ -128,13 +128,24 @@ impl ServerKey {
         );
         file.write_all(line.as_bytes()).map_err(io)?;
         file.sync_all().map_err(io)?;
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+        sync_folder_of(path).map_err(io)
+    }
+
+    /// Writes the key file in place of the one that is there, all or nothing.
+    pub fn replace(&self, path: &Path) -> Result<(), KeyFileError> {
+        let beside = path.with_extension("new");
+        let io = |source| KeyFileError::Io {
+            path: path.into(),
+            source,
         };
-        File::open(parent)
-            .and_then(|dir| dir.sync_all())
-            .map_err(io)
+        // One that a crash has left was never used.
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => (),
+        }
+        self.store(&beside)?;
+        std::fs::rename(&beside, path).map_err(io)?;
+        sync_folder_of(path).map_err(io)
     }
 
     fn parse(text: &str, path: &Path) -> Result<ServerKey, KeyFileError> {
@@ -204,6 +215,14 @@ impl ServerKey {
     pub fn sign_base64(&self, bytes: &[u8]) -> String {
         BASE64.encode(self.sign(bytes))
     }
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
 }
 
 fn decode_seed(base64: &str) -> Option<[u8; 32]> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use log_format::codec;
 use log_format::record::output::{
     OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
-    OutputRoomState, OutputUser,
+    OutputRoomState, OutputServerKeys, OutputUser,
 };
 use log_format::record::{Envelope, Kind};
 
@@ -232,6 +232,10 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
         Kind::OutputAlias => {
             let body: OutputAlias = codec::decode(envelope.body).ok()?;
             codec::encode(&(body.decision, body.reason, body.kind))
+        }
+        Kind::OutputServerKeys => {
+            let body: OutputServerKeys = codec::decode(envelope.body).ok()?;
+            codec::encode(&(body.decision, body.reason))
         }
         _ => return None,
     };

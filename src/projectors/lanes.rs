@@ -30,6 +30,7 @@ pub struct Lane {
     pub users: Box<dyn Projector>,
     pub aliases: Box<dyn Projector>,
     pub receipts: Box<dyn Projector>,
+    pub keys: Box<dyn Projector>,
 }
 
 impl Lane {
@@ -56,6 +57,7 @@ impl Lane {
             | Kind::InputReport => self.users.as_mut(),
             Kind::InputAliasCreated | Kind::InputAliasRemoved => self.aliases.as_mut(),
             Kind::InputReceipt => self.receipts.as_mut(),
+            Kind::InputServerKeys => self.keys.as_mut(),
             // Folded elsewhere, or not *input*.
             Kind::EphemeralTyping
             | Kind::EphemeralPresence
@@ -65,7 +67,8 @@ impl Lane {
             | Kind::OutputRoomState
             | Kind::OutputRoomGap
             | Kind::OutputUser
-            | Kind::OutputAlias => return None,
+            | Kind::OutputAlias
+            | Kind::OutputServerKeys => return None,
         })
     }
 
@@ -75,6 +78,7 @@ impl Lane {
         self.users.publish();
         self.aliases.publish();
         self.receipts.publish();
+        self.keys.publish();
     }
 }
 

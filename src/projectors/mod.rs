@@ -12,6 +12,7 @@ pub mod eduserver;
 pub mod engine;
 pub mod ephemeral;
 pub mod fold;
+pub mod keyserver;
 pub mod lanes;
 pub mod outcomes;
 pub mod output_log;

@@ -13,7 +13,7 @@ use log_format::codec::decode;
 use log_format::record::Kind;
 use log_format::record::output::{
     OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
-    OutputRoomState, OutputUser,
+    OutputRoomState, OutputServerKeys, OutputUser,
 };
 
 use super::applied::Applied;
@@ -300,6 +300,7 @@ fn source_of(record: &LogRecord) -> Option<u64> {
         Kind::OutputReceipt => decode::<OutputReceipt>(envelope.body).ok()?.origin,
         Kind::OutputUser => decode::<OutputUser>(envelope.body).ok()?.origin,
         Kind::OutputAlias => decode::<OutputAlias>(envelope.body).ok()?.origin,
+        Kind::OutputServerKeys => decode::<OutputServerKeys>(envelope.body).ok()?.origin,
         _ => return None,
     };
     Some(origin.src_offset)

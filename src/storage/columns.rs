@@ -16,7 +16,7 @@ pub enum Family {
     Index,
     /// Room server: state nodes and the history of each key.
     State,
-    /// User server, alias server and receipt server.
+    /// User server, alias server, receipt server and key server.
     Users,
     /// Client sync reader.
     ClientSync,
@@ -170,6 +170,11 @@ const RECEIPT_SERVER: &str = "projectors/receiptserver";
 /// event, place, time.
 pub const RECEIPTS: Table = table(Family::Users, 24, "receipts", RECEIPT_SERVER, true);
 
+const KEY_SERVER: &str = "projectors/keyserver";
+
+/// `server name` → the keys that it published, and its newest answer.
+pub const SERVER_KEYS: Table = table(Family::Users, 40, "server_keys", KEY_SERVER, true);
+
 const CLIENT_SYNC: &str = "readers/client_sync";
 
 /// `room sn | output offset` → an event of the room's timeline.
@@ -313,6 +318,7 @@ pub const ALL: &[Table] = &[
     ALIASES,
     ROOM_ALIASES,
     RECEIPTS,
+    SERVER_KEYS,
     SYNC_TIMELINE,
     SYNC_STATE,
     SYNC_MEMBERS,

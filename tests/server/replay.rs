@@ -10,6 +10,7 @@ use engram::projectors::applied::Applied;
 use engram::projectors::digest::{self, Digest};
 use engram::projectors::engine::RunError;
 use engram::projectors::fold::{FoldError, FoldInput, Folded, Projector};
+use engram::projectors::keyserver::KeyProjector;
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::OutputLog;
 use engram::projectors::rebuild::{self, FirstDifference, ReplayError};
@@ -105,6 +106,7 @@ impl Tables {
             users: Box::new(UserProjector::new(self.sessions.clone())),
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
+            keys: Box::new(KeyProjector),
         };
         (0..count).map(lane).collect()
     }
@@ -189,6 +191,7 @@ async fn a_panic_in_a_fold_is_a_failure_that_writers_hear_of() {
         users: Box::new(Panics),
         aliases: Box::new(Panics),
         receipts: Box::new(Panics),
+        keys: Box::new(Panics),
     };
     let projection = Projection::start(Parts {
         store,

@@ -7,13 +7,13 @@ use log_format::record::ephemeral::{EphemeralPresence, EphemeralTyping};
 use log_format::record::input::{
     InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
     InputDeviceRenamed, InputDevicesRemoved, InputFilter, InputProfileField, InputReceipt,
-    InputReport, InputRoomEvent, InputRoomPublished, InputRoomResumed, InputStateAbandoned,
-    InputStateBegin, InputStateChunk, InputStateCommit, InputTokensRefreshed, ReceiptType, Tokens,
-    Transaction,
+    InputReport, InputRoomEvent, InputRoomPublished, InputRoomResumed, InputServerKeys,
+    InputStateAbandoned, InputStateBegin, InputStateChunk, InputStateCommit, InputTokensRefreshed,
+    ReceiptType, Tokens, Transaction,
 };
 use log_format::record::output::{
     MembershipChange, Origin, OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap,
-    OutputRoomPublished, OutputRoomState, OutputUser, StateChange,
+    OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser, StateChange,
 };
 use log_format::record::{Envelope, Kind};
 use serde_json::{Value, json};
@@ -51,6 +51,10 @@ pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
         }
         Kind::OutputReceipt => {
             let body: OutputReceipt = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputServerKeys => {
+            let body: OutputServerKeys = codec::decode(record.body).ok()?;
             of(body.origin, body.decision, body.reason)
         }
         _ => return None,
@@ -216,6 +220,11 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             value["kind"] = kind_name(body.kind);
             value
         }
+        Kind::InputServerKeys => {
+            let body: InputServerKeys = codec::decode(bytes)?;
+            json!({ "fetched_ms": body.fetched_ms })
+        }
+        Kind::OutputServerKeys => decision(record),
     })
 }
 

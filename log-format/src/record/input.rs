@@ -259,3 +259,13 @@ pub struct InputAliasCreated {
 /// Body of [`super::Kind::InputAliasRemoved`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InputAliasRemoved {}
+
+/// Body of [`super::Kind::InputServerKeys`]; the partition key is the server's
+/// name. What it published, as canonical JSON with its signature, is the
+/// envelope's body part. The writer has checked that signature.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputServerKeys {
+    /// When it was fetched, in milliseconds since the epoch: the keys are valid
+    /// for a bounded time from then on.
+    pub fetched_ms: u64,
+}

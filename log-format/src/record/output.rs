@@ -292,3 +292,12 @@ pub struct OutputAlias {
     /// [`super::Kind`] of the source record.
     pub kind: u16,
 }
+
+/// Body of [`super::Kind::OutputServerKeys`]. Routing fields and body part are
+/// those of the source record.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputServerKeys {
+    pub origin: Origin,
+    pub decision: Decision,
+    pub reason: Reason,
+}

@@ -61,6 +61,10 @@ pub enum Kind {
     /// A room alias was removed.
     InputAliasRemoved = 0x0202,
 
+    // Keyed by server name.
+    /// Another server published its signing keys.
+    InputServerKeys = 0x0301,
+
     // Of the topic *ephemeral*, which has numbers of its own.
     /// A user began or ceased to type; keyed by room id.
     EphemeralTyping = 0x4001,
@@ -81,11 +85,13 @@ pub enum Kind {
     OutputUser = 0x8101,
     /// The alias server's decision about any of the alias kinds.
     OutputAlias = 0x8201,
+    /// The key server's decision about one [`Kind::InputServerKeys`].
+    OutputServerKeys = 0x8301,
 }
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 31] = [
+    pub const ALL: [Kind; 33] = [
         Kind::InputRoomEvent,
         Kind::InputRoomPublished,
         Kind::InputStateBegin,
@@ -108,6 +114,7 @@ impl Kind {
         Kind::InputReport,
         Kind::InputAliasCreated,
         Kind::InputAliasRemoved,
+        Kind::InputServerKeys,
         Kind::EphemeralTyping,
         Kind::EphemeralPresence,
         Kind::OutputRoomEvent,
@@ -117,6 +124,7 @@ impl Kind {
         Kind::OutputReceipt,
         Kind::OutputUser,
         Kind::OutputAlias,
+        Kind::OutputServerKeys,
     ];
 
     /// The kind with this number, if there is one.
@@ -154,6 +162,7 @@ impl Kind {
             Kind::InputReport => "report",
             Kind::InputAliasCreated => "alias_created",
             Kind::InputAliasRemoved => "alias_removed",
+            Kind::InputServerKeys => "server_keys",
             Kind::EphemeralTyping => "typing",
             Kind::EphemeralPresence => "presence",
             Kind::OutputRoomEvent => "output_room_event",
@@ -163,6 +172,7 @@ impl Kind {
             Kind::OutputReceipt => "output_receipt",
             Kind::OutputUser => "output_user",
             Kind::OutputAlias => "output_alias",
+            Kind::OutputServerKeys => "output_server_keys",
         }
     }
 }

@@ -147,6 +147,14 @@ fn body(kind: Kind) -> Vec<u8> {
             last_active_ms: Some(1_700_000_000_000),
             currently_active: true,
         }),
+        Kind::InputServerKeys => encode(&InputServerKeys {
+            fetched_ms: 1_700_000_000_000,
+        }),
+        Kind::OutputServerKeys => encode(&OutputServerKeys {
+            origin: origin(6),
+            decision: Decision::Accepted,
+            reason: Reason::None,
+        }),
         Kind::InputAliasCreated => encode(&InputAliasCreated {
             servers: vec!["example.org".to_owned()],
         }),
@@ -229,6 +237,7 @@ fn sample(number: u64, kind: Kind) -> Pending {
                 | Kind::InputAccountData
                 | Kind::InputFilter
                 | Kind::InputReport
+                | Kind::InputServerKeys
                 | Kind::EphemeralPresence
         );
     let body = body(kind);

@@ -140,6 +140,7 @@ impl UserProjector {
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed
             | Kind::InputReceipt
+            | Kind::InputServerKeys
             | Kind::EphemeralTyping
             | Kind::EphemeralPresence
             | Kind::OutputReceipt
@@ -148,7 +149,8 @@ impl UserProjector {
             | Kind::OutputRoomGap
             | Kind::OutputRoomPublished
             | Kind::OutputUser
-            | Kind::OutputAlias => Ok(Verdict::rejected(Reason::Malformed)),
+            | Kind::OutputAlias
+            | Kind::OutputServerKeys => Ok(Verdict::rejected(Reason::Malformed)),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use engram::logs::log::{Append, Log, NewRecord};
 use engram::projectors::aliasserver::AliasProjector;
 use engram::projectors::ephemeral::EphemeralProjection;
+use engram::projectors::keyserver::KeyProjector;
 use engram::projectors::lanes::Lane;
 use engram::projectors::receiptserver::{ReceiptAnswers, ReceiptProjector};
 use engram::projectors::roomserver::{RoomServer, RoomServerOptions, RoomTables};
@@ -52,6 +53,7 @@ impl House {
             users: Box::new(UserProjector::new(sessions.clone())),
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
+            keys: Box::new(KeyProjector),
         };
         let snapshots = folder.path().join("snapshots");
         let projection = Projection::start(Parts {
