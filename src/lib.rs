@@ -11,6 +11,7 @@ pub mod crypto;
 pub mod limits;
 pub mod logs;
 pub mod matrix;
+pub mod outbound;
 pub mod projectors;
 pub mod query;
 pub mod readers;

@@ -14,8 +14,10 @@ use http::{HeaderValue, StatusCode};
 use log_format::record::output::Reason;
 use serde_json::{Map, Value, json};
 
+use super::federation::auth::SignatureError;
 use super::uia::Challenge;
 use crate::matrix::push_rules::RuleError;
+use crate::matrix::x_matrix::CredentialsError;
 use crate::query::outcome::OutcomeError;
 use crate::query::rooms::QueryError;
 use crate::query::shown::ShowError;
@@ -24,6 +26,8 @@ use crate::readers::client_sync::SyncError;
 use crate::writers::client::accounts::AccountError;
 use crate::writers::client::room_error::RoomWriteError;
 use crate::writers::client::user_data::UserDataError;
+use crate::writers::federation::keyring::KeyError;
+use crate::writers::federation::queries::RemoteError;
 use crate::writers::submit::{AppendError, SubmitError};
 
 /// Why a request is not answered with what it asked for.
@@ -75,6 +79,10 @@ pub enum ApiError {
     InteractiveAuth(Box<Challenge>),
     #[error("a handler panicked")]
     Panicked,
+    #[error("request of a server: {0}")]
+    Signature(#[from] SignatureError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     #[error(transparent)]
     Account(#[from] AccountError),
     #[error(transparent)]
@@ -222,6 +230,8 @@ impl ApiError {
                 "M_UNKNOWN",
                 "Internal server error",
             ),
+            ApiError::Signature(error) => signature(error),
+            ApiError::Remote(error) => remote(error),
             ApiError::Account(error) => account(error),
             ApiError::UserData(error) => user_data(error),
             ApiError::Submit(error) => submit(error),
@@ -250,6 +260,59 @@ impl ApiError {
 
 fn soft_logout() -> Map<String, Value> {
     Map::from_iter([("soft_logout".to_owned(), Value::Bool(true))])
+}
+
+/// Server-server API, *Request Authentication*.
+fn signature(error: &SignatureError) -> Answer {
+    use StatusCode as S;
+    let unauthorized = |text: &'static str| Answer::new(S::UNAUTHORIZED, "M_UNAUTHORIZED", text);
+    match error {
+        SignatureError::Missing => unauthorized("Missing Authorization header"),
+        SignatureError::Credentials(CredentialsError::Malformed) => {
+            unauthorized("Authorization header is no X-Matrix header")
+        }
+        SignatureError::Credentials(CredentialsError::OtherDestination) => {
+            unauthorized("Request is meant for another server")
+        }
+        SignatureError::FromUs => unauthorized("Request claims to come from this server"),
+        SignatureError::Wrong => unauthorized("Invalid signature"),
+        SignatureError::Key(error) => match error {
+            KeyError::NotPublished(_) => unauthorized("The server publishes no such key"),
+            KeyError::Fetch { .. }
+            | KeyError::Refused { .. }
+            | KeyError::Replaced(_)
+            | KeyError::Pausing(_) => unauthorized("The server's keys could not be had"),
+            KeyError::Busy => {
+                Answer::new(S::SERVICE_UNAVAILABLE, "M_LIMIT_EXCEEDED", "Server is busy")
+                    .retry_after(BUSY_RETRY)
+            }
+            KeyError::Query(error) => query(error),
+            KeyError::Submit(error) => submit(error),
+        },
+    }
+}
+
+/// What a client is told of another server's answer: that there is none, and no
+/// more. Its words are not ours to pass on.
+fn remote(error: &RemoteError) -> Answer {
+    use StatusCode as S;
+    match error {
+        RemoteError::NotFound => Answer::new(
+            S::NOT_FOUND,
+            "M_NOT_FOUND",
+            "The other server knows no such thing",
+        ),
+        RemoteError::Forbidden(_) => Answer::new(
+            S::FORBIDDEN,
+            "M_FORBIDDEN",
+            "The other server does not tell",
+        ),
+        RemoteError::Unreachable(_) => Answer::new(
+            S::BAD_GATEWAY,
+            "M_UNKNOWN",
+            "The other server could not be asked",
+        ),
+    }
 }
 
 fn account(error: &AccountError) -> Answer {

@@ -9,6 +9,7 @@ pub mod client;
 pub mod door;
 pub mod errors;
 pub mod extract;
+pub mod federation;
 pub mod guests;
 pub mod limits;
 pub mod ops;
@@ -44,6 +45,8 @@ use crate::writers::client::receipt_setter::ReceiptSetter;
 use crate::writers::client::room_writer::RoomWriter;
 use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::client::user_data::UserData;
+use crate::writers::federation::keyring::Keyring;
+use crate::writers::federation::queries::Queries;
 use crate::writers::submit::Submitter;
 
 use self::rate_limit::RateLimits;
@@ -115,6 +118,8 @@ pub struct Settings {
     /// None: clients are told of none.
     pub turn: Option<Turn>,
     pub support: Support,
+    /// The name at which other servers find us, if it is another.
+    pub delegated_to: Option<OwnedServerName>,
 }
 
 impl Settings {
@@ -132,6 +137,7 @@ impl Settings {
             admin_contact,
             turn: None,
             support: Support::default(),
+            delegated_to: None,
         }
     }
 }
@@ -157,6 +163,10 @@ pub struct Ports {
     pub search: Option<Arc<ClientSearch>>,
     /// Answers `/user_directory/search`.
     pub user_directory: Arc<UserDirectory>,
+    /// Other servers' keys, and ours.
+    pub keyring: Arc<Keyring>,
+    /// Asks other servers what is theirs.
+    pub queries: Queries,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -184,6 +194,8 @@ pub struct Api {
     pub registrations: Registrations,
     pub sightings: Sightings,
     pub openid: OpenIdTokens,
+    pub keyring: Arc<Keyring>,
+    pub queries: Queries,
     in_flight: Semaphore,
 }
 
@@ -231,6 +243,8 @@ impl Api {
             search: ports.search,
             user_directory: ports.user_directory,
             searches: Semaphore::new(limits::SEARCHES_MAX),
+            keyring: ports.keyring,
+            queries: ports.queries,
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
             registrations: Registrations::default(),

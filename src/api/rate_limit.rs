@@ -52,10 +52,12 @@ pub enum Limit {
     LookUp,
     /// Reports, by user: people read them.
     Report,
+    /// Keys of other servers, by address: each may cost a request of ours.
+    Notary,
 }
 
 impl Limit {
-    const ALL: [Limit; 18] = [
+    const ALL: [Limit; 19] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -74,6 +76,7 @@ impl Limit {
         Limit::Presence,
         Limit::LookUp,
         Limit::Report,
+        Limit::Notary,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
@@ -97,6 +100,7 @@ impl Limit {
             // A client that opens a large room looks all its members up.
             Limit::LookUp => (Duration::from_millis(100), 500),
             Limit::Report => (Duration::from_secs(10), 10),
+            Limit::Notary => (Duration::from_secs(1), 50),
         }
     }
 }

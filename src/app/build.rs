@@ -19,6 +19,7 @@ use super::foundation::{self, Tables};
 use super::momentary::Momentary;
 use super::rooms::Desk;
 use super::space::Space;
+use super::{old_keys, outbound};
 use crate::api::{
     Api, ApiState, Contact, Ports as ApiPorts, Registration, Settings, Support, Turn,
 };
@@ -28,6 +29,7 @@ use crate::crypto::random;
 use crate::crypto::signing_key::ServerKey;
 use crate::logs::log::Log;
 use crate::logs::{EphemeralLog, InputLog, OutputLog};
+use crate::projectors::keyserver::KeyAnswers;
 use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use crate::projectors::receiptserver::ReceiptAnswers;
 use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
@@ -43,6 +45,9 @@ use crate::storage::open::Store;
 use crate::storage::overlay::StoreError;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::follow_ups;
+use crate::writers::federation::keyring::{Keyring, Parts as KeyringParts};
+use crate::writers::federation::own_keys::OwnKeys;
+use crate::writers::federation::queries::Queries;
 use crate::writers::room_work::RoomWork;
 use crate::writers::submit::Submitter;
 
@@ -201,7 +206,22 @@ impl House {
             })
         };
         let submitter = Submitter::new(input.clone(), projection.outcomes());
+        let signing = Arc::new(signing);
+        let client = outbound::federation_client(config, signing.clone())?;
+        let keyring = Arc::new(Keyring::new(KeyringParts {
+            own: Arc::new(OwnKeys {
+                server: config.identity.server_name.clone(),
+                current: signing.clone(),
+                old: old_keys::load(&data_dir.old_keys())?,
+            }),
+            stored: Arc::new(KeyAnswers::new(store.clone(), input.partitions())),
+            client: client.clone(),
+            submitter: submitter.clone(),
+            notaries: config.federation.notaries.clone(),
+        }));
         let ports = ApiPorts {
+            keyring,
+            queries: Queries::new(client),
             rooms,
             users,
             receipts,
@@ -210,7 +230,7 @@ impl House {
             typing_setter: momentary.typing.clone(),
             presence_setter: momentary.presence.clone(),
             ephemeral: momentary.projection.clone(),
-            signing_key: Arc::new(signing),
+            signing_key: signing,
             sync_positions: sync.clone(),
             sync: sync.clone(),
             search: search.clone(),
@@ -460,6 +480,7 @@ fn settings(config: &Config) -> Settings {
     };
     settings.turn = turn(config);
     settings.support = support(config);
+    settings.delegated_to = config.federation.delegate_to.clone();
     settings.default_room_version = config.rooms.default_version.clone();
     settings.access_token_lifetime =
         Duration::from_secs(u64::from(config.client.access_token_seconds.0));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use serde::{Deserialize, Serialize};
 
 /// Engram, a Matrix homeserver whose source of truth is an append-only log.
@@ -70,6 +70,9 @@ pub enum Verb {
     /// that what is said of them is true, or that they exist.
     #[command(after_help = REPORTS_EXAMPLES)]
     Reports(ReportsArguments),
+    /// Look at another server as this one would see it; change this one's signing key.
+    #[command(subcommand)]
+    Federation(FederationVerb),
 }
 
 const ROOM_EXAMPLES: &str = "\
@@ -95,6 +98,34 @@ pub struct ReportsArguments {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
     /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FederationVerb {
+    /// Go the way to another server step by step: name, addresses, connection, keys.
+    ///
+    /// Asks the other server; neither it nor the data folder is changed. Exit code
+    /// 1 if a step fails, with a hint what to do about it.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArguments),
+    /// Replace the signing key of this server, which must be stopped.
+    ///
+    /// The old key stays published, so that what it signed can still be verified.
+    RotateKey,
+}
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  engram federation check matrix.org
+  engram federation check matrix.example.org:8448 --json | jq '.[] | select(.ok | not)'";
+
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// The name behind the colon of that server's users, such as matrix.org.
+    pub server: OwnedServerName,
+    /// Print a JSON array of the steps.
     #[arg(long)]
     pub json: bool,
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! LOCK           held by the process that uses the folder
 //! server_name    the name that everything in the folder belongs to
-//! keys/          signing.key (Matrix), checkpoint.key (log)
+//! keys/          signing.key (Matrix), old_keys.json (its public predecessors), checkpoint.key (log)
 //! log/           the logs: the truth
 //! store/         derived, may be deleted while the server is down
 //! snapshots/     of the store
@@ -123,6 +123,11 @@ impl DataDir {
 
     pub fn signing_key(&self) -> PathBuf {
         self.root.join("keys/signing.key")
+    }
+
+    /// Public keys that were ours once.
+    pub fn old_keys(&self) -> PathBuf {
+        self.root.join("keys/old_keys.json")
     }
 
     pub fn checkpoint_key(&self) -> PathBuf {

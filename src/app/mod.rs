@@ -13,6 +13,8 @@ pub mod doors;
 pub mod exit;
 pub mod foundation;
 mod momentary;
+pub mod old_keys;
+pub mod outbound;
 pub mod reports;
 pub mod rooms;
 pub mod shutdown;
@@ -56,6 +58,7 @@ fn run(cli: Cli) -> Result<(), Exit> {
         Verb::User(verb) => commands::user::run(&config, verb),
         Verb::Room(arguments) => commands::room::room(&config, &arguments),
         Verb::Rooms(arguments) => commands::room::rooms(&config, &arguments),
+        Verb::Federation(verb) => commands::federation::run(&config, &verb),
         Verb::Reports(arguments) => commands::reports::run(&config, &arguments),
     }
 }

@@ -149,6 +149,11 @@ section! {
         /// Servers that are reached at a fixed address instead of by discovery:
         /// { "other.example" = "10.0.0.7:8448" }. In the environment: other.example=10.0.0.7:8448
         static_hosts: BTreeMap<OwnedServerName, StaticAddress> = BTreeMap::new();
+        /// Told at /.well-known/matrix/server of this listener and the client's: the name
+        /// (and port) at which other servers find us. Unset: nothing is told.
+        delegate_to: Option<OwnedServerName> = None;
+        /// Servers that are asked for the signing keys of those that do not answer.
+        notaries: Vec<OwnedServerName> = Vec::new();
         /// Address ranges that we never connect to on behalf of a remote name.
         deny_addresses: Vec<AddressRange> = AddressRange::private();
         /// Test switch: serve the federation listener without TLS. Never for real use.

@@ -135,7 +135,7 @@ pub struct AddressRange {
 
 /// What no remote name may make us connect to: this host, private networks,
 /// link-local and multicast addresses, and ranges with a special meaning.
-const PRIVATE: [&str; 16] = [
+const PRIVATE: [&str; 25] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -143,14 +143,24 @@ const PRIVATE: [&str; 16] = [
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
     "192.168.0.0/16",
     "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
     "224.0.0.0/3",
     "::/128",
     "::1/128",
+    // Ways to write an IPv4 address: NAT64, Teredo, 6to4.
     "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "2001::/32",
+    "2002::/16",
+    "2001:db8::/32",
     "fc00::/7",
     "fe80::/10",
+    "fec0::/10",
     "ff00::/8",
 ];
 

@@ -16,10 +16,12 @@ pub mod push_rules;
 pub mod redaction;
 pub mod relation;
 pub mod room_version;
+pub mod server_keys;
 pub mod signing;
 pub mod state_res;
 #[cfg(test)]
 mod tests;
+pub mod x_matrix;
 
 // The log records carry these two, so that they mean the same on disk and in memory.
 pub use log_format::record::output::{Membership, Visibility};

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod ephemeral;
+pub mod federation;
 pub mod room_work;
 pub mod submit;
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod commands;
 mod crash;
 mod endpoints;
 mod ephemeral;
+mod federation;
 mod forked_rooms;
 mod forked_sync;
 mod full_disk;

@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use log_format::record::output::Visibility as HistoryVisibility;
-use ruma::{OwnedRoomAliasId, OwnedRoomId};
+use ruma::{OwnedRoomAliasId, OwnedRoomId, RoomAliasId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Json as Body, OptionalJson, Path};
+use crate::query::users::Alias;
 
 #[derive(Deserialize)]
 pub struct AliasTarget {
@@ -25,15 +26,26 @@ pub async fn resolve(
     State(api): State<ApiState>,
     Path(alias): Path<OwnedRoomAliasId>,
 ) -> Result<Json<Value>, ApiError> {
-    let known = api.users.alias(&alias);
-    // A crash can leave an alias whose room never came to be.
-    let known = match known {
-        Some(known) if api.rooms.head(&known.room_id)?.is_some() => known,
-        _ => return Err(ApiError::NotFound("Room alias not found")),
+    let (room_id, servers) = match alias.server_name() == api.settings.server_name {
+        true => {
+            let known = of_local(&api, &alias)?;
+            (known.room_id, known.servers)
+        }
+        false => {
+            let known = api.queries.directory(&alias).await?;
+            (known.room_id, known.servers)
+        }
     };
-    Ok(Json(
-        json!({ "room_id": known.room_id, "servers": known.servers }),
-    ))
+    Ok(Json(json!({ "room_id": room_id, "servers": servers })))
+}
+
+/// An alias of ours that leads to a room.
+pub fn of_local(api: &ApiState, alias: &RoomAliasId) -> Result<Alias, ApiError> {
+    // A crash can leave an alias whose room never came to be.
+    match api.users.alias(alias) {
+        Some(known) if api.rooms.head(&known.room_id)?.is_some() => Ok(known),
+        _ => Err(ApiError::NotFound("Room alias not found")),
+    }
 }
 
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`

@@ -20,13 +20,19 @@ pub async fn all(
     Path(user): Path<OwnedUserId>,
 ) -> Result<Json<Map<String, Value>>, ApiError> {
     api.rate_limits.check_address(Limit::LookUp, address)?;
-    must_exist(&api, &user)?;
-    let fields = api.users.profile(&user).into_iter();
-    Ok(Json(
-        fields
-            .filter_map(|(name, json)| Some((name, parse(&json)?)))
-            .collect(),
-    ))
+    match user.server_name() == api.settings.server_name {
+        true => of_local(&api, &user).map(Json),
+        false => Ok(Json(api.queries.profile(&user, None).await?)),
+    }
+}
+
+/// The whole profile of a user of ours.
+pub fn of_local(api: &ApiState, user: &UserId) -> Result<Map<String, Value>, ApiError> {
+    must_exist(api, user)?;
+    let fields = api.users.profile(user).into_iter();
+    Ok(fields
+        .filter_map(|(name, json)| Some((name, parse(&json)?)))
+        .collect())
 }
 
 /// `GET /_matrix/client/v3/profile/{userId}/{keyName}`
@@ -36,9 +42,14 @@ pub async fn field(
     Path((user, key)): Path<(OwnedUserId, String)>,
 ) -> Result<Json<Value>, ApiError> {
     api.rate_limits.check_address(Limit::LookUp, address)?;
-    must_exist(&api, &user)?;
-    let fields = api.users.profile(&user);
-    let value = fields.get(&key).and_then(|json| parse(json));
+    let value = match user.server_name() == api.settings.server_name {
+        true => {
+            must_exist(&api, &user)?;
+            let fields = api.users.profile(&user);
+            fields.get(&key).and_then(|json| parse(json))
+        }
+        false => api.queries.profile(&user, Some(&key)).await?.remove(&key),
+    };
     let value = value.ok_or(ApiError::NotFound("No such profile field"))?;
     Ok(Json(json!({ key: value })))
 }

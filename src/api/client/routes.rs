@@ -1,4 +1,5 @@
-//! The one table of the client-server API: path and method to handler.
+//! The one table of the client-server API: path and method to handler. That of
+//! the server-server API is added to it, since both listeners serve both.
 //!
 //! Paths are served under `v3` and, for older clients, `r0`; those that came
 //! with `v1` only there. What is not in the table is 404, another method of a
@@ -17,7 +18,7 @@ use super::{old_sync, reports};
 use super::{
     relations, search, sliding_sync, spaces, summary, threads, timestamps, user_directory,
 };
-use crate::api::ApiState;
+use crate::api::{ApiState, federation};
 
 /// The router, and its paths for the metrics.
 pub struct Routes {
@@ -192,17 +193,24 @@ pub fn routes() -> Routes {
     table.add(v3!("/rooms/{roomId}/report/{eventId}"), post(reports::event));
     table.add(v3!("/users/{userId}/report"), post(reports::user));
 
+    federation::routes::add(&mut table);
     table.finish()
 }
 
+/// A router in the making.
 #[derive(Default)]
-struct Table {
+pub struct Table {
     router: Router<ApiState>,
     paths: Vec<&'static str>,
 }
 
 impl Table {
-    fn add<const N: usize>(&mut self, paths: [&'static str; N], methods: MethodRouter<ApiState>) {
+    /// Adds paths that the same methods serve.
+    pub fn add<const N: usize>(
+        &mut self,
+        paths: [&'static str; N],
+        methods: MethodRouter<ApiState>,
+    ) {
         for path in paths {
             let router = std::mem::take(&mut self.router);
             self.router = router.route(path, methods.clone());

@@ -28,6 +28,8 @@ use crate::readers::user_directory::UserDirectory;
 use crate::writers::client::presence_setter::{PresenceSetter, Timing};
 use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::ephemeral::EphemeralWriter;
+use crate::writers::federation::keyring::Keyring;
+use crate::writers::federation::queries::Queries;
 use crate::writers::submit::Submitter;
 use crate::writers::testing::{Forgetful, World};
 
@@ -81,6 +83,7 @@ impl Doors {
             idle_after: Duration::from_secs(300),
             offline_after: Duration::from_secs(30),
         };
+        let (keyring, client) = Keyring::without_others(submitter.clone());
         let ports = Ports {
             rooms: world.clone(),
             users: world.clone(),
@@ -95,6 +98,8 @@ impl Doors {
             sync: ClientSync::in_memory(world.clone(), world.clone(), world.clone()),
             search: None,
             user_directory: UserDirectory::in_memory(world.clone(), world.clone(), world.clone()),
+            keyring: Arc::new(keyring),
+            queries: Queries::new(client),
         };
         Doors {
             router: router(Api::new(ports, settings)),

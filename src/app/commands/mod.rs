@@ -1,6 +1,7 @@
 //! A file per verb of the command line.
 
 pub mod config;
+pub mod federation;
 pub mod replay;
 pub mod reports;
 pub mod room;

@@ -49,7 +49,7 @@ pub fn rooms(config: &Config, arguments: &RoomsArguments) -> Result<(), Exit> {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<(), Exit> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Exit> {
     let text = serde_json::to_string(value).map_err(|error| Exit::failed(error.to_string()))?;
     println!("{text}");
     Ok(())

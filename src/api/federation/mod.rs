@@ -1,0 +1,7 @@
+//! The server-server API: one table of routes, one file per section.
+
+pub mod auth;
+pub mod queries;
+pub mod routes;
+pub mod server_keys;
+pub mod version;

@@ -1,0 +1,24 @@
+//! The one table of the server-server API. Everything in it is signed by the
+//! server that asks ([`super::auth`]), but for what is listed as public here.
+
+use axum::routing::{get, post};
+
+use super::{queries, server_keys, version};
+use crate::api::client::routes::Table;
+
+/// Adds the table to the router's.
+#[rustfmt::skip]
+pub fn add(table: &mut Table) {
+    // Public: servers are asked for these before anybody has keys.
+    table.add(["/.well-known/matrix/server"], get(version::well_known));
+    table.add(["/_matrix/federation/v1/version"], get(version::version));
+    table.add(["/_matrix/key/v2/server"], get(server_keys::own));
+    // The key id in the path was taken out of the specification; old servers send it.
+    table.add(["/_matrix/key/v2/server/{keyId}"], get(server_keys::own));
+    table.add(["/_matrix/key/v2/query/{serverName}"], get(server_keys::notarised));
+    table.add(["/_matrix/key/v2/query"], post(server_keys::notarised_batch));
+
+    // Queries
+    table.add(["/_matrix/federation/v1/query/profile"], get(queries::profile));
+    table.add(["/_matrix/federation/v1/query/directory"], get(queries::directory));
+}

@@ -1,0 +1,37 @@
+//! The client for other servers, from the configuration.
+
+use std::sync::Arc;
+
+use super::exit::Exit;
+use crate::config::Config;
+use crate::crypto::signing_key::ServerKey;
+use crate::outbound::addresses::AddressFilter;
+use crate::outbound::dns::SystemDns;
+use crate::outbound::federation::{FederationClient, Settings};
+
+/// Makes the client. Connects to nobody.
+pub fn federation_client(
+    config: &Config,
+    key: Arc<ServerKey>,
+) -> Result<Arc<FederationClient>, Exit> {
+    let federation = &config.federation;
+    let extra_ca = match &federation.extra_ca {
+        None => None,
+        Some(path) => {
+            let pem = std::fs::read(path);
+            let named =
+                |error| Exit::usage(format!("federation.extra_ca = {}: {error}", path.display()));
+            Some(pem.map_err(named)?)
+        }
+    };
+    let client = FederationClient::new(Settings {
+        origin: config.identity.server_name.clone(),
+        key,
+        static_hosts: federation.static_hosts.clone(),
+        filter: AddressFilter::new(federation.deny_addresses.clone()),
+        extra_ca,
+        dns: Arc::new(SystemDns::new()),
+    });
+    let client = client.map_err(|error| Exit::usage(error.to_string()))?;
+    Ok(Arc::new(client))
+}

@@ -1,0 +1,11 @@
+//! Requests to other homeservers (server-server API): finding them, signing
+//! what we ask, and one file for each kind of request.
+
+pub mod client;
+pub mod discovery;
+pub mod queries;
+pub mod server_keys;
+pub mod version;
+pub mod well_known;
+
+pub use client::{FederationClient, Request, Settings};

@@ -1,0 +1,6 @@
+//! What other servers lead us to write (their keys now, their events later), and
+//! what we ask them on behalf of a request.
+
+pub mod keyring;
+pub mod own_keys;
+pub mod queries;
