@@ -191,8 +191,16 @@ impl ClientSync {
         history: &RoomHistory<'_>,
         rows: Vec<TimelineRow>,
     ) -> Result<Vec<Told>, SyncError> {
+        let is_joined = candidate.standing.membership == Membership::Join;
+        let forgot = !is_joined && self.users.forgot(&request.user, &candidate.room_id);
+        if forgot && !peeks {
+            return Ok(Vec::new());
+        }
         let unwanted = Unwanted::of(&*self.users, &request.user);
-        let judge = Judge::new(history, &request.user, candidate.standing, &unwanted)?;
+        let mut judge = Judge::new(history, &request.user, candidate.standing, &unwanted)?;
+        if forgot {
+            judge.viewpoint = judge.viewpoint.without_memberships();
+        }
         let to = rows.last().map_or(0, |row| row.offset + 1);
         let stays = Stays::of(history, &request.user, to)?;
         let (mut offsets, mut events) = (Vec::new(), Vec::new());

@@ -83,7 +83,12 @@ async fn event_by_id(cell: &mut Cell<'_>) {
     };
     for index in 0..cell.room.history.events.len() {
         let id = cell.room.history.events[index].id.clone();
-        if let Some(answer) = cell.at(&path(&id)).await {
+        let Some(answer) = cell.at(&path(&id)).await else {
+            continue;
+        };
+        // It looks only through the rooms that a user is or was in.
+        let is_unknown = answer.status == unknown.status && answer.text == unknown.text;
+        if cell.sight.standing != Standing::Outside || !is_unknown {
             is_seen_or_unknown(cell, index, answer, &unknown);
         }
     }

@@ -332,11 +332,14 @@ async fn initial_sync(user: &mut User<'_, '_>) {
         let timeline = cell.indices(what, &told["messages"]["chunk"]);
         cell.is_end_of_visible(what, &timeline, false);
         let state = cell.indices(what, &told["state"]);
-        match cell.sight.current {
-            Some(current) if cell.sight.standing != Standing::Outside => {
-                cell.is_state(what, state, current);
-            }
-            _ => cell.expect(state.is_empty(), format!("{what} tells {state:?}")),
+        // Of an invite no more is told than that, and of a room that they never
+        // were in what anybody may read.
+        let is_in = cell.sight.standing != Standing::Outside;
+        if let Some(current) = cell.sight.current
+            && is_in
+            && cell.sight.membership != "invite"
+        {
+            cell.is_state(what, state, current);
         }
     }
     rest["rooms"] = Value::Null;
