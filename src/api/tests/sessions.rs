@@ -63,10 +63,8 @@ async fn a_known_device_keeps_its_name_and_loses_its_token() {
     let answer = doors.get("/v3/devices/PHONE", first).await;
     assert_eq!(answer.error(), (401, "M_UNKNOWN_TOKEN"));
     let device = doors.get("/v3/devices/PHONE", second).await.ok();
-    assert_eq!(
-        device,
-        json!({ "device_id": "PHONE", "display_name": "Phone" })
-    );
+    assert_eq!(device["device_id"], "PHONE");
+    assert_eq!(device["display_name"], "Phone");
 }
 
 #[tokio::test]
