@@ -70,7 +70,7 @@ fn fill(template: &str, part: &str) -> String {
 /// What asks sync where it stands: waiting for news is not what is tested here,
 /// nor waiting for a reader that follows nothing.
 fn waits(path: &str) -> bool {
-    let mut ends = ["/sync", "/events", "/initialSync"].iter();
+    let mut ends = ["/sync", "/events", "/initialSync", "/notifications"].iter();
     ends.any(|end| path.ends_with(end))
 }
 
