@@ -1,7 +1,6 @@
 //! Follows *output* into the index: when to commit, and what to do when the
 //! disk or the index fails. The rest of the server goes on without it.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -184,7 +183,7 @@ impl ClientSearch {
         }
         if follower.failures >= FAILURES_MAX {
             // Whether or not there was one: opening makes it anew.
-            let _ = fs::remove_dir_all(&self.ports.folder);
+            let _ = index::remove(&self.ports.folder);
         }
         let writing = open_index(&self.ports)?;
         self.searching.store(Arc::new(writing.searching.clone()));

@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use ruma::{EventId, RoomId};
 use serde::{Deserialize, Serialize};
@@ -181,22 +182,39 @@ pub struct Writing {
     pub next: Vec<u64>,
 }
 
+/// How often a folder is removed into which somebody still writes, and the pause
+/// between two attempts: five seconds in all, as long as a large merge.
+const REMOVALS_MAX: u32 = 250;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+
 /// Opens the index, or empties a folder that has none that fits. `ends` is how
 /// far *output* goes: an index that lies ahead of it is of another log.
 pub fn open(folder: &Path, epoch: Epoch, ends: &[u64]) -> Result<Writing, IndexError> {
     if let Some((index, next)) = existing(folder, epoch, ends) {
         return writing(index, epoch, next);
     }
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    remove(folder)?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
     let index = Index::open_or_create(MmapDirectory::open(folder)?, Fields::schema().0)?;
     writing(index, epoch, vec![0; ends.len()])
+}
+
+/// Removes a folder with all that is in it; none is fine. A merge of an index that
+/// was given up may go on for a moment, and put files where others were removed.
+pub fn remove(folder: &Path) -> io::Result<()> {
+    for _ in 0..REMOVALS_MAX {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(REMOVAL_PAUSE);
+            }
+            done => return done,
+        }
+    }
+    fs::remove_dir_all(folder)
 }
 
 /// An index and its cursors; none where there is no index that fits.
