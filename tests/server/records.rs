@@ -1,11 +1,15 @@
 //! Random *input* records of rooms, users and aliases, the same for the same
 //! seed. Most are sensible, some are refused, and keys meet often.
 
+use engram::crypto::ServerKey;
 use engram::logs::log::{Append, NewRecord};
+use engram::matrix::canonical_json::to_bytes;
+use engram::matrix::server_keys::published;
 use log_format::codec;
 use log_format::record::envelope::Part;
 use log_format::record::input::*;
 use log_format::record::{Kind, NewEnvelope, Source};
+use ruma::ServerName;
 
 use crate::forked_rooms::ForkedRoom;
 use crate::room_records::Room;
@@ -115,7 +119,19 @@ fn one(random: &mut Random, users: u64) -> Keyed {
         access_expires_ms: None,
         refresh: Some(hash(random.below(50))),
     };
-    match random.below(100) {
+    match random.below(116) {
+        100..104 => keyed(
+            Kind::InputReport,
+            &InputReport {
+                about: (random.below(2) == 0).then(|| user(random.below(users))),
+                score: Some(-(random.below(100) as i32)),
+            },
+            NewEnvelope {
+                room_id: Some(&room),
+                ..with_content
+            },
+        ),
+
         0..10 => keyed(
             Kind::InputAccountCreated,
             &InputAccountCreated {
@@ -211,7 +227,7 @@ fn one(random: &mut Random, users: u64) -> Keyed {
                 ..plain
             },
         ),
-        _ => keyed(
+        96..100 => keyed(
             Kind::InputAliasRemoved,
             &InputAliasRemoved {},
             NewEnvelope {
@@ -219,7 +235,54 @@ fn one(random: &mut Random, users: u64) -> Keyed {
                 ..plain
             },
         ),
+        104..108 => server_keys(random),
+        _ => receipt(random, &who, &room),
     }
+}
+
+/// A user read a room up to one of its first events, in one of its threads.
+fn receipt(random: &mut Random, who: &str, room: &str) -> Keyed {
+    let place = random.below(20);
+    let types = [ReceiptType::Read, ReceiptType::ReadPrivate];
+    keyed(
+        Kind::InputReceipt,
+        &InputReceipt {
+            receipt_type: types[random.below(2) as usize],
+            thread: (random.below(3) == 0).then(|| "main".to_owned()),
+            place: (random.below(5) > 0).then(|| u128::from(place).to_be_bytes()),
+        },
+        NewEnvelope {
+            key: room,
+            room_id: Some(room),
+            sender: Some(who),
+            event_id: Some(&format!("$event{place}")),
+            origin_ts_ms: 1_700_000_000_000 + random.below(1_000),
+            ..NewEnvelope::default()
+        },
+    )
+}
+
+/// What one of a few servers publishes. Some publish another key than before under
+/// the same id, which is refused.
+fn server_keys(random: &mut Random) -> Keyed {
+    let number = random.below(5);
+    let server = format!("server{number}.example.org");
+    let seed = [number as u8 + u8::from(random.below(8) == 0) * 100; 32];
+    let key = ServerKey::from_seed(seed, &format!("k{}", random.below(3)));
+    let name = ServerName::parse(&server).unwrap();
+    let fetched_ms = 1_700_000_000_000 + random.below(1_000_000);
+    let json = to_bytes(&published(&name, &key, &[], fetched_ms + 1000));
+    keyed(
+        Kind::InputServerKeys,
+        &InputServerKeys { fetched_ms },
+        NewEnvelope {
+            key: &server,
+            origin: Some(&server),
+            body_part: Part::Present(&json),
+            salt: hash(random.next()),
+            ..NewEnvelope::default()
+        },
+    )
 }
 
 /// Appends records, each as a batch of its own.
