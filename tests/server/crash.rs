@@ -282,7 +282,11 @@ fn cut_input(data_dir: &Path, dice: &mut Dice) -> u64 {
     let mut cut = 0;
     for (number, partition) in partitions(data_dir, "input") {
         let marker = std::fs::read(data_dir.join(format!("log/input/synced-{number}"))).unwrap();
-        let synced_end = u64::from_le_bytes(marker.try_into().unwrap());
+        // Empty until the first flush.
+        let synced_end = match marker.is_empty() {
+            true => 0,
+            false => u64::from_le_bytes(marker.try_into().unwrap()),
+        };
         let path = last_segment(&partition).unwrap();
         let (synced, written) = positions(&path, synced_end);
         // Sectors are lost whole, and from anywhere on.
