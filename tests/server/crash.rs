@@ -476,6 +476,9 @@ async fn nothing_is_lost_in_four_partitions() {
     survive(settings().set("LOG__PARTITIONS", 4), 4).await;
 }
 
+/// How often all rounds are played again while no cut met a batch on its way.
+const MORE_TIMES: usize = 4;
+
 /// Lets a server live and die; a fraction of the rounds asked for.
 async fn survive(settings: Builder, fraction: usize) {
     let rounds = std::env::var("ENGRAM_CRASH_ROUNDS")
@@ -487,7 +490,16 @@ async fn survive(settings: Builder, fraction: usize) {
     let mut server = settings.start().await;
     let mut senders = senders(&server).await;
     let hits = run(&mut server, &mut senders, rounds, &mut dice).await;
-    let hits = hits.unwrap_or_else(|why| panic!("{why}"));
+    let mut hits = hits.unwrap_or_else(|why| panic!("{why}"));
+    // Whether a batch is on its way when the server is killed is chance: a busy
+    // machine sends fewer of them, and they wait for nothing.
+    for _ in 0..MORE_TIMES {
+        if hits.input_bytes_cut > 0 {
+            break;
+        }
+        let more = run(&mut server, &mut senders, rounds, &mut dice).await;
+        hits.input_bytes_cut = more.unwrap_or_else(|why| panic!("{why}")).input_bytes_cut;
+    }
     println!(
         "{rounds} rounds in {:.0?}: {} messages acknowledged, {} table files, {} segments, {} snapshots, {} + {} bytes cut",
         begun.elapsed(),
@@ -506,7 +518,6 @@ async fn survive(settings: Builder, fraction: usize) {
         "snapshots were made"
     );
     assert!(hits.output_bytes_cut > 0, "output was cut");
-    // A flush takes long enough that some batch is always on its way.
     assert!(hits.input_bytes_cut > 0 || rounds < 50, "input was cut");
     server.terminate().await;
     verify(&server).unwrap_or_else(|why| panic!("{why}"));
