@@ -16,6 +16,7 @@ pub mod parked;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod server_acls;
 pub mod server_keys;
 pub mod shown;
 pub mod threads;

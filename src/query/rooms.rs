@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use log_format::record::output::{Decision, Membership, Visibility};
 use ruma::{
-    EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
+    EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
+    RoomVersionId, ServerName, UserId,
 };
 
 use super::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
@@ -63,6 +64,15 @@ pub struct RoomHead {
     pub visibility: Visibility,
     pub joined_members: u64,
     pub invited_members: u64,
+    /// Servers that have users joined in the room, and how many of each.
+    pub servers: imbl::OrdMap<OwnedServerName, u64>,
+}
+
+impl RoomHead {
+    /// Whether a server is resident in the room: one of its users is joined.
+    pub fn is_resident(&self, server: &ServerName) -> bool {
+        self.servers.contains_key(server)
+    }
 }
 
 /// An event as it may be served: already redacted where it was redacted.

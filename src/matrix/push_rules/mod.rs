@@ -11,7 +11,7 @@ mod compile;
 mod condition;
 mod defaults;
 mod event;
-mod glob;
+pub mod glob;
 mod judge;
 mod ruleset;
 #[cfg(test)]

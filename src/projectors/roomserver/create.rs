@@ -82,6 +82,7 @@ impl Event<'_> {
             visibility: Visibility::Shared,
             joined_members: 0,
             invited_members: 0,
+            servers: imbl::OrdMap::new(),
         };
         let head = Head {
             shown,

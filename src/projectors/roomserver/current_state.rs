@@ -6,6 +6,8 @@ use log_format::record::output::{
     Membership, MembershipChange, StateChange, StateChangeCause, Visibility,
 };
 
+use ruma::UserId;
+
 use super::auth;
 use super::events::EventError;
 use super::heads::{self, Head};
@@ -103,6 +105,21 @@ impl Head {
         Ok(())
     }
 
+    /// Counts a user's server in or out as the user joins or is joined no more.
+    fn count_server(&mut self, user: &str, from: Option<Membership>, to: Option<Membership>) {
+        let [was, is] = [from, to].map(|membership| membership == Some(Membership::Join));
+        let Some(user) = <&UserId>::try_from(user).ok().filter(|_| was != is) else {
+            return;
+        };
+        let servers = &mut self.shown.servers;
+        let joined = servers.get(user.server_name()).copied().unwrap_or(0);
+        match is {
+            true => drop(servers.insert(user.server_name().to_owned(), joined + 1)),
+            false if joined > 1 => drop(servers.insert(user.server_name().to_owned(), joined - 1)),
+            false => drop(servers.remove(user.server_name())),
+        }
+    }
+
     fn move_member(
         &mut self,
         key: &StateKey,
@@ -122,7 +139,7 @@ impl Head {
                 (from, Some(member.membership))
             }
             None => {
-                let user = <&ruma::UserId>::try_from(key.state_key.as_ref()).ok()?;
+                let user = <&UserId>::try_from(key.state_key.as_ref()).ok()?;
                 scope.tables.delete(USER_ROOMS, row.as_ref());
                 (authority.members.remove(user), None)
             }
@@ -133,6 +150,7 @@ impl Head {
             *total -= u64::from(from == Some(counted)).min(*total);
         };
         count(&mut self.shown.joined_members, Membership::Join);
+        self.count_server(&key.state_key, from, to);
         count(&mut self.shown.invited_members, Membership::Invite);
         Some(MembershipChange {
             user_id: key.state_key.as_ref().to_owned(),

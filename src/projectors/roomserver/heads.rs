@@ -96,8 +96,12 @@ pub fn load(
     let node = states.node(row.state_id)?.ok_or_else(broken)?;
     let mut state = StateMap::new();
     let mut members = imbl::OrdMap::new();
+    let mut servers = imbl::OrdMap::new();
     states.load(row.state_id, |key, event, membership| {
         if let Some((user, member)) = member_entry(&key, membership, event) {
+            if member.membership == Membership::Join {
+                *servers.entry(user.server_name().to_owned()).or_insert(0) += 1;
+            }
             members.insert(user, member);
         }
         state.insert(key, event);
@@ -128,6 +132,7 @@ pub fn load(
         visibility: row.visibility,
         joined_members: row.joined_members,
         invited_members: row.invited_members,
+        servers,
     };
     Ok(Some(Head {
         shown,

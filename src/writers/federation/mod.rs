@@ -3,4 +3,5 @@
 
 pub mod keyring;
 pub mod own_keys;
+pub mod pdu_checks;
 pub mod queries;

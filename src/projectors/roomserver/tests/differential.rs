@@ -405,6 +405,15 @@ impl Compared<'_> {
         let count = |of| members.values().filter(|held| **held == of).count() as u64;
         assert_eq!(head.joined_members, count(Membership::Join), "{case}");
         assert_eq!(head.invited_members, count(Membership::Invite), "{case}");
+        let mut servers = imbl::OrdMap::new();
+        for (user, _) in members
+            .iter()
+            .filter(|(_, held)| **held == Membership::Join)
+        {
+            let user = <&ruma::UserId>::try_from(&**user).unwrap();
+            *servers.entry(user.server_name().to_owned()).or_insert(0) += 1;
+        }
+        assert_eq!(head.servers, servers, "{case}");
         for user in USERS {
             let key = rows::user_room_key(0, user, room_id.as_str());
             let row = self.house.store.get(USER_ROOMS, key.as_ref()).unwrap();

@@ -232,6 +232,7 @@ impl Graph {
             authority: Arc::new(authority),
             joined_members: 0,
             invited_members: 0,
+            servers: imbl::OrdMap::new(),
         };
         self.head = Some(Arc::new(head));
     }

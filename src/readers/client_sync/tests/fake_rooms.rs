@@ -377,6 +377,7 @@ impl FakeRoom {
             visibility: self.visibility(state_id),
             joined_members: count(Membership::Join),
             invited_members: count(Membership::Invite),
+            servers: imbl::OrdMap::new(),
             authority: Arc::new(authority),
         })
     }

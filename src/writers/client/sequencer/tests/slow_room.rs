@@ -198,6 +198,7 @@ pub fn first_head() -> RoomHead {
         visibility: Visibility::Shared,
         joined_members: 1,
         invited_members: 0,
+        servers: imbl::OrdMap::unit(ruma::server_name!("hs").to_owned(), 1),
     }
 }
 

@@ -1,0 +1,479 @@
+//! The checks of an event from elsewhere that need no room: its format, its
+//! signatures and its hash (server-server API, *Checks performed on receipt of a
+//! PDU*, steps 1 to 3), and the record that it becomes.
+//!
+//! Keys are fetched once for all events of a call. Signatures are verified on
+//! threads that may block, as many as there are processors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use futures_util::future::join_all;
+use log_format::codec;
+use log_format::record::envelope::{Part, flags};
+use log_format::record::input::{InputRoomEvent, Placement, Relation, VerifiedKey};
+use log_format::record::{Kind, NewEnvelope, Source};
+use ruma::{OwnedServerName, ServerName};
+use tokio::task::{JoinError, spawn_blocking};
+
+use super::keyring::{KeyError, Keyring};
+use crate::clock::now_us;
+use crate::crypto::random;
+use crate::limits::INTEGER_MAX;
+use crate::logs::log::NewRecord;
+use crate::matrix::RoomVersion;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
+use crate::matrix::event::{Pdu, PduError};
+use crate::matrix::server_keys::{KnownKey, Validity};
+use crate::matrix::signing::{Verified, VerifyError, servers_that_must_sign, verify_event};
+
+/// Events that one thread verifies at a time: some 5 ms.
+const EVENTS_PER_THREAD: usize = 64;
+/// Key ids of one server that an event's signatures are tried with. Ours: an
+/// event needs one, and nobody has many keys at a time.
+const KEY_IDS_MAX: usize = 8;
+
+/// Why an event from elsewhere is dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum PduRefusal {
+    #[error(transparent)]
+    Format(#[from] PduError),
+    #[error(transparent)]
+    Signature(#[from] VerifyError),
+    /// A key that it is signed with could not be had, so nobody can tell.
+    #[error("{0}")]
+    Keys(Arc<KeyError>),
+    #[error("its verification panicked")]
+    Panicked,
+}
+
+/// An event whose format is sound and whose signatures hold. What the room says
+/// of it is for the fold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckedPdu {
+    /// In its redacted form if `is_redacted`.
+    pub pdu: Pdu,
+    /// The content is not what was signed: only the redacted form counts.
+    pub is_redacted: bool,
+    /// The keys that the verdict rests on.
+    pub verified_with: Vec<VerifiedKey>,
+}
+
+impl CheckedPdu {
+    /// The *input* record of the event, as `origin` handed it to us.
+    pub fn record(&self, placement: Placement, source: Source, origin: &ServerName) -> NewRecord {
+        let pdu = &self.pdu;
+        let ids = |ids: &[ruma::OwnedEventId]| ids.iter().map(ToString::to_string).collect();
+        let body = codec::encode(&InputRoomEvent {
+            placement,
+            // Versions up to 5 allow any integer, and none is believed: what
+            // exceeds the integers of JSON is as deep as can be.
+            depth: pdu.depth.min(INTEGER_MAX.unsigned_abs()),
+            prev_events: ids(&pdu.prev_events),
+            auth_events: ids(&pdu.auth_events),
+            redacts: pdu.redacts.as_ref().map(ToString::to_string),
+            relation: relation(pdu.content()),
+            membership: match &*pdu.kind {
+                "m.room.member" => pdu.content_str("membership").map(str::to_owned),
+                _ => None,
+            },
+            transaction: None,
+            verified_with: self.verified_with.clone(),
+            batch_index: 0,
+            batch_count: 1,
+        });
+        let (skeleton, extract, json) = (pdu.skeleton(), pdu.auth_extract(), pdu.to_bytes());
+        let envelope = NewEnvelope {
+            flags: match self.is_redacted {
+                true => flags::CONTENT_HASH_MISMATCH,
+                false => 0,
+            },
+            received_us: now_us(),
+            origin_ts_ms: pdu.origin_server_ts,
+            key: pdu.room_id.as_str(),
+            room_id: Some(pdu.room_id.as_str()),
+            event_id: Some(pdu.event_id.as_str()),
+            sender: Some(pdu.sender.as_str()),
+            event_type: Some(&pdu.kind),
+            state_key: pdu.state_key.as_deref(),
+            room_version: Some(pdu.version.as_str()),
+            origin: Some(origin.as_str()),
+            body: &body,
+            auth_extract: match &extract {
+                Some(extract) => Part::Present(extract),
+                None => Part::Absent,
+            },
+            skeleton: Part::Present(&skeleton),
+            body_part: Part::Present(&json),
+            salt: random::bytes(),
+            ..NewEnvelope::default()
+        };
+        NewRecord::new(Kind::InputRoomEvent, source, &envelope)
+    }
+}
+
+/// `m.relates_to` as far as the record carries it.
+fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
+    let relates = content.get("m.relates_to")?.as_object()?;
+    Some(Relation {
+        rel_type: relates.get("rel_type")?.as_str()?.to_owned(),
+        event_id: relates.get("event_id")?.as_str()?.to_owned(),
+    })
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct PduChecks {
+    keyring: Arc<Keyring>,
+}
+
+/// Keys by server and key id, or why a server's could not be had.
+type Keys = BTreeMap<OwnedServerName, Result<BTreeMap<String, KnownKey>, Arc<KeyError>>>;
+
+/// What is asked of a server's keys: by key id, the newest event signed with it.
+type Wanted = BTreeMap<OwnedServerName, BTreeMap<String, u64>>;
+
+impl PduChecks {
+    pub fn new(keyring: Arc<Keyring>) -> PduChecks {
+        PduChecks { keyring }
+    }
+
+    /// [`PduChecks::check_all`] of one event.
+    pub async fn check(
+        &self,
+        version: RoomVersion,
+        event: CanonicalJsonObject,
+    ) -> Result<CheckedPdu, PduRefusal> {
+        let mut checked = self.check_all(version, vec![event]).await;
+        checked.pop().unwrap_or(Err(PduRefusal::Panicked))
+    }
+
+    /// Checks events of one room version; the answers are in their order, each
+    /// on its own. Holds all of them: whoever has many calls it with some
+    /// hundreds at a time.
+    pub async fn check_all(
+        &self,
+        version: RoomVersion,
+        events: Vec<CanonicalJsonObject>,
+    ) -> Vec<Result<CheckedPdu, PduRefusal>> {
+        let count = events.len();
+        let parsed = on_threads(events, move |event| {
+            let pdu = Pdu::from_object(version, event)?;
+            let wanted = keys_wanted(version, &pdu)?;
+            Ok((pdu, wanted))
+        });
+        let parsed: Vec<Result<_, PduRefusal>> = match parsed.await {
+            Ok(parsed) => parsed,
+            Err(_) => return panicked(count),
+        };
+        let mut wanted = Wanted::new();
+        for (server, key_id, at) in parsed.iter().flatten().flat_map(|(_, wanted)| wanted) {
+            let newest = wanted.entry(server.clone()).or_default();
+            let newest = newest.entry(key_id.clone()).or_default();
+            *newest = (*newest).max(*at);
+        }
+        let keys = Arc::new(self.keys(version, wanted).await);
+        let verified = on_threads(parsed, move |parsed| {
+            let (pdu, _) = parsed?;
+            verify(version, pdu, &keys)
+        });
+        verified.await.unwrap_or_else(|_| panicked(count))
+    }
+
+    /// The keys that are wanted, each server's fetched once if need be.
+    async fn keys(&self, version: RoomVersion, wanted: Wanted) -> Keys {
+        let fetches = wanted.into_iter().map(|(server, ids)| async move {
+            let keys = self.keys_of(version, &server, &ids).await;
+            (server, keys.map_err(Arc::new))
+        });
+        join_all(fetches).await.into_iter().collect()
+    }
+
+    async fn keys_of(
+        &self,
+        version: RoomVersion,
+        server: &ServerName,
+        ids: &BTreeMap<String, u64>,
+    ) -> Result<BTreeMap<String, KnownKey>, KeyError> {
+        let own = self.keyring.own();
+        if own.is(server) {
+            return Ok(own.keys());
+        }
+        let wanted = |keys: &BTreeMap<String, KnownKey>| {
+            let is_good = |(id, at): (&String, &u64)| {
+                keys.get(id).is_some_and(|key| is_good(version, key, *at))
+            };
+            ids.iter().all(is_good)
+        };
+        let first = ids.keys().next().map_or("", String::as_str);
+        match self
+            .keyring
+            .with(server, first, |stored| wanted(&stored.keys))
+            .await
+        {
+            Ok(stored) => Ok(stored.keys.clone()),
+            // Some of the events may be signed with what is known.
+            Err(error) => match self.keyring.known(server)? {
+                Some(stored) => Ok(stored.keys.clone()),
+                None => Err(error),
+            },
+        }
+    }
+}
+
+/// Whether a key may have signed an event of that time.
+fn is_good(version: RoomVersion, key: &KnownKey, origin_server_ts: u64) -> bool {
+    !version.rules().enforce_key_validity || key.is_good_for_event(origin_server_ts)
+}
+
+/// Servers, key ids and time of the signatures that an event needs.
+fn keys_wanted(
+    version: RoomVersion,
+    pdu: &Pdu,
+) -> Result<Vec<(OwnedServerName, String, u64)>, PduRefusal> {
+    let mut wanted = Vec::new();
+    for server in servers_that_must_sign(version, pdu.object())? {
+        let ids = key_ids(pdu, &server);
+        let Ok(name) = OwnedServerName::try_from(&*server) else {
+            return Err(VerifyError::Unsigned(server).into());
+        };
+        if ids.is_empty() {
+            return Err(VerifyError::Unsigned(server).into());
+        }
+        let ids = ids.into_iter().map(str::to_owned);
+        wanted.extend(ids.map(|id| (name.clone(), id, pdu.origin_server_ts)));
+    }
+    Ok(wanted)
+}
+
+/// The ids of the keys with which a server signed an event.
+fn key_ids<'a>(pdu: &'a Pdu, server: &str) -> BTreeSet<&'a str> {
+    let signatures = match pdu.object().get("signatures") {
+        Some(CanonicalJsonValue::Object(signatures)) => signatures.get(server),
+        _ => None,
+    };
+    let Some(CanonicalJsonValue::Object(signatures)) = signatures else {
+        return BTreeSet::new();
+    };
+    let ids = signatures.keys().filter(|id| id.starts_with("ed25519:"));
+    ids.take(KEY_IDS_MAX).map(String::as_str).collect()
+}
+
+fn known<'a>(
+    keys: &'a Keys,
+    server: &str,
+) -> Option<&'a Result<BTreeMap<String, KnownKey>, Arc<KeyError>>> {
+    keys.get(<&ServerName>::try_from(server).ok()?)
+}
+
+fn verify(version: RoomVersion, pdu: Pdu, keys: &Keys) -> Result<CheckedPdu, PduRefusal> {
+    let at = pdu.origin_server_ts;
+    let mut verified_with = Vec::new();
+    for server in servers_that_must_sign(version, pdu.object())? {
+        let known = match known(keys, &server) {
+            Some(Ok(known)) => known,
+            Some(Err(error)) => return Err(PduRefusal::Keys(error.clone())),
+            None => return Err(VerifyError::Unsigned(server).into()),
+        };
+        for id in key_ids(&pdu, &server) {
+            if let Some(key) = known.get(id).filter(|key| is_good(version, key, at)) {
+                let (Validity::Until(until) | Validity::Expired(until)) = key.validity;
+                verified_with.push(VerifiedKey {
+                    server: server.to_string(),
+                    key_id: id.to_owned(),
+                    valid_until_ms: until,
+                });
+            }
+        }
+    }
+    let verified = verify_event(version, pdu.object(), |server, id| {
+        let known = known(keys, server)?.as_ref().ok()?;
+        let key = known.get(id).filter(|key| is_good(version, key, at))?;
+        // No more than were counted as what the verdict rests on.
+        let counted = |used: &VerifiedKey| used.server == server && used.key_id == id;
+        verified_with.iter().any(counted).then_some(key.key)
+    })?;
+    Ok(match verified {
+        Verified::Whole => CheckedPdu {
+            pdu,
+            is_redacted: false,
+            verified_with,
+        },
+        Verified::RedactedOnly => CheckedPdu {
+            pdu: pdu.redacted(),
+            is_redacted: true,
+            verified_with,
+        },
+    })
+}
+
+/// Maps in order, in parallel, on threads that may block.
+async fn on_threads<T, R, F>(items: Vec<T>, map: F) -> Result<Vec<R>, JoinError>
+where
+    T: Send + 'static,
+    R: Send + 'static,
+    F: Fn(T) -> R + Clone + Send + 'static,
+{
+    let threads = available_parallelism().map_or(1, usize::from);
+    let share = items.len().div_ceil(threads).max(EVENTS_PER_THREAD);
+    let mut items = items.into_iter();
+    let mut running = Vec::new();
+    loop {
+        let part: Vec<T> = items.by_ref().take(share).collect();
+        if part.is_empty() {
+            break;
+        }
+        let map = map.clone();
+        running.push(spawn_blocking(move || {
+            part.into_iter().map(map).collect::<Vec<R>>()
+        }));
+    }
+    let mut done = Vec::new();
+    for part in running {
+        done.extend(part.await?);
+    }
+    Ok(done)
+}
+
+fn panicked(count: usize) -> Vec<Result<CheckedPdu, PduRefusal>> {
+    let refusals = (0..count).map(|_| Err(PduRefusal::Panicked));
+    refusals.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use log_format::record::Envelope;
+
+    use super::*;
+    use crate::matrix::build::{ProtoEvent, build_and_sign};
+    use crate::matrix::canonical_json::parse_stored_object;
+    use crate::writers::submit::Submitter;
+    use crate::writers::testing::World;
+
+    /// Checks of a server `hs`, and its key.
+    fn checks() -> PduChecks {
+        let world = Arc::new(World::default());
+        let submitter = Submitter::new(world.clone(), world);
+        PduChecks::new(Arc::new(Keyring::without_others(submitter).0))
+    }
+
+    fn event(checks: &PduChecks, version: RoomVersion, sender: &str) -> CanonicalJsonObject {
+        let room = match version.room_id_is_create_hash() {
+            true => "!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM",
+            false => "!room:hs",
+        };
+        let proto = ProtoEvent {
+            room_id: Some(ruma::OwnedRoomId::try_from(room).unwrap()),
+            sender: ruma::OwnedUserId::try_from(sender).unwrap(),
+            kind: "m.room.message".into(),
+            state_key: None,
+            content: parse_stored_object(br#"{"body":"hello","msgtype":"m.text"}"#).unwrap(),
+            redacts: None,
+            prev_events: vec![],
+            auth_events: vec![],
+            depth: 7,
+            origin_server_ts: 1_000,
+            event_localpart: version.has_event_id_field().then(|| "local".into()),
+        };
+        let own = checks.keyring.own();
+        let built = build_and_sign(version, proto, &own.server, &own.current).unwrap();
+        parse_stored_object(&built.json).unwrap()
+    }
+
+    fn set(event: &mut CanonicalJsonObject, path: &[&str], value: CanonicalJsonValue) {
+        let (last, path) = path.split_last().unwrap();
+        let inner = path
+            .iter()
+            .fold(event, |object, key| match object.get_mut(*key) {
+                Some(CanonicalJsonValue::Object(inner)) => inner,
+                _ => panic!("no {key}"),
+            });
+        inner.insert((*last).to_owned(), value);
+    }
+
+    fn text(text: &str) -> CanonicalJsonValue {
+        CanonicalJsonValue::String(text.into())
+    }
+
+    #[tokio::test]
+    async fn each_event_has_a_verdict_of_its_own() {
+        let checks = checks();
+        for version in RoomVersion::all() {
+            let good = event(&checks, version, "@a:hs");
+            let mut changed = good.clone();
+            set(&mut changed, &["content", "body"], text("forged"));
+            let mut resigned = good.clone();
+            set(&mut resigned, &["sender"], text("@b:hs"));
+            let mut unsigned = good.clone();
+            unsigned.insert("signatures".into(), CanonicalJsonValue::Object([].into()));
+            let mut formless = good.clone();
+            formless.remove("depth");
+            let verdicts = checks
+                .check_all(
+                    version,
+                    vec![good.clone(), changed, resigned, unsigned, formless, good],
+                )
+                .await;
+            let told = verdicts.iter().map(|verdict| match verdict {
+                Ok(checked) if checked.is_redacted => "redacted",
+                Ok(_) => "whole",
+                Err(PduRefusal::Signature(VerifyError::Wrong { .. })) => "wrong",
+                Err(PduRefusal::Signature(VerifyError::Unsigned(_))) => "unsigned",
+                Err(PduRefusal::Format(PduError::Missing("depth"))) => "formless",
+                Err(error) => panic!("{version}: {error}"),
+            });
+            let told: Vec<_> = told.collect();
+            assert_eq!(
+                told,
+                [
+                    "whole", "redacted", "wrong", "unsigned", "formless", "whole"
+                ],
+                "{version}"
+            );
+            let [Ok(whole), Ok(redacted), ..] = &verdicts[..] else {
+                panic!("{version}");
+            };
+            assert_eq!(whole.pdu.event_id, redacted.pdu.event_id, "{version}");
+            assert!(redacted.pdu.content().is_empty(), "{version}");
+            assert_eq!(whole.verified_with.len(), 1, "{version}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_asked_vouches_for_nothing() {
+        let checks = checks();
+        let ours = event(&checks, RoomVersion::V11, "@a:hs");
+        let mut theirs = ours.clone();
+        set(&mut theirs, &["sender"], text("@a:elsewhere.example"));
+        let signature = CanonicalJsonValue::Object([("ed25519:1".to_owned(), text("AAAA"))].into());
+        set(&mut theirs, &["signatures", "elsewhere.example"], signature);
+        let verdicts = checks.check_all(RoomVersion::V11, vec![theirs, ours]).await;
+        assert!(matches!(verdicts[0], Err(PduRefusal::Keys(_))));
+        assert!(verdicts[1].is_ok());
+    }
+
+    #[tokio::test]
+    async fn cve_2018_10657_the_depth_of_a_record_is_an_integer_of_json() {
+        let checks = checks();
+        let mut deep = event(&checks, RoomVersion::V5, "@a:hs");
+        set(
+            &mut deep,
+            &["depth"],
+            parse_stored_object(br#"{"d":9223372036854775807}"#).unwrap()["d"].clone(),
+        );
+        let pdu = Pdu::from_object(RoomVersion::V5, deep).unwrap();
+        assert_eq!(pdu.depth, 9_223_372_036_854_775_807);
+        let checked = CheckedPdu {
+            pdu,
+            is_redacted: true,
+            verified_with: vec![],
+        };
+        let record = checked.record(Placement::New, Source::Federation, ruma::server_name!("o"));
+        let envelope = Envelope::parse(&record.payload).unwrap();
+        let body: InputRoomEvent = codec::decode(envelope.body).unwrap();
+        assert_eq!(body.depth, INTEGER_MAX as u64);
+        assert_eq!(envelope.flags, flags::CONTENT_HASH_MISMATCH);
+        assert_eq!(envelope.origin, Some("o"));
+    }
+}
