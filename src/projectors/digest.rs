@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use log_format::codec;
 use log_format::record::output::{
-    OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
-    OutputRoomState, OutputServerKeys, OutputUser,
+    OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent, OutputRoomGap,
+    OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser,
 };
 use log_format::record::{Envelope, Kind};
 
@@ -232,6 +232,10 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
         Kind::OutputAlias => {
             let body: OutputAlias = codec::decode(envelope.body).ok()?;
             codec::encode(&(body.decision, body.reason, body.kind))
+        }
+        Kind::OutputOutsideMembership => {
+            let body: OutputOutsideMembership = codec::decode(envelope.body).ok()?;
+            codec::encode(&(body.decision, body.reason, body.membership))
         }
         Kind::OutputServerKeys => {
             let body: OutputServerKeys = codec::decode(envelope.body).ok()?;

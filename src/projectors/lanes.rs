@@ -42,7 +42,8 @@ impl Lane {
             | Kind::InputStateChunk
             | Kind::InputStateCommit
             | Kind::InputStateAbandoned
-            | Kind::InputRoomResumed => self.rooms.as_mut(),
+            | Kind::InputRoomResumed
+            | Kind::InputOutsideMembership => self.rooms.as_mut(),
             Kind::InputAccountCreated
             | Kind::InputPasswordSet
             | Kind::InputAccountDeactivated
@@ -62,6 +63,7 @@ impl Lane {
             Kind::EphemeralTyping
             | Kind::EphemeralPresence
             | Kind::OutputReceipt
+            | Kind::OutputOutsideMembership
             | Kind::OutputRoomEvent
             | Kind::OutputRoomPublished
             | Kind::OutputRoomState

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use log_format::codec::decode;
 use log_format::record::Kind;
 use log_format::record::output::{
-    OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
-    OutputRoomState, OutputServerKeys, OutputUser,
+    OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent, OutputRoomGap,
+    OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser,
 };
 
 use super::applied::Applied;
@@ -301,6 +301,11 @@ fn source_of(record: &LogRecord) -> Option<u64> {
         Kind::OutputUser => decode::<OutputUser>(envelope.body).ok()?.origin,
         Kind::OutputAlias => decode::<OutputAlias>(envelope.body).ok()?.origin,
         Kind::OutputServerKeys => decode::<OutputServerKeys>(envelope.body).ok()?.origin,
+        Kind::OutputOutsideMembership => {
+            decode::<OutputOutsideMembership>(envelope.body)
+                .ok()?
+                .origin
+        }
         _ => return None,
     };
     Some(origin.src_offset)

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod joining;
 pub mod notified;
 pub mod outcome;
+pub mod outside;
 pub mod parked;
 pub mod receipts;
 pub mod relations;

@@ -10,6 +10,7 @@ use ruma::{
 };
 
 use super::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
+use super::outside::OutsideMembership;
 
 /// One entry of a room's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,9 +177,23 @@ pub trait Rooms: Send + Sync {
         room: &RoomId,
         idempotency: &[u8; 16],
     ) -> Result<Option<OwnedEventId>, QueryError>;
-    /// Rooms in which the user has a membership, by room id.
+    /// Rooms in whose state the user has a membership, by room id.
     fn rooms_of(&self, user: &UserId) -> Result<Vec<RoomMembership>, QueryError>;
+    /// By the room's state, or seen from outside where that is newer.
     fn membership(&self, room: &RoomId, user: &UserId) -> Result<Option<Membership>, QueryError>;
+    /// What the user is to a room that we are not in; none from when the room's own
+    /// state says what they are. A row is there, and an end of it too.
+    fn outside(
+        &self,
+        _room: &RoomId,
+        _user: &UserId,
+    ) -> Result<Option<OutsideMembership>, QueryError> {
+        Ok(None)
+    }
+    /// All that the user is to rooms that we are not in, by room id.
+    fn outside_of(&self, _user: &UserId) -> Result<Vec<OutsideMembership>, QueryError> {
+        Ok(Vec::new())
+    }
     /// What the room waits for; nothing, where rooms never wait.
     fn waits(&self, _room: &RoomId) -> Result<RoomWaits, QueryError> {
         Ok(RoomWaits::default())

@@ -127,6 +127,9 @@ pub const EARLY_REDACTIONS: Table = table(Family::Index, 6, "early_redactions", 
 /// `room sn | event id | input offset` → what of that event the record waits for.
 pub const WAITING: Table = table(Family::Index, 7, "waiting", ROOM_SERVER, true);
 
+/// `user id | room id` → an invite or a knock seen from outside, or its end.
+pub const OUTSIDE: Table = table(Family::Index, 8, "outside", ROOM_SERVER, true);
+
 /// `room sn | state id` → parent, branch, digest and what changed.
 pub const STATE_NODES: Table = table(Family::State, 1, "state_nodes", ROOM_SERVER, true);
 /// `room sn | head of a state's digest` → state id.
@@ -297,6 +300,7 @@ pub const ALL: &[Table] = &[
     PUBLISHED,
     EARLY_REDACTIONS,
     WAITING,
+    OUTSIDE,
     PARKED,
     PARKED_RECORDS,
     GIVEN_STATES,

@@ -163,6 +163,11 @@ impl<'a> RowReader<'a> {
         }
     }
 
+    /// All bytes that were not read yet.
+    pub fn rest(self) -> &'a [u8] {
+        self.bytes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

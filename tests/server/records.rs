@@ -119,7 +119,8 @@ fn one(random: &mut Random, users: u64) -> Keyed {
         access_expires_ms: None,
         refresh: Some(hash(random.below(50))),
     };
-    match random.below(116) {
+    match random.below(122) {
+        116.. => outside(random, &room, &who),
         100..104 => keyed(
             Kind::InputReport,
             &InputReport {
@@ -279,6 +280,37 @@ fn server_keys(random: &mut Random) -> Keyed {
             key: &server,
             origin: Some(&server),
             body_part: Part::Present(&json),
+            salt: hash(random.next()),
+            ..NewEnvelope::default()
+        },
+    )
+}
+
+/// An invite to, or a knock on, a room that no user of ours is in, or its end.
+fn outside(random: &mut Random, room: &str, who: &str) -> Keyed {
+    use log_format::record::output::Membership;
+    let all = [
+        Membership::Invite,
+        Membership::Knock,
+        Membership::Leave,
+        Membership::Ban,
+    ];
+    let event = format!("$outside{}", random.below(1_000));
+    keyed(
+        Kind::InputOutsideMembership,
+        &InputOutsideMembership {
+            membership: all[random.below(4) as usize],
+        },
+        NewEnvelope {
+            key: room,
+            room_id: Some(room),
+            sender: Some(who),
+            state_key: Some(who),
+            event_type: Some("m.room.member"),
+            event_id: (random.below(3) > 0).then_some(event.as_str()),
+            room_version: Some("11"),
+            skeleton: Part::Present(b"{}"),
+            body_part: Part::Present(br#"{"event":{"type":"m.room.member"},"state":[]}"#),
             salt: hash(random.next()),
             ..NewEnvelope::default()
         },

@@ -6,14 +6,14 @@ use log_format::codec::{self, CodecError};
 use log_format::record::ephemeral::{EphemeralPresence, EphemeralTyping};
 use log_format::record::input::{
     InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
-    InputDeviceRenamed, InputDevicesRemoved, InputFilter, InputProfileField, InputReceipt,
-    InputReport, InputRoomEvent, InputRoomPublished, InputRoomResumed, InputServerKeys,
-    InputStateAbandoned, InputStateBegin, InputStateChunk, InputStateCommit, InputTokensRefreshed,
-    ReceiptType, Tokens, Transaction,
+    InputDeviceRenamed, InputDevicesRemoved, InputFilter, InputOutsideMembership,
+    InputProfileField, InputReceipt, InputReport, InputRoomEvent, InputRoomPublished,
+    InputRoomResumed, InputServerKeys, InputStateAbandoned, InputStateBegin, InputStateChunk,
+    InputStateCommit, InputTokensRefreshed, ReceiptType, Tokens, Transaction,
 };
 use log_format::record::output::{
-    MembershipChange, Origin, OutputAlias, OutputReceipt, OutputRoomEvent, OutputRoomGap,
-    OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser, StateChange,
+    MembershipChange, Origin, OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent,
+    OutputRoomGap, OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser, StateChange,
 };
 use log_format::record::{Envelope, Kind};
 use serde_json::{Value, json};
@@ -55,6 +55,10 @@ pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
         }
         Kind::OutputServerKeys => {
             let body: OutputServerKeys = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputOutsideMembership => {
+            let body: OutputOutsideMembership = codec::decode(record.body).ok()?;
             of(body.origin, body.decision, body.reason)
         }
         _ => return None,
@@ -225,6 +229,17 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             json!({ "fetched_ms": body.fetched_ms })
         }
         Kind::OutputServerKeys => decision(record),
+        Kind::InputOutsideMembership => {
+            let body: InputOutsideMembership = codec::decode(bytes)?;
+            json!({ "membership": body.membership.as_str() })
+        }
+        Kind::OutputOutsideMembership => {
+            let body: OutputOutsideMembership = codec::decode(bytes)?;
+            let mut value = decision(record);
+            value["room_sn"] = json!(body.room_sn);
+            value["membership"] = json!(body.membership.as_str());
+            value
+        }
     })
 }
 

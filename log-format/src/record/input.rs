@@ -6,6 +6,8 @@
 
 use bincode::{Decode, Encode};
 
+use super::output::Membership;
+
 /// A signing key that a writer used to verify an event. Projectors trust the
 /// writer's verdict and hold no keys; this says what the verdict rested on.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -36,6 +38,10 @@ pub enum Placement {
     /// Older than what is known: its place in the room is before this event's.
     /// It moves neither the forward extremities nor current state.
     Backfill { before: String },
+    /// A new event with which our users come back to a room that none of them
+    /// was in: the state given for it replaces what the room was frozen at, and
+    /// it becomes the only forward extremity, behind a gap.
+    Rejoin,
 }
 
 /// Body of [`super::Kind::InputRoomEvent`]. Room id, event id, sender, type,
@@ -141,6 +147,17 @@ pub struct InputReceipt {
     /// The event's place in its room, copied by the writer so that the fold can
     /// tell a step back from one forward; none where the event is not known here.
     pub place: Option<[u8; 16]>,
+}
+
+/// Body of [`super::Kind::InputOutsideMembership`]: what one of our users is to a
+/// room that we are not in, as far as we were told. Room, version and the member
+/// event's id are the envelope's, as are its `sender` (who invites) and
+/// `state_key` (the user). Its skeleton is the redacted event; the body part is a
+/// JSON object: `event`, the PDU, if there is one, and `state`, the stripped state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputOutsideMembership {
+    /// `Invite` or `Knock`; `Leave` or `Ban` end one.
+    pub membership: Membership,
 }
 
 /// Body of [`super::Kind::InputAccountCreated`].

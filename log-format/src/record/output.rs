@@ -269,6 +269,18 @@ pub struct OutputReceipt {
     pub place: Option<[u8; 16]>,
 }
 
+/// Body of [`super::Kind::OutputOutsideMembership`]. Routing fields, skeleton and
+/// body part are those of the source record.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputOutsideMembership {
+    pub origin: Origin,
+    pub decision: Decision,
+    pub reason: Reason,
+    /// Interned id of the room, or the offset of this record where it has none.
+    pub room_sn: u64,
+    pub membership: Membership,
+}
+
 /// Body of [`super::Kind::OutputUser`]. Routing fields and body part are those of the source record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct OutputUser {

@@ -28,6 +28,8 @@ pub enum Kind {
     InputRoomResumed = 0x0007,
     /// A user read a room up to an event.
     InputReceipt = 0x0008,
+    /// A user's invite to or knock on a room that no user of ours is in, or its end.
+    InputOutsideMembership = 0x0009,
 
     // Keyed by user id.
     /// An account came to be.
@@ -81,6 +83,8 @@ pub enum Kind {
     OutputRoomGap = 0x8004,
     /// The receipt server's decision about one [`Kind::InputReceipt`].
     OutputReceipt = 0x8005,
+    /// The room server's decision about one [`Kind::InputOutsideMembership`].
+    OutputOutsideMembership = 0x8006,
     /// The user server's decision about any of the user kinds.
     OutputUser = 0x8101,
     /// The alias server's decision about any of the alias kinds.
@@ -91,7 +95,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 33] = [
+    pub const ALL: [Kind; 35] = [
         Kind::InputRoomEvent,
         Kind::InputRoomPublished,
         Kind::InputStateBegin,
@@ -100,6 +104,7 @@ impl Kind {
         Kind::InputStateAbandoned,
         Kind::InputRoomResumed,
         Kind::InputReceipt,
+        Kind::InputOutsideMembership,
         Kind::InputAccountCreated,
         Kind::InputPasswordSet,
         Kind::InputAccountDeactivated,
@@ -122,6 +127,7 @@ impl Kind {
         Kind::OutputRoomState,
         Kind::OutputRoomGap,
         Kind::OutputReceipt,
+        Kind::OutputOutsideMembership,
         Kind::OutputUser,
         Kind::OutputAlias,
         Kind::OutputServerKeys,
@@ -148,6 +154,7 @@ impl Kind {
             Kind::InputStateAbandoned => "state_abandoned",
             Kind::InputRoomResumed => "room_resumed",
             Kind::InputReceipt => "receipt",
+            Kind::InputOutsideMembership => "outside_membership",
             Kind::InputAccountCreated => "account_created",
             Kind::InputPasswordSet => "password_set",
             Kind::InputAccountDeactivated => "account_deactivated",
@@ -170,6 +177,7 @@ impl Kind {
             Kind::OutputRoomState => "output_room_state",
             Kind::OutputRoomGap => "output_room_gap",
             Kind::OutputReceipt => "output_receipt",
+            Kind::OutputOutsideMembership => "output_outside_membership",
             Kind::OutputUser => "output_user",
             Kind::OutputAlias => "output_alias",
             Kind::OutputServerKeys => "output_server_keys",

@@ -141,6 +141,16 @@ fn body(kind: Kind) -> Vec<u8> {
             thread: text("main"),
             place: Some([8; 16]),
         }),
+        Kind::InputOutsideMembership => encode(&InputOutsideMembership {
+            membership: Membership::Knock,
+        }),
+        Kind::OutputOutsideMembership => encode(&OutputOutsideMembership {
+            origin: origin(8),
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            room_sn: 4,
+            membership: Membership::Ban,
+        }),
         Kind::EphemeralTyping => encode(&EphemeralTyping { typing: true }),
         Kind::EphemeralPresence => encode(&EphemeralPresence {
             presence: PresenceState::Unavailable,
@@ -238,6 +248,7 @@ fn sample(number: u64, kind: Kind) -> Pending {
                 | Kind::InputFilter
                 | Kind::InputReport
                 | Kind::InputServerKeys
+                | Kind::InputOutsideMembership
                 | Kind::EphemeralPresence
         );
     let body = body(kind);

@@ -8,7 +8,7 @@ use super::annotate::Annotation;
 use super::current_state::StateDelta;
 use super::events;
 use super::heads::Head;
-use super::judge::{Case, Event, Judged};
+use super::judge::{Case, Event, Joint, Judged};
 use super::rows::{self, EventRow};
 use super::scope::{Prior, Scope, Stop};
 use super::state::{self, Change, StateNode};
@@ -30,25 +30,22 @@ struct Entered {
 impl Event<'_> {
     /// Makes the event the newest of the room. A plain message takes four rows
     /// beside the room's own: event, event id, timeline, idempotency.
-    ///
-    /// `is_given`: another server told us the state before it, so there may be
-    /// history between it and what is known.
     pub(super) fn accept(
         &self,
         head: &mut Head,
         case: &Case<'_>,
         before: &StateNode,
-        is_given: bool,
+        joint: Joint,
         scope: &mut Scope<'_, '_>,
     ) -> Result<Judged, Stop> {
-        let place = match (head.shown.extremities.is_empty(), is_given) {
+        let place = match (head.shown.extremities.is_empty(), joint) {
             (true, _) => Place::FIRST,
-            (false, true) => head.shown.last_place.behind_gap(),
-            (false, false) => head.shown.last_place.next(),
+            (false, Joint::BehindGap | Joint::Rejoin) => head.shown.last_place.behind_gap(),
+            (false, Joint::Seamless) => head.shown.last_place.next(),
         };
         let is_built_on = self.is_built_on(case);
         let entered = self.enter(head, case, before, (place, is_built_on), scope)?;
-        let delta = self.extend(head, &entered, before, scope)?;
+        let delta = self.extend(head, &entered, before, joint, scope)?;
         head.shown.last_place = place;
         Ok(self.entered(head, entered, Timeline::Live, delta, scope))
     }
@@ -301,12 +298,13 @@ impl Event<'_> {
     }
 
     /// Makes the event a forward extremity in place of those that it builds on,
-    /// and current state what follows from all that are left.
+    /// and current state what follows from all that are left. A rejoin leaves none.
     fn extend(
         &self,
         head: &mut Head,
         entered: &Entered,
         before: &StateNode,
+        joint: Joint,
         scope: &mut Scope<'_, '_>,
     ) -> Result<StateDelta, Stop> {
         let row = &entered.row;
@@ -323,7 +321,8 @@ impl Event<'_> {
         let old = head.shown.extremities.clone();
         let builds_on = |known: &&Extremity| {
             let id = known.event_id.as_str();
-            self.body.prev_events.iter().any(|previous| previous == id)
+            joint == Joint::Rejoin
+                || self.body.prev_events.iter().any(|previous| previous == id)
                 || retired.iter().any(|reached| reached == id)
         };
         let mut extremities: Vec<Extremity> = Vec::with_capacity(old.len() + 1);

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::auth_chain;
 use super::events::{EventError, Events};
 use super::heads::{self, Head, HeadCache};
+use super::outside;
 use super::parked::{Parked, ParkedRooms};
 use super::rows::{self, RoomRow};
 use super::state::{DigestKey, RoomStates};
@@ -20,12 +21,13 @@ use crate::logs::log::{Log, partition_of};
 use crate::projectors::fold::PROJECTOR_VERSION;
 use crate::query::graph::{RoomGraph, StateDifference};
 use crate::query::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
+use crate::query::outside::OutsideMembership;
 use crate::query::parked::{ParkedRoom, ParkedWork, WorkDone};
 use crate::query::rooms::{
     Direction, QueryError, RoomHead, RoomMembership, RoomWaits, Rooms, StateKey, StateMap,
     StoredEvent,
 };
-use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, PUBLISHED, TIMELINE, USER_ROOMS};
+use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, OUTSIDE, PUBLISHED, TIMELINE, USER_ROOMS};
 use crate::storage::keys::Key;
 use crate::storage::open::Store;
 use crate::storage::overlay::{Read, StoreError};
@@ -397,13 +399,42 @@ impl Rooms for RoomTables {
     }
 
     fn membership(&self, room: &RoomId, user: &UserId) -> Result<Option<Membership>, QueryError> {
-        if let Some(head) = self.head_in_memory(room) {
-            return Ok(head.authority.membership(user));
-        }
         let key = rows::user_room_key(self.partition(room), user.as_str(), room.as_str());
+        let inside = self.head_in_memory(room);
+        let inside = inside.and_then(|head| head.authority.membership(user));
+        if inside == Some(Membership::Join) {
+            return Ok(inside);
+        }
+        if let Some(outside) = self.outside(room, user)? {
+            return Ok(Some(outside.membership));
+        }
         let row = self.store.get(USER_ROOMS, key.as_ref())?;
         let row = row.map(|row| rows::read_user_room(&row)).transpose()?;
         Ok(row.map(|(membership, _)| membership))
+    }
+
+    fn outside(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<Option<OutsideMembership>, QueryError> {
+        let key = rows::user_room_key(self.partition(room), user.as_str(), room.as_str());
+        let row = self.store.get(OUTSIDE, key.as_ref())?;
+        let row = row.map(|row| outside::read(room.to_owned(), &row));
+        Ok(row.transpose()?)
+    }
+
+    fn outside_of(&self, user: &UserId) -> Result<Vec<OutsideMembership>, QueryError> {
+        let mut found = BTreeMap::new();
+        for partition in 0..self.partitions {
+            let prefix = rows::user_rooms_prefix(partition, user.as_str());
+            self.each_row(OUTSIDE, &prefix, |rest, value| {
+                let room_id = room_id_of(rest)?;
+                found.insert(room_id.clone(), outside::read(room_id, value)?);
+                Ok(())
+            })?;
+        }
+        Ok(found.into_values().collect())
     }
 
     fn waits(&self, room: &RoomId) -> Result<RoomWaits, QueryError> {

@@ -7,7 +7,7 @@ use log_format::record::input::Placement;
 use log_format::record::output::{Decision, Reason, Visibility};
 
 use super::heads::Head;
-use super::judge::{Case, Event, Judged};
+use super::judge::{Case, Event, Joint, Judged};
 use super::rows;
 use super::scope::{Cited, Scope, Stop};
 use super::state::StateNode;
@@ -29,8 +29,10 @@ impl Event<'_> {
             .tables
             .put(ROOM_IDS, key.as_ref(), rows::number(self.sn.0));
         let judged = match self.body.placement {
-            Placement::New => self.accept(&mut head, &case, &StateNode::EMPTY, false, scope)?,
-            Placement::Outlier | Placement::Backfill { .. } => {
+            Placement::New => {
+                self.accept(&mut head, &case, &StateNode::EMPTY, Joint::Seamless, scope)?
+            }
+            Placement::Outlier | Placement::Backfill { .. } | Placement::Rejoin => {
                 let kept = (Decision::Outlier, Reason::None);
                 let judged = self.keep_unplaced(&mut head, &case, kept, None, scope)?;
                 head.store(scope.tables, self.partition);

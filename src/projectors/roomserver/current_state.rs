@@ -11,6 +11,7 @@ use ruma::UserId;
 use super::auth;
 use super::events::EventError;
 use super::heads::{self, Head};
+use super::outside;
 use super::rows;
 use super::scope::{Scope, Stop};
 use super::state::{Change, StateNode};
@@ -62,7 +63,7 @@ impl Head {
             };
             match key.kind.as_ref() {
                 "m.room.member" => {
-                    let moved = self.move_member(&key, change, scope);
+                    let moved = self.move_member(&key, change, scope)?;
                     // The event's own member first.
                     match cause {
                         StateChangeCause::Event => delta.memberships.splice(0..0, moved).count(),
@@ -125,7 +126,7 @@ impl Head {
         key: &StateKey,
         change: &Change,
         scope: &mut Scope<'_, '_>,
-    ) -> Option<MembershipChange> {
+    ) -> Result<Option<MembershipChange>, Stop> {
         let authority = Arc::make_mut(&mut self.shown.authority);
         let entry = change
             .to
@@ -139,11 +140,15 @@ impl Head {
                 (from, Some(member.membership))
             }
             None => {
-                let user = <&UserId>::try_from(key.state_key.as_ref()).ok()?;
+                let Ok(user) = <&UserId>::try_from(key.state_key.as_ref()) else {
+                    return Ok(None);
+                };
                 scope.tables.delete(USER_ROOMS, row.as_ref());
                 (authority.members.remove(user), None)
             }
         };
+        let room_id = scope.room_id.as_str();
+        outside::end(scope.tables, scope.partition, &key.state_key, room_id)?;
         let from = from.map(|member| member.membership);
         let count = |total: &mut u64, counted: Membership| {
             *total += u64::from(to == Some(counted));
@@ -152,12 +157,12 @@ impl Head {
         count(&mut self.shown.joined_members, Membership::Join);
         self.count_server(&key.state_key, from, to);
         count(&mut self.shown.invited_members, Membership::Invite);
-        Some(MembershipChange {
+        Ok(Some(MembershipChange {
             user_id: key.state_key.as_ref().to_owned(),
             from,
             // Who has no member event is as good as one who left.
             to: to.unwrap_or(Membership::Leave),
-        })
+        }))
     }
 }
 

@@ -198,6 +198,7 @@ impl Projector for RoomServer {
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed => self.fold_graph(record, tables),
             Kind::InputRoomPublished => self.fold_published(record, tables),
+            Kind::InputOutsideMembership => self.fold_outside(record, tables),
             // The runner hands each projector its own kinds.
             _ => Ok(Folded::decided(
                 vec![],

@@ -90,6 +90,19 @@ pub(super) enum Before {
     Unknown(Vec<String>),
 }
 
+/// How a new event meets what is known of the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Joint {
+    /// All that it builds on is known.
+    Seamless,
+    /// Another server told us the state before it: there may be history between
+    /// it and what is known.
+    BehindGap,
+    /// The same, and nothing of what was known goes on: our users come back to a
+    /// room that none of them was in.
+    Rejoin,
+}
+
 impl Judged {
     pub(super) fn plain(annotation: Annotation) -> Judged {
         Judged {
@@ -314,11 +327,18 @@ impl<'a> Event<'a> {
         if let Placement::Backfill { before: later } = &self.body.placement {
             return self.accept_history(head, &case, &before, later, scope);
         }
-        // A room that is only known from outside has no current state yet.
+        let joint = match (is_given, &self.body.placement) {
+            (true, Placement::Rejoin) => Joint::Rejoin,
+            (true, _) => Joint::BehindGap,
+            (false, _) => Joint::Seamless,
+        };
+        // A room that is only known from outside has no current state yet, and one
+        // to which we come back none that counts.
         let allowed = head.shown.extremities.is_empty()
+            || joint == Joint::Rejoin
             || auth_rules::check(version, &case.event(), &*head.shown.authority).is_ok();
         match (allowed, is_current) {
-            (true, _) => self.accept(head, &case, &before, is_given, scope),
+            (true, _) => self.accept(head, &case, &before, joint, scope),
             (false, true) => {
                 let kept = (Decision::Rejected, Reason::Forbidden);
                 self.keep(head, &case, kept, Some(before), vec![], scope)

@@ -20,6 +20,7 @@ mod given;
 mod heads;
 mod judge;
 mod merge;
+mod outside;
 mod parked;
 mod redaction;
 mod resume;

@@ -7,6 +7,7 @@ mod harness;
 mod hunted;
 mod levels;
 mod model;
+mod outside;
 mod parked;
 mod redactions;
 mod rooms;

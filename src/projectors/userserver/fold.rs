@@ -140,10 +140,12 @@ impl UserProjector {
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed
             | Kind::InputReceipt
+            | Kind::InputOutsideMembership
             | Kind::InputServerKeys
             | Kind::EphemeralTyping
             | Kind::EphemeralPresence
             | Kind::OutputReceipt
+            | Kind::OutputOutsideMembership
             | Kind::OutputRoomEvent
             | Kind::OutputRoomState
             | Kind::OutputRoomGap

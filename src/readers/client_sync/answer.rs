@@ -416,12 +416,12 @@ impl<'a> Building<'a> {
             }
             Membership::Invite if self.is_unwanted(candidate)? => {}
             Membership::Invite => {
-                let events = stripped_state(&self.history(candidate), &candidate.standing)?;
+                let events = self.stripped_state(candidate)?;
                 let invite_state = Events { events };
                 rooms.invite.insert(room_id, InvitedRoom { invite_state });
             }
             Membership::Knock => {
-                let events = stripped_state(&self.history(candidate), &candidate.standing)?;
+                let events = self.stripped_state(candidate)?;
                 let knock_state = Events { events };
                 rooms.knock.insert(room_id, KnockedRoom { knock_state });
             }
@@ -438,11 +438,14 @@ impl<'a> Building<'a> {
 
     /// Whether an invite is one that the user does not want to be told of.
     fn is_unwanted(&self, candidate: &Candidate) -> Result<bool, SyncError> {
-        let Some(invite) = candidate.standing.event else {
-            return Ok(false);
-        };
-        let invite = self.sync.rooms.events(&candidate.room_id, &[invite])?.pop();
-        Ok(invite.is_some_and(|invite| self.unwanted.invite_from(&invite.sender)))
+        let (user, standing) = (&self.request.user, &candidate.standing);
+        let inviter = self.sync.inviter(&candidate.room_id, user, standing)?;
+        Ok(inviter.is_some_and(|inviter| self.unwanted.invite_from(&inviter)))
+    }
+
+    fn stripped_state(&self, candidate: &Candidate) -> Result<Vec<Box<RawValue>>, SyncError> {
+        let history = self.history(candidate);
+        stripped_state(&history, &self.request.user, &candidate.standing)
     }
 
     /// Global data: all of it for a client that knows nothing, with the push

@@ -82,7 +82,7 @@ pub struct Group<'a, 's> {
     pub rooms: &'a dyn Rooms,
     pub server_name: &'a ruma::ServerName,
     /// Rooms whose row is to be written at the end of the group.
-    changed: BTreeSet<RoomIx>,
+    pub(super) changed: BTreeSet<RoomIx>,
 }
 
 impl<'a, 's> Group<'a, 's> {
@@ -130,6 +130,11 @@ impl<'a, 's> Group<'a, 's> {
                     .map_err(|source| ReaderError::Body { offset, source })?;
                 self.receipt(offset, &envelope, &body)
             }
+            Kind::OutputOutsideMembership => {
+                let body = codec::decode(envelope.body)
+                    .map_err(|source| ReaderError::Body { offset, source })?;
+                self.outside_membership(record, &envelope, &body)
+            }
             // The directory, aliases and gaps are no part of sync; kinds of
             // another topic never appear here.
             _ => Ok(()),
@@ -172,7 +177,7 @@ impl<'a, 's> Group<'a, 's> {
         }
         let room_id = room_id.ok_or(missing("room id"))?;
         let room = RoomSn(body.room_sn);
-        let ix = self.memory.intern_room(room_id, self.partition, room);
+        let ix = self.room_inside(room_id, room)?;
         if in_timeline {
             let row = TimelineRow {
                 offset,
@@ -223,7 +228,7 @@ impl<'a, 's> Group<'a, 's> {
         let room_id = envelope.room_id.ok_or(missing("room id"))?;
         let room_id = <&RoomId>::try_from(room_id).map_err(|_| missing("room id"))?;
         let room = RoomSn(body.room_sn);
-        let ix = self.memory.intern_room(room_id, self.partition, room);
+        let ix = self.room_inside(room_id, room)?;
         let row = StateRow::Part {
             first: *self.memory.room_mut(ix).parts_from.get_or_insert(offset),
             deltas: deltas(&body.state_delta),
@@ -371,6 +376,7 @@ impl<'a, 's> Group<'a, 's> {
             at_us: cause.at_us,
             by_self,
             encrypted,
+            outside: false,
         };
         self.memory.set_membership(user_ix, ix, news);
         let key = Key::new(self.partition)
@@ -383,6 +389,7 @@ impl<'a, 's> Group<'a, 's> {
             at_us: cause.at_us,
             by_self,
             encrypted,
+            outside: false,
         };
         rows::put(&mut self.rows, SYNC_MEMBERS, &key, &row);
         Ok(())

@@ -7,6 +7,7 @@ use log_format::record::output::Membership;
 
 use super::SyncError;
 use super::answer::Building;
+use super::outside::{end_in_timeline, seen_from_outside};
 use super::room::{Candidate, Events, State, Stretch, TimelineBatch};
 use super::rows::MembershipRow;
 use super::state::StateQuery;
@@ -78,15 +79,32 @@ impl Building<'_> {
             heroes: &[],
         }
         .events(self.known_members.as_mut())?;
+        let mut timeline = self.timeline_batch(&judge, &timeline, stretch)?;
+        self.add_end(&history, candidate, &mut timeline)?;
         Ok(LeftRoom {
             state: self.state_events(&judge, &state)?,
-            timeline: self.timeline_batch(&judge, &timeline, stretch)?,
+            timeline,
             account_data: self.room_account_data(
                 &candidate.room_id,
                 None,
                 stretch.known_at.is_none(),
             )?,
         })
+    }
+
+    /// What ended an invite or a knock that was seen from outside is in no timeline.
+    fn add_end(
+        &self,
+        history: &super::history::RoomHistory<'_>,
+        candidate: &Candidate,
+        timeline: &mut TimelineBatch,
+    ) -> Result<(), SyncError> {
+        if candidate.standing.outside
+            && let Some(end) = seen_from_outside(history, &self.request.user)?
+        {
+            timeline.events.extend(end_in_timeline(&end)?);
+        }
+        Ok(())
     }
 
     /// A room that the user never was in: its state is none of their business,
@@ -112,9 +130,11 @@ impl Building<'_> {
             stretch.from,
             stretch.to,
         )?;
+        let mut timeline = self.timeline_batch(&judge, &timeline, stretch)?;
+        self.add_end(history, candidate, &mut timeline)?;
         Ok(LeftRoom {
             state: State::new(self.request.state_section, Vec::new()),
-            timeline: self.timeline_batch(&judge, &timeline, stretch)?,
+            timeline,
             account_data: Events::default(),
         })
     }

@@ -68,6 +68,8 @@ pub struct Standing {
     pub encrypted: bool,
     /// The user is or was in the room.
     pub has_joined: bool,
+    /// Seen from outside: what is known of it is in [`crate::query::outside`].
+    pub outside: bool,
 }
 
 /// A change of a local user's membership.
@@ -82,6 +84,7 @@ pub struct MembershipNews {
     /// See [`Standing`].
     pub by_self: bool,
     pub encrypted: bool,
+    pub outside: bool,
 }
 
 /// A local user.
@@ -204,6 +207,7 @@ impl Memory {
                 by_self: news.by_self,
                 encrypted: news.encrypted,
                 has_joined,
+                outside: news.outside,
             },
         );
         let slot = &mut self.rooms[room.0 as usize];
@@ -218,6 +222,13 @@ impl Memory {
             }
         }
         self.news.users.insert(user);
+    }
+
+    /// Local users who stand in some relation to a room.
+    pub fn related_to(&self, room: RoomIx) -> Vec<OwnedUserId> {
+        let related = self.users.iter();
+        let related = related.filter(|user| user.rooms.contains_key(&room));
+        related.map(|user| user.user_id.clone()).collect()
     }
 
     /// Forgets in which order users joined, after memberships were loaded in

@@ -16,6 +16,7 @@ mod left;
 mod memory;
 mod momentary;
 mod notifications;
+mod outside;
 mod positions;
 mod presence;
 mod recent;
@@ -426,6 +427,7 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
             at_us: row.at_us,
             by_self: row.by_self,
             encrypted: row.encrypted,
+            outside: row.outside,
         };
         memory.set_membership(user, *room, news);
         Ok(())

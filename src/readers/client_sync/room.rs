@@ -52,7 +52,7 @@ impl Events {
 /// `TimelineBatch`.
 #[derive(Debug, Serialize)]
 pub struct TimelineBatch {
-    events: Vec<Box<RawValue>>,
+    pub(super) events: Vec<Box<RawValue>>,
     limited: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<String>,

@@ -12,7 +12,7 @@ use crate::storage::columns::Table;
 use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a row's meaning changes; the tables are then rebuilt.
-pub const TABLES_VERSION: u32 = 5;
+pub const TABLES_VERSION: u32 = 6;
 
 /// Builds a key: integers big-endian, texts with their length before them, so
 /// that no text is another's prefix.
@@ -127,6 +127,8 @@ pub struct MembershipRow {
     pub by_self: bool,
     /// The room was encrypted then, for those who may not know what came later.
     pub encrypted: bool,
+    /// Seen from outside: no room state says it, see [`crate::query::outside`].
+    pub outside: bool,
 }
 
 /// A room, as found again at start.

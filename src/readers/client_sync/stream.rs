@@ -281,6 +281,7 @@ const OUTSIDE: Standing = Standing {
     by_self: false,
     encrypted: false,
     has_joined: false,
+    outside: false,
 };
 
 /// The first rows behind `since` of all rooms, at most [`ROWS_MAX`], and whether

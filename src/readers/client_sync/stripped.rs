@@ -1,11 +1,13 @@
 //! What a user who is not in a room may know of it: the stripped state of an
 //! invite or a knock (client-server API, *Stripped state*).
 
+use ruma::UserId;
 use serde_json::value::RawValue;
 
 use super::SyncError;
 use super::history::RoomHistory;
 use super::memory::Standing;
+use super::outside::seen_from_outside;
 use crate::matrix::client_event::stripped_state as stripped_event;
 use crate::query::ids::EventSn;
 use crate::query::rooms::StateKey;
@@ -24,8 +26,13 @@ const DESCRIBING: [&str; 7] = [
 /// Stripped state as of the invite or knock, and that event itself.
 pub fn stripped_state(
     history: &RoomHistory<'_>,
+    user: &UserId,
     standing: &Standing,
 ) -> Result<Vec<Box<RawValue>>, SyncError> {
+    if standing.outside {
+        let seen = seen_from_outside(history, user)?;
+        return Ok(seen.map(|seen| seen.stripped_state()).unwrap_or_default());
+    }
     let (rooms, room_id) = (history.rooms, &history.room_id);
     let state = history.state_id_at(standing.changed_at + 1)?;
     let entry =

@@ -196,6 +196,7 @@ mod tests {
                 at_us: 0,
                 by_self: true,
                 encrypted: false,
+                outside: false,
             };
             memory.set_membership(*member, ix, news);
         }

@@ -319,7 +319,7 @@ fn extremities_are_retired_through_what_was_refused() {
     assert_eq!(house.extremities(&room), [next.id.to_string()]);
 }
 
-fn record(kind: Kind, room: &RoomId, body: Vec<u8>) -> NewRecord {
+pub fn record(kind: Kind, room: &RoomId, body: Vec<u8>) -> NewRecord {
     let envelope = NewEnvelope {
         key: room.as_str(),
         room_id: Some(room.as_str()),
@@ -329,7 +329,7 @@ fn record(kind: Kind, room: &RoomId, body: Vec<u8>) -> NewRecord {
     NewRecord::new(kind, Source::Federation, &envelope)
 }
 
-fn give(house: &mut House, room: &RoomId, given: u8, event: &Draft, ids: &[String]) -> Outcome {
+pub fn give(house: &mut House, room: &RoomId, given: u8, event: &Draft, ids: &[String]) -> Outcome {
     let given = [given; 16];
     let begin = InputStateBegin {
         given,

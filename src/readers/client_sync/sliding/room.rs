@@ -11,6 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::history::RoomHistory;
 use super::super::memory::Standing;
+use super::super::outside::{end_as_stripped, end_in_timeline, seen_from_outside};
 use super::super::room::Candidate;
 use super::super::stripped::stripped_state;
 use super::super::summary::is_name;
@@ -27,6 +28,7 @@ use super::state::{Before, RequiredState, RequiredStateQuery};
 use crate::matrix::client_event::{content_of, stripped_state as stripped_event};
 use crate::matrix::filter::RoomEventFilter;
 use crate::query::ids::EventSn;
+use crate::query::outside::OutsideMembership;
 use crate::query::rooms::{StateKey, StoredEvent};
 use crate::query::shown::Show;
 use crate::query::tokens::SyncToken;
@@ -464,7 +466,8 @@ impl<'a> Teller<'a> {
 
     /// An invite or a knock.
     fn outside(&self, due: &Due, history: &RoomHistory<'_>) -> Result<RoomBody, SyncError> {
-        let stripped = stripped_state(history, &due.candidate.standing)?;
+        let standing = &due.candidate.standing;
+        let stripped = stripped_state(history, &self.request.user, standing)?;
         let mut body = self.common(due);
         body.initial = true;
         body.is_dm = due.is_dm.then_some(true);
@@ -483,6 +486,11 @@ impl<'a> Teller<'a> {
         let own = history.rooms.events(&history.room_id, &own)?;
         let mut body = self.common(due);
         body.initial = true;
+        if standing.outside {
+            let seen = seen_from_outside(history, &self.request.user)?;
+            self.tell_end(&mut body, seen.as_ref())?;
+            return Ok(body);
+        }
         match self.request.dialect {
             // Clients take stripped state for an invite.
             Dialect::Unstable => {
@@ -501,6 +509,24 @@ impl<'a> Teller<'a> {
             }
         }
         Ok(body)
+    }
+
+    /// The end of an invite or a knock that was seen from outside.
+    fn tell_end(
+        &self,
+        body: &mut RoomBody,
+        seen: Option<&OutsideMembership>,
+    ) -> Result<(), SyncError> {
+        let Some(end) = seen.filter(|seen| !seen.is_open()) else {
+            return Ok(());
+        };
+        match self.request.dialect {
+            Dialect::Unstable => body.required_state.extend(end_in_timeline(end)?),
+            Dialect::Accepted => {
+                body.stripped_state = Some(end_as_stripped(end)?.into_iter().collect());
+            }
+        }
+        Ok(())
     }
 
     fn common(&self, due: &Due) -> RoomBody {

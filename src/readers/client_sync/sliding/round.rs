@@ -305,9 +305,8 @@ impl Round {
         standing: &Standing,
         unwanted: &Unwanted,
     ) -> Result<bool, SyncError> {
-        let invite: Vec<_> = standing.event.into_iter().collect();
-        let invite = self.sync.rooms.events(room, &invite)?.pop();
-        Ok(invite.is_some_and(|invite| unwanted.invite_from(&invite.sender)))
+        let inviter = self.sync.inviter(room, &self.request.user, standing)?;
+        Ok(inviter.is_some_and(|inviter| unwanted.invite_from(&inviter)))
     }
 
     /// The rooms of lists and subscriptions.
