@@ -27,7 +27,9 @@ use crate::writers::client::accounts::AccountError;
 use crate::writers::client::room_error::RoomWriteError;
 use crate::writers::client::user_data::UserDataError;
 use crate::writers::federation::keyring::KeyError;
+use crate::writers::federation::pdu_checks::PduRefusal;
 use crate::writers::federation::queries::RemoteError;
+use crate::writers::federation::resident::ResidentError;
 use crate::writers::submit::{AppendError, SubmitError};
 
 /// Why a request is not answered with what it asked for.
@@ -83,6 +85,8 @@ pub enum ApiError {
     Signature(#[from] SignatureError),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Resident(#[from] ResidentError),
     #[error(transparent)]
     Account(#[from] AccountError),
     #[error(transparent)]
@@ -232,6 +236,7 @@ impl ApiError {
             ),
             ApiError::Signature(error) => signature(error),
             ApiError::Remote(error) => remote(error),
+            ApiError::Resident(error) => resident(error),
             ApiError::Account(error) => account(error),
             ApiError::UserData(error) => user_data(error),
             ApiError::Submit(error) => submit(error),
@@ -253,6 +258,9 @@ impl ApiError {
             ApiError::UnknownToken { soft_logout: true } => soft_logout(),
             ApiError::Account(AccountError::UnknownRefreshToken) => soft_logout(),
             ApiError::InteractiveAuth(challenge) => challenge.to_json(),
+            ApiError::Resident(ResidentError::IncompatibleVersion(version)) => {
+                Map::from_iter([("room_version".to_owned(), json!(version.as_str()))])
+            }
             _ => Map::new(),
         }
     }
@@ -312,6 +320,41 @@ fn remote(error: &RemoteError) -> Answer {
             "M_UNKNOWN",
             "The other server could not be asked",
         ),
+    }
+}
+
+/// What another server is told that wants to be helped into a room, or out of it
+/// (server-server API, *Joining Rooms*, *Restricted rooms*).
+fn resident(error: &ResidentError) -> Answer {
+    use StatusCode as S;
+    let answer = |status, code| Answer::new(status, code, capitalised(error));
+    match error {
+        ResidentError::Query(error) => query(error),
+        ResidentError::Submit(error) => submit(error),
+        ResidentError::Draft(error) => room_write(error),
+        ResidentError::UnknownRoom => answer(S::NOT_FOUND, "M_NOT_FOUND"),
+        ResidentError::ServerDenied
+        | ResidentError::NotOfOrigin
+        | ResidentError::Forbidden
+        | ResidentError::ConditionsFailed => answer(S::FORBIDDEN, "M_FORBIDDEN"),
+        ResidentError::IncompatibleVersion(_) => {
+            answer(S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
+        }
+        ResidentError::Misfit(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),
+        ResidentError::Pdu(refusal) => match refusal {
+            PduRefusal::Format(_) | PduRefusal::Signature(_) | PduRefusal::Keys(_) => {
+                answer(S::BAD_REQUEST, "M_INVALID_PARAM")
+            }
+            PduRefusal::Panicked => Answer::new(
+                S::INTERNAL_SERVER_ERROR,
+                "M_UNKNOWN",
+                "Internal server error",
+            ),
+        },
+        ResidentError::UnknownPast => answer(S::BAD_REQUEST, "M_UNKNOWN"),
+        ResidentError::UnableToAuthorise => answer(S::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
+        ResidentError::UnableToGrant => answer(S::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),
+        ResidentError::Busy => answer(S::SERVICE_UNAVAILABLE, "M_UNKNOWN").retry_after(BUSY_RETRY),
     }
 }
 

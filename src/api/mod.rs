@@ -30,9 +30,11 @@ use tokio::sync::Semaphore;
 use crate::crypto::ServerKey;
 use crate::crypto::openid::OpenIdTokens;
 use crate::query::ephemeral::Ephemeral;
+use crate::query::graph::RoomGraph;
 use crate::query::receipts::Receipts;
 use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
+use crate::query::server_acls::ServerAcls;
 use crate::query::tokens::SyncPositions;
 use crate::query::users::Users;
 use crate::readers::client_search::ClientSearch;
@@ -47,6 +49,7 @@ use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::client::user_data::UserData;
 use crate::writers::federation::keyring::Keyring;
 use crate::writers::federation::queries::Queries;
+use crate::writers::federation::resident::{Parts as ResidentParts, Resident};
 use crate::writers::submit::Submitter;
 
 use self::rate_limit::RateLimits;
@@ -145,6 +148,7 @@ impl Settings {
 /// The lower floors, as doors see them. `app` fills it.
 pub struct Ports {
     pub rooms: Arc<dyn Rooms>,
+    pub graph: Arc<dyn RoomGraph>,
     pub users: Arc<dyn Users>,
     pub receipts: Arc<dyn Receipts>,
     pub relations: Arc<dyn Relations>,
@@ -174,6 +178,9 @@ pub struct Ports {
 pub struct Api {
     pub settings: Settings,
     pub rooms: Arc<dyn Rooms>,
+    pub graph: Arc<dyn RoomGraph>,
+    /// Which servers rooms let take part.
+    pub acls: ServerAcls,
     pub users: Arc<dyn Users>,
     pub relations: Arc<dyn Relations>,
     pub accounts: Accounts,
@@ -196,6 +203,8 @@ pub struct Api {
     pub openid: OpenIdTokens,
     pub keyring: Arc<Keyring>,
     pub queries: Queries,
+    /// Helps servers that are not in a room.
+    pub resident: Resident,
     in_flight: Semaphore,
 }
 
@@ -217,6 +226,13 @@ impl Api {
             ports.submitter.clone(),
         );
         let user_data = room_writer.user_data().clone();
+        let acls = ServerAcls::new(ports.rooms.clone());
+        let resident = Resident::new(ResidentParts {
+            rooms: ports.rooms.clone(),
+            acls: acls.clone(),
+            keyring: ports.keyring.clone(),
+            submitter: ports.submitter.clone(),
+        });
         Arc::new(Api {
             accounts: Accounts::new(
                 settings.server_name.clone(),
@@ -245,6 +261,9 @@ impl Api {
             searches: Semaphore::new(limits::SEARCHES_MAX),
             keyring: ports.keyring,
             queries: ports.queries,
+            resident,
+            acls,
+            graph: ports.graph,
             rate_limits: RateLimits::new(settings.rate_limits_enabled),
             uia: UiaSessions::default(),
             registrations: Registrations::default(),

@@ -54,10 +54,12 @@ pub enum Limit {
     Report,
     /// Keys of other servers, by address: each may cost a request of ours.
     Notary,
+    /// Joins, leaves, knocks and invites of another server through us, by server.
+    Handshake,
 }
 
 impl Limit {
-    const ALL: [Limit; 19] = [
+    const ALL: [Limit; 20] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -77,6 +79,7 @@ impl Limit {
         Limit::LookUp,
         Limit::Report,
         Limit::Notary,
+        Limit::Handshake,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
@@ -101,6 +104,8 @@ impl Limit {
             Limit::LookUp => (Duration::from_millis(100), 500),
             Limit::Report => (Duration::from_secs(10), 10),
             Limit::Notary => (Duration::from_secs(1), 50),
+            // Many users of a large server may come at once.
+            Limit::Handshake => (Duration::from_millis(100), 200),
         }
     }
 }

@@ -223,6 +223,7 @@ impl House {
             keyring,
             queries: Queries::new(client),
             rooms,
+            graph: tables.rooms.clone(),
             users,
             receipts,
             relations: relations.clone(),

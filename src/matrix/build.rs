@@ -63,6 +63,22 @@ impl EventRef {
     }
 }
 
+/// `prev_events` or `auth_events` as an event of this version has them.
+pub fn references(version: RoomVersion, cited: &[EventRef]) -> CanonicalJsonValue {
+    let pairs = version.rules().events_reference_format == EventsReferenceFormatVersion::V1;
+    let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+    let reference = |cited: &EventRef| {
+        let id = text(cited.event_id.as_str());
+        if !pairs {
+            return id;
+        }
+        let hash = cited.hash.iter();
+        let hashes = hash.map(|hash| ("sha256".to_owned(), text(hash))).collect();
+        CanonicalJsonValue::Array(vec![id, CanonicalJsonValue::Object(hashes)])
+    };
+    CanonicalJsonValue::Array(cited.iter().map(reference).collect())
+}
+
 impl From<OwnedEventId> for EventRef {
     fn from(event_id: OwnedEventId) -> EventRef {
         EventRef {

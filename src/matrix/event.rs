@@ -22,6 +22,9 @@ use crate::limits::{
 pub enum PduError {
     #[error(transparent)]
     Json(#[from] JsonError),
+    /// Whoever parsed the JSON did not know its room version yet.
+    #[error("a number is none of canonical JSON")]
+    Number,
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("{0} has the wrong type")]
@@ -81,6 +84,10 @@ impl Pdu {
             return Err(PduError::TooLarge(size));
         }
         let rules = version.rules();
+        let is_strict = rules.authorization.strict_canonical_json;
+        if is_strict && !object.values().all(CanonicalJsonValue::is_canonical) {
+            return Err(PduError::Number);
+        }
         let kind = text(&object, "type")?;
         if kind.len() > EVENT_TYPE_BYTES_MAX {
             return Err(PduError::TooLong("type"));
@@ -376,6 +383,27 @@ mod tests {
             refused(set("prev_events", "[[\"$a\",{}]]")),
             PduError::WrongType("prev_events")
         );
+    }
+
+    /// Requests of servers are parsed before anybody knows which room versions
+    /// the events in them are of.
+    #[test]
+    fn cve_2020_26890_numbers_are_those_of_the_room_version_however_they_were_parsed() {
+        for number in ["1.5", "1e3", "9007199254740992", "[{\"a\":-1e-9}]"] {
+            let content = format!("{{\"n\":{number}}}");
+            let mut object = event(|_| {});
+            let content = canonical_json::parse_value_with(content.as_bytes(), Numbers::Kept);
+            object.insert("content".to_owned(), content.expect("parses"));
+            for version in RoomVersion::all() {
+                let strict = version.rules().authorization.strict_canonical_json;
+                let parsed = Pdu::from_object(version, object.clone());
+                assert_eq!(
+                    parsed.err() == Some(PduError::Number),
+                    strict,
+                    "{version} {number}"
+                );
+            }
+        }
     }
 
     #[test]

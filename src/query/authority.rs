@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log_format::record::output::Membership;
-use ruma::{OwnedEventId, OwnedUserId, UserId};
+use ruma::{OwnedEventId, OwnedUserId, ServerName, UserId};
 
 use super::ids::EventSn;
 use crate::matrix::auth_rules::{
@@ -153,6 +153,18 @@ impl Authority {
     /// The user's membership; none if they never had one.
     pub fn membership(&self, user: &UserId) -> Option<Membership> {
         self.members.get(user).map(|member| member.membership)
+    }
+
+    /// The first joined user of a server who may invite others. Looks at members
+    /// until one is found.
+    pub fn inviter_of(&self, server: &ServerName) -> Option<&OwnedUserId> {
+        let invites = Power::Level(self.levels.invite);
+        let inviter = self.members.iter().find(|(member, standing)| {
+            member.server_name() == server
+                && standing.membership == Membership::Join
+                && self.power(member) >= invites
+        });
+        inviter.map(|(user, _)| user)
     }
 
     /// Whether the user is joined.

@@ -3,7 +3,7 @@
 //! *Discovering rooms within spaces*, *Restricted rooms*).
 
 use log_format::record::output::{Membership, Visibility};
-use ruma::{OwnedRoomId, UserId};
+use ruma::{OwnedRoomId, ServerName, UserId};
 
 use super::rooms::{QueryError, RoomHead, Rooms, StateKey};
 use crate::matrix::auth_rules::{self, JoinRule};
@@ -29,6 +29,40 @@ pub fn allowed_rooms(rooms: &dyn Rooms, head: &RoomHead) -> Result<Vec<OwnedRoom
     let mut allowed = content.map(auth_rules::allowed_rooms).unwrap_or_default();
     allowed.truncate(ALLOWED_ROOMS_MAX);
     Ok(allowed)
+}
+
+/// How a user stands to the conditions of a restricted room, as far as we can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditions {
+    Met,
+    /// None of them is met.
+    Failed,
+    /// None that we can look at is met, and there are others.
+    Unknown,
+}
+
+/// How a user stands to a restricted room's conditions, told by a server that is
+/// to vouch for it: rooms that it is not in itself are as they were when it left.
+///
+/// Source: server-server API, *Restricted rooms*.
+pub fn conditions(
+    rooms: &dyn Rooms,
+    head: &RoomHead,
+    user: &UserId,
+    vouching: &ServerName,
+) -> Result<Conditions, QueryError> {
+    let mut standing = Conditions::Failed;
+    for allowed in allowed_rooms(rooms, head)? {
+        match rooms.head(&allowed)? {
+            Some(allowed) if allowed.is_resident(vouching) => {
+                if allowed.authority.is_joined(user) {
+                    return Ok(Conditions::Met);
+                }
+            }
+            _ => standing = Conditions::Unknown,
+        }
+    }
+    Ok(standing)
 }
 
 /// Whether a user is joined to one of the rooms whose members may join.
@@ -74,7 +108,8 @@ pub fn may_know_of(
     }
 }
 
-fn is_restricted(head: &RoomHead) -> bool {
+/// Whether members of other rooms may join.
+pub fn is_restricted(head: &RoomHead) -> bool {
     let rules = &head.authority.create_info.version.rules().authorization;
     match head.authority.rule {
         JoinRule::Restricted => rules.restricted_join_rule,

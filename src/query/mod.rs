@@ -20,6 +20,7 @@ pub mod rooms;
 pub mod server_acls;
 pub mod server_keys;
 pub mod shown;
+pub mod stripped;
 pub mod threads;
 pub mod tokens;
 pub mod unwanted;

@@ -1,7 +1,7 @@
 //! In-memory stand-ins for the ports: a log that keeps nothing, and a user
 //! server that folds what is appended at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +16,7 @@ use ruma::{
 };
 
 use crate::logs::log::*;
+use crate::query::graph::{RoomGraph, StateDifference};
 use crate::query::ids::{EventSn, OutputOffset, Place, RoomSn, StateId};
 use crate::query::outcome::{Outcome, OutcomeFuture, Outcomes};
 use crate::query::rooms::*;
@@ -378,6 +379,21 @@ impl Users for World {
 }
 
 /// A room server that knows no room.
+impl RoomGraph for World {
+    fn auth_chain(&self, _: &RoomId, _: &[EventSn]) -> Result<BTreeSet<EventSn>, QueryError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn state_difference(
+        &self,
+        _: &RoomId,
+        _: StateId,
+        _: StateId,
+    ) -> Result<Option<Vec<StateDifference>>, QueryError> {
+        Ok(None)
+    }
+}
+
 impl Rooms for World {
     fn head(&self, _: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
         Ok(None)

@@ -197,7 +197,9 @@ pub enum Source {
     Backfill = 3,
     /// An application service.
     Appservice = 4,
-    /// The server itself or its operator.
+    /// The server itself or its operator; also a member event that another server
+    /// had us bring into a room (`/send_join` and its like), which then is for us
+    /// to send to the others. The envelope's origin names that server.
     Internal = 5,
 }
 

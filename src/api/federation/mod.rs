@@ -1,6 +1,11 @@
 //! The server-server API: one table of routes, one file per section.
 
 pub mod auth;
+pub mod handshakes;
+pub mod joins;
+pub mod knocks;
+pub mod leaves;
+pub mod pdus;
 pub mod queries;
 pub mod routes;
 pub mod server_keys;

@@ -1,9 +1,9 @@
 //! The one table of the server-server API. Everything in it is signed by the
 //! server that asks ([`super::auth`]), but for what is listed as public here.
 
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 
-use super::{queries, server_keys, version};
+use super::{joins, knocks, leaves, queries, server_keys, version};
 use crate::api::client::routes::Table;
 
 /// Adds the table to the router's.
@@ -17,6 +17,14 @@ pub fn add(table: &mut Table) {
     table.add(["/_matrix/key/v2/server/{keyId}"], get(server_keys::own));
     table.add(["/_matrix/key/v2/query/{serverName}"], get(server_keys::notarised));
     table.add(["/_matrix/key/v2/query"], post(server_keys::notarised_batch));
+
+    // Joining, knocking, leaving through us
+    table.add(["/_matrix/federation/v1/make_join/{roomId}/{userId}"], get(joins::make));
+    table.add(["/_matrix/federation/v2/send_join/{roomId}/{eventId}"], put(joins::send));
+    table.add(["/_matrix/federation/v1/make_knock/{roomId}/{userId}"], get(knocks::make));
+    table.add(["/_matrix/federation/v1/send_knock/{roomId}/{eventId}"], put(knocks::send));
+    table.add(["/_matrix/federation/v1/make_leave/{roomId}/{userId}"], get(leaves::make));
+    table.add(["/_matrix/federation/v2/send_leave/{roomId}/{eventId}"], put(leaves::send));
 
     // Queries
     table.add(["/_matrix/federation/v1/query/profile"], get(queries::profile));

@@ -86,6 +86,7 @@ impl Doors {
         let (keyring, client) = Keyring::without_others(submitter.clone());
         let ports = Ports {
             rooms: world.clone(),
+            graph: world.clone(),
             users: world.clone(),
             receipts: Arc::new(NoReceipts),
             relations: Arc::new(NoRelations),

@@ -30,6 +30,19 @@ pub enum CanonicalJsonValue {
 }
 
 impl CanonicalJsonValue {
+    /// Whether every number in it is one that canonical JSON has.
+    pub fn is_canonical(&self) -> bool {
+        match self {
+            CanonicalJsonValue::Number(_) => false,
+            CanonicalJsonValue::Array(values) => values.iter().all(Self::is_canonical),
+            CanonicalJsonValue::Object(object) => object.values().all(Self::is_canonical),
+            CanonicalJsonValue::Null
+            | CanonicalJsonValue::Bool(_)
+            | CanonicalJsonValue::Integer(_)
+            | CanonicalJsonValue::String(_) => true,
+        }
+    }
+
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             CanonicalJsonValue::Bool(value) => Some(*value),

@@ -176,8 +176,9 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// Whether this server made the event. Then what it builds on was here when
-    /// it was built, and if it is not now, the fold refused it.
+    /// Whether this server made the event, or brings it into the room for another
+    /// that made it from our template. Then what it builds on was here when it was
+    /// built, and if it is not now, the fold refused it.
     pub(super) fn is_local(&self) -> bool {
         match self.envelope.source {
             Source::Client | Source::Appservice | Source::Internal => true,

@@ -11,17 +11,7 @@ use super::outside::seen_from_outside;
 use crate::matrix::client_event::stripped_state as stripped_event;
 use crate::query::ids::EventSn;
 use crate::query::rooms::StateKey;
-
-/// State events that describe a room, in the order in which they are given.
-const DESCRIBING: [&str; 7] = [
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-];
+use crate::query::stripped::DESCRIBING;
 
 /// Stripped state as of the invite or knock, and that event itself.
 pub fn stripped_state(

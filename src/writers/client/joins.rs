@@ -8,13 +8,13 @@ use serde_json::Value;
 use super::room_error::RoomWriteError;
 use super::room_state::RoomState;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
-use crate::query::authority::Power;
 use crate::query::joining::meets_a_condition;
 use crate::query::users::Users;
 
 /// Says whether guests may join.
 pub(super) const GUEST_ACCESS: &str = "m.room.guest_access";
-const AUTHORISED_BY: &str = "join_authorised_via_users_server";
+/// Who vouches for a join of a restricted room, in its content.
+pub const AUTHORISED_BY: &str = "join_authorised_via_users_server";
 
 /// Checks and completes the content of a join.
 ///
@@ -67,14 +67,8 @@ fn authoriser(state: &RoomState<'_>, user: &UserId) -> Result<Option<OwnedUserId
     if !meets_a_condition(state.rooms, state.head, user)? {
         return Ok(None);
     }
-    let authority = &state.head.authority;
-    let invites = Power::Level(authority.levels.invite);
-    let authoriser = authority.members.iter().find(|(member, standing)| {
-        member.server_name() == user.server_name()
-            && standing.membership == Membership::Join
-            && authority.power(member) >= invites
-    });
-    Ok(authoriser.map(|(user, _)| user.clone()))
+    let authoriser = state.head.authority.inviter_of(user.server_name());
+    Ok(authoriser.cloned())
 }
 
 /// Whether the account is a guest's.

@@ -6,3 +6,4 @@ pub mod outside_membership;
 pub mod own_keys;
 pub mod pdu_checks;
 pub mod queries;
+pub mod resident;

@@ -111,6 +111,26 @@ impl Fake {
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
+    /// Sends a server a body, signed as it should be.
+    pub async fn send(
+        &self,
+        server: &str,
+        method: Method,
+        uri: &str,
+        body: &CanonicalJsonObject,
+    ) -> (u16, Value) {
+        let authorization = self.authorization(server, &method, uri, Some(body));
+        let url = format!("https://{server}:8448{uri}");
+        let request = self.http.request(method, url);
+        let request = request
+            .header("Authorization", authorization)
+            .body(to_bytes(body));
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
     /// Asks a server as it should be asked.
     pub async fn get(&self, server: &str, uri: &str) -> (u16, Value) {
         let authorization = self.authorization(server, &Method::GET, uri, None);

@@ -6,6 +6,10 @@
 mod fake;
 mod hostile;
 mod identity;
+mod joining;
+mod knocking;
+mod restricted;
+mod visitor;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

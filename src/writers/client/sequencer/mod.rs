@@ -519,7 +519,7 @@ impl Shared {
 /// What the next event builds on when nothing is in flight: the deepest forward
 /// extremities, as many as an event may name. So a room with many of them has
 /// fewer with each event that is sent here.
-fn parents_of(rooms: &dyn Rooms, head: &RoomHead) -> Result<Parents, RoomWriteError> {
+pub fn parents_of(rooms: &dyn Rooms, head: &RoomHead) -> Result<Parents, RoomWriteError> {
     let mut tips: Vec<_> = head.extremities.iter().collect();
     tips.sort_by(|a, b| b.depth.cmp(&a.depth).then(a.event_id.cmp(&b.event_id)));
     tips.truncate(PREV_EVENTS_MAX);

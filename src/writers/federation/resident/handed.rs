@@ -1,0 +1,170 @@
+//! Member events that another server made from a template and signed: checked,
+//! and taken into the room.
+//!
+//! An event that the room refuses leaves no trace: nobody but the server that
+//! handed it to us has it. So its record counts as one that this server made,
+//! and like those it is for us to send to the other servers of the room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log_format::record::Source;
+use log_format::record::input::Placement;
+use log_format::record::output::{Decision, Reason};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, UserId};
+use tokio::time::timeout;
+
+use super::{Handshake, Resident, ResidentError};
+use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::matrix::event::Pdu;
+use crate::matrix::signing::sign_event;
+use crate::matrix::{Membership, RoomVersion};
+use crate::query::authority::Power;
+use crate::query::rooms::{RoomHead, StoredEvent};
+use crate::writers::client::joins::AUTHORISED_BY;
+use crate::writers::federation::pdu_checks::{CheckedPdu, PduRefusal};
+use crate::writers::submit::SubmitError;
+
+/// How long a request waits for its event to be decided. A room that waits for
+/// work aside takes longer; the other server may then send the same again.
+const DECISION_MAX: Duration = Duration::from_secs(60);
+
+/// What another server hands to us.
+pub struct Handed {
+    pub handshake: Handshake,
+    pub origin: OwnedServerName,
+    /// As the path has them.
+    pub room_id: OwnedRoomId,
+    pub event_id: OwnedEventId,
+    pub event: CanonicalJsonObject,
+}
+
+/// An event that became part of the room.
+pub struct TakenIn {
+    pub version: RoomVersion,
+    /// With the states before and after it.
+    pub event: Arc<StoredEvent>,
+    /// The room as it was when the event came.
+    pub before: Arc<RoomHead>,
+    /// Whether our signature was added to the event.
+    pub is_cosigned: bool,
+}
+
+impl Resident {
+    /// Checks an event and has it folded. The same event again gets the same
+    /// answer.
+    pub async fn take_in(&self, handed: Handed) -> Result<TakenIn, ResidentError> {
+        let (before, version) = self.open(&handed.room_id, &handed.origin)?;
+        let mut event = handed.event;
+        let pdu = Pdu::from_object(version, event.clone()).map_err(PduRefusal::Format)?;
+        check_form(&pdu, handed.handshake)?;
+        if pdu.sender.server_name() != handed.origin {
+            return Err(ResidentError::Misfit("the sender is of another server"));
+        }
+        if pdu.room_id != handed.room_id {
+            return Err(ResidentError::Misfit("the event is of another room"));
+        }
+        if pdu.event_id != handed.event_id {
+            return Err(ResidentError::Misfit("the event has another id"));
+        }
+        let is_cosigned = self.authorises(&before, &pdu)?;
+        if is_cosigned {
+            let own = self.parts.keyring.own();
+            sign_event(version, &mut event, &own.server, &own.current);
+        }
+        let checked = self.checks.check(version, event).await?;
+        if checked.is_redacted {
+            return Err(ResidentError::Misfit("the content hash is wrong"));
+        }
+        self.submit(&checked, &handed.origin).await?;
+        let taken = self.rooms().event(&handed.room_id, &handed.event_id)?;
+        // In versions 1 and 2 another event may have had the id before.
+        let is_same = |taken: &Arc<StoredEvent>| {
+            taken.decision == Decision::Accepted
+                && taken.sender == pdu.sender
+                && taken.state_key == pdu.state_key
+                && taken.kind == pdu.kind
+        };
+        match taken.filter(is_same) {
+            Some(event) => Ok(TakenIn {
+                version,
+                event,
+                before,
+                is_cosigned,
+            }),
+            // It came before, and was not accepted.
+            None => Err(ResidentError::Forbidden),
+        }
+    }
+
+    /// Whether a user of ours is to authorise the join, and does.
+    fn authorises(&self, head: &RoomHead, pdu: &Pdu) -> Result<bool, ResidentError> {
+        let rules = &pdu.version.rules().authorization;
+        if !rules.restricted_join_rule || pdu.membership() != Some(Membership::Join) {
+            return Ok(false);
+        }
+        let named = pdu.content_str(AUTHORISED_BY);
+        let named = named.and_then(|named| <&UserId>::try_from(named).ok());
+        // Others sign for their users themselves.
+        let Some(named) = named.filter(|named| named.server_name() == self.own_name()) else {
+            return Ok(false);
+        };
+        // By the same rules as in the template, which may be old by now. Where
+        // nobody need vouch for the user, nobody does.
+        if self.authoriser(head, &pdu.sender)?.is_none() {
+            return Ok(false);
+        }
+        let authority = &head.authority;
+        let may_invite = authority.is_joined(named)
+            && authority.power(named) >= Power::Level(authority.levels.invite);
+        match may_invite {
+            true => Ok(true),
+            false => Err(ResidentError::UnableToGrant),
+        }
+    }
+
+    async fn submit(
+        &self,
+        checked: &CheckedPdu,
+        origin: &OwnedServerName,
+    ) -> Result<(), ResidentError> {
+        let record = checked.record(Placement::New, Source::Internal, origin);
+        let room = checked.pdu.room_id.as_str();
+        let decided = self.parts.submitter.submit(room, vec![record]);
+        let Ok(decided) = timeout(DECISION_MAX, decided).await else {
+            return Err(ResidentError::Busy);
+        };
+        match decided {
+            Ok(_) => Ok(()),
+            Err(SubmitError::Refused(reason)) => Err(match reason {
+                Reason::Rebase | Reason::MissingEvents | Reason::MissingAuthEvents => {
+                    ResidentError::UnknownPast
+                }
+                Reason::UnknownRoom => ResidentError::UnknownRoom,
+                Reason::Malformed => ResidentError::Misfit("the event has the wrong form"),
+                Reason::TooMuchWork => ResidentError::Busy,
+                Reason::None
+                | Reason::Forbidden
+                | Reason::RoomExists
+                | Reason::Taken
+                | Reason::NotFound
+                | Reason::RejectedAuthEvent => ResidentError::Forbidden,
+            }),
+            Err(other) => Err(other.into()),
+        }
+    }
+}
+
+/// That an event is the user's own, and of the membership that the endpoint is for.
+fn check_form(pdu: &Pdu, handshake: Handshake) -> Result<(), ResidentError> {
+    if &*pdu.kind != "m.room.member" {
+        return Err(ResidentError::Misfit("the event is no member event"));
+    }
+    if pdu.membership() != Some(handshake.membership()) {
+        return Err(ResidentError::Misfit("the event has another membership"));
+    }
+    match pdu.state_key.as_deref() == Some(pdu.sender.as_str()) {
+        true => Ok(()),
+        false => Err(ResidentError::Misfit("the event is about another user")),
+    }
+}
