@@ -3,8 +3,10 @@
 
 CLIENTS := tests/clients
 VENV := .venv
+SYNAPSE := tests/synapse
+SYNAPSE_VENV := .venv-synapse
 
-.PHONY: help setup setup-test build run test test-rust test-clients lint bench
+.PHONY: help setup setup-test build run test test-rust test-clients test-synapse lint bench
 
 help:
 	@echo "make run    build and start the server (data in ./data, http://127.0.0.1:8008)"
@@ -43,6 +45,16 @@ $(VENV)/.installed: $(CLIENTS)/requirements.txt
 
 $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json
 	cd $(CLIENTS) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+# A federation with a server that nobody here wrote.
+test-synapse: setup-test $(SYNAPSE_VENV)/.installed
+	cargo test --workspace --locked --no-run
+	$(SYNAPSE_VENV)/bin/python3 $(SYNAPSE)/run.py target/debug/engram
+
+$(SYNAPSE_VENV)/.installed: $(SYNAPSE)/requirements.txt
+	python3 -m venv $(SYNAPSE_VENV)
+	$(SYNAPSE_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 lint: setup
