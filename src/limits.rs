@@ -121,6 +121,9 @@ pub const ROOM_WORK_ASIDE_MAX: u64 = 5_000_000;
 /// Records that one record may release: events that waited for it, or records
 /// of a parked room. More wait for the next one.
 pub const RELEASED_RECORDS_MAX: usize = 64;
+/// Rows of a purged room that one record drops: some milliseconds, in which the
+/// other rooms wait. Part of what makes replays equal.
+pub const PURGED_ROWS_MAX: usize = 512;
 
 // What is measured in the same unit must fit into what contains it.
 const _: () = assert!(EVENT_TYPE_BYTES_MAX + STATE_KEY_BYTES_MAX < PDU_BYTES_MAX);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use log_format::codec;
 use log_format::record::output::{
     OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent, OutputRoomGap,
-    OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser,
+    OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys, OutputUser,
 };
 use log_format::record::{Envelope, Kind};
 
@@ -200,6 +200,16 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
         Kind::OutputRoomPublished => {
             let body: OutputRoomPublished = codec::decode(envelope.body).ok()?;
             codec::encode(&(body.decision, body.reason, body.published))
+        }
+        Kind::OutputRoomPurged => {
+            let body: OutputRoomPurged = codec::decode(envelope.body).ok()?;
+            codec::encode(&(
+                body.decision,
+                body.reason,
+                body.step,
+                body.users,
+                body.finished,
+            ))
         }
         Kind::OutputRoomState => {
             let body: OutputRoomState = codec::decode(envelope.body).ok()?;

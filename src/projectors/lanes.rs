@@ -43,7 +43,8 @@ impl Lane {
             | Kind::InputStateCommit
             | Kind::InputStateAbandoned
             | Kind::InputRoomResumed
-            | Kind::InputOutsideMembership => self.rooms.as_mut(),
+            | Kind::InputOutsideMembership
+            | Kind::InputRoomPurged => self.rooms.as_mut(),
             Kind::InputAccountCreated
             | Kind::InputPasswordSet
             | Kind::InputAccountDeactivated
@@ -66,6 +67,7 @@ impl Lane {
             | Kind::OutputOutsideMembership
             | Kind::OutputRoomEvent
             | Kind::OutputRoomPublished
+            | Kind::OutputRoomPurged
             | Kind::OutputRoomState
             | Kind::OutputRoomGap
             | Kind::OutputUser

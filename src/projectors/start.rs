@@ -13,7 +13,7 @@ use log_format::codec::decode;
 use log_format::record::Kind;
 use log_format::record::output::{
     OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent, OutputRoomGap,
-    OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser,
+    OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys, OutputUser,
 };
 
 use super::applied::Applied;
@@ -295,6 +295,7 @@ fn source_of(record: &LogRecord) -> Option<u64> {
     let origin = match envelope.kind {
         Kind::OutputRoomEvent => decode::<OutputRoomEvent>(envelope.body).ok()?.origin,
         Kind::OutputRoomPublished => decode::<OutputRoomPublished>(envelope.body).ok()?.origin,
+        Kind::OutputRoomPurged => decode::<OutputRoomPurged>(envelope.body).ok()?.origin,
         Kind::OutputRoomState => decode::<OutputRoomState>(envelope.body).ok()?.origin,
         Kind::OutputRoomGap => decode::<OutputRoomGap>(envelope.body).ok()?.origin,
         Kind::OutputReceipt => decode::<OutputReceipt>(envelope.body).ok()?.origin,

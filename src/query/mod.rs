@@ -14,6 +14,7 @@ pub mod notified;
 pub mod outcome;
 pub mod outside;
 pub mod parked;
+pub mod purges;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;

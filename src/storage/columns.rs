@@ -129,6 +129,9 @@ pub const WAITING: Table = table(Family::Index, 7, "waiting", ROOM_SERVER, true)
 
 /// `user id | room id` → an invite or a knock seen from outside, or its end.
 pub const OUTSIDE: Table = table(Family::Index, 8, "outside", ROOM_SERVER, true);
+/// `0 | room id` → how far the purge of the room has come;
+/// `1 | room id` → where it was complete. See `purge.rs` there.
+pub const PURGES: Table = table(Family::Index, 20, "purges", ROOM_SERVER, true);
 
 /// `room sn | state id` → parent, branch, digest and what changed.
 pub const STATE_NODES: Table = table(Family::State, 1, "state_nodes", ROOM_SERVER, true);
@@ -210,6 +213,9 @@ pub const SYNC_RECEIPTS_AT: Table = table(
     CLIENT_SYNC,
     false,
 );
+
+/// `user id | output offset` → room id of one that the operator had purged.
+pub const SYNC_PURGED: Table = table(Family::ClientSync, 20, "sync_purged", CLIENT_SYNC, false);
 
 /// `user id | room sn` → what the user has not read, as far as it was counted.
 pub const SYNC_UNREAD: Table = table(Family::ClientSync, 24, "sync_unread", CLIENT_SYNC, false);
@@ -301,6 +307,7 @@ pub const ALL: &[Table] = &[
     EARLY_REDACTIONS,
     WAITING,
     OUTSIDE,
+    PURGES,
     PARKED,
     PARKED_RECORDS,
     GIVEN_STATES,
@@ -332,6 +339,7 @@ pub const ALL: &[Table] = &[
     SYNC_RECEIPTS,
     SYNC_OWN_RECEIPTS,
     SYNC_RECEIPTS_AT,
+    SYNC_PURGED,
     SYNC_UNREAD,
     SLIDING_CONNECTIONS,
     SLIDING_ROOMS,

@@ -81,7 +81,12 @@ pub fn random_records(seed: u64, count: usize) -> Vec<Keyed> {
         forked.push(room);
         records.extend(made);
     }
+    let mut purged = Purged::create(seed * 104, &mut random, &mut records);
     while records.len() < count {
+        if random.below(12) == 0 {
+            records.extend(purged.next(&mut random));
+            continue;
+        }
         let what = random.below(8);
         let room = random.below(8) as usize;
         let fork = random.below(FORKED_ROOMS) as usize;
@@ -238,6 +243,44 @@ fn one(random: &mut Random, users: u64) -> Keyed {
         ),
         104..108 => server_keys(random),
         _ => receipt(random, &who, &room),
+    }
+}
+
+/// A room that is purged and comes to be again, as often as there is time for.
+struct Purged {
+    number: u64,
+    room: Room,
+}
+
+impl Purged {
+    fn create(number: u64, random: &mut Random, records: &mut Vec<Keyed>) -> Purged {
+        let (room, made) = Room::create(number, random);
+        records.extend(made);
+        Purged { number, room }
+    }
+
+    fn next(&mut self, random: &mut Random) -> Vec<Keyed> {
+        let id = format!("!room{}:example.org", self.number);
+        let step = |step| {
+            let envelope = NewEnvelope {
+                key: &id,
+                room_id: Some(&id),
+                ..NewEnvelope::default()
+            };
+            keyed(Kind::InputRoomPurged, &InputRoomPurged { step }, envelope)
+        };
+        match random.below(16) {
+            0 => vec![step(PurgeStep::Begin)],
+            1..5 => vec![step(PurgeStep::Drop)],
+            // Refused while the room is there, or while it is being dropped.
+            5 => {
+                let (room, made) = Room::create(self.number, random);
+                self.room = room;
+                made
+            }
+            6..8 => vec![receipt(random, "@creator:example.org", &id)],
+            _ => vec![self.room.next(random)],
+        }
     }
 }
 

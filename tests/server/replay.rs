@@ -86,7 +86,12 @@ pub struct Tables {
 
 impl Tables {
     fn load(store: &Arc<Store>, input: &Arc<dyn Log>) -> Tables {
-        Tables::load_with(store, input, &RoomServerOptions::default())
+        let options = RoomServerOptions {
+            // So that it takes several records to purge a room.
+            purged_rows: 30,
+            ..RoomServerOptions::default()
+        };
+        Tables::load_with(store, input, &options)
     }
 
     pub fn load_with(

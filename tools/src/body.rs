@@ -8,12 +8,14 @@ use log_format::record::input::{
     InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
     InputDeviceRenamed, InputDevicesRemoved, InputFilter, InputOutsideMembership,
     InputProfileField, InputReceipt, InputReport, InputRoomEvent, InputRoomPublished,
-    InputRoomResumed, InputServerKeys, InputStateAbandoned, InputStateBegin, InputStateChunk,
-    InputStateCommit, InputTokensRefreshed, ReceiptType, Tokens, Transaction,
+    InputRoomPurged, InputRoomResumed, InputServerKeys, InputStateAbandoned, InputStateBegin,
+    InputStateChunk, InputStateCommit, InputTokensRefreshed, PurgeStep, ReceiptType, Tokens,
+    Transaction,
 };
 use log_format::record::output::{
     MembershipChange, Origin, OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent,
-    OutputRoomGap, OutputRoomPublished, OutputRoomState, OutputServerKeys, OutputUser, StateChange,
+    OutputRoomGap, OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys,
+    OutputUser, StateChange,
 };
 use log_format::record::{Envelope, Kind};
 use serde_json::{Value, json};
@@ -39,6 +41,10 @@ pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
         }
         Kind::OutputRoomPublished => {
             let body: OutputRoomPublished = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputRoomPurged => {
+            let body: OutputRoomPurged = codec::decode(record.body).ok()?;
             of(body.origin, body.decision, body.reason)
         }
         Kind::OutputUser => {
@@ -151,6 +157,10 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             json!({ "servers": body.servers })
         }
         Kind::InputAccountData | Kind::InputRoomForgotten | Kind::InputAliasRemoved => json!({}),
+        Kind::InputRoomPurged => {
+            let body: InputRoomPurged = codec::decode(bytes)?;
+            json!({ "step": purge_step(body.step) })
+        }
         Kind::InputReceipt => {
             let body: InputReceipt = codec::decode(bytes)?;
             json!({
@@ -184,6 +194,15 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             let body: OutputRoomPublished = codec::decode(bytes)?;
             let mut value = decision(record);
             value["published"] = json!(body.published);
+            value
+        }
+        Kind::OutputRoomPurged => {
+            let body: OutputRoomPurged = codec::decode(bytes)?;
+            let mut value = decision(record);
+            value["step"] = json!(purge_step(body.step));
+            value["room_sn"] = json!(body.room_sn);
+            value["users"] = json!(body.users);
+            value["finished"] = json!(body.finished);
             value
         }
         Kind::OutputRoomState => {
@@ -255,6 +274,13 @@ fn receipt_type(kind: ReceiptType) -> &'static str {
     match kind {
         ReceiptType::Read => "m.read",
         ReceiptType::ReadPrivate => "m.read.private",
+    }
+}
+
+fn purge_step(step: PurgeStep) -> &'static str {
+    match step {
+        PurgeStep::Begin => "begin",
+        PurgeStep::Drop => "drop",
     }
 }
 

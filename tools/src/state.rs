@@ -80,6 +80,7 @@ impl View<'_> {
             "input_offset": self.last.input_offset,
             "time": time::show(self.last.time_us),
         });
+        head["purged_at"] = json!(self.fold.purged_at);
         head["misfits"] = json!(self.fold.misfits);
         let head = head.to_string();
         // The object stays open for the entries.
@@ -137,6 +138,11 @@ impl View<'_> {
             time::show(self.last.time_us)
         );
         field(out, "as of", &at)?;
+        if let Some(offset) = self.fold.purged_at {
+            let text = format!("by the operator, at offset {offset}: the log alone knows it");
+            field(out, "purged", &text)?;
+            return Ok(());
+        }
         field(out, "extremities", &extremities(&self.fold.extremities))?;
         self.print_members(out)?;
         match &summary.power_levels {

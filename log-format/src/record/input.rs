@@ -160,6 +160,23 @@ pub struct InputOutsideMembership {
     pub membership: Membership,
 }
 
+/// How far the purge of a room is to go with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum PurgeStep {
+    /// The operator wants the room to go. It is still there, and its local users
+    /// leave it first; a start finds the purge and goes on with it.
+    Begin,
+    /// The room is gone from here on, and with each such record some more of
+    /// what was kept of it, until nothing is left.
+    Drop,
+}
+
+/// Body of [`super::Kind::InputRoomPurged`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputRoomPurged {
+    pub step: PurgeStep,
+}
+
 /// Body of [`super::Kind::InputAccountCreated`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct InputAccountCreated {

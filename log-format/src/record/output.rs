@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::input::{ReceiptType, Transaction};
+use super::input::{PurgeStep, ReceiptType, Transaction};
 
 /// What the fold decided about its source record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -279,6 +279,24 @@ pub struct OutputOutsideMembership {
     /// Interned id of the room, or the offset of this record where it has none.
     pub room_sn: u64,
     pub membership: Membership,
+}
+
+/// Body of [`super::Kind::OutputRoomPurged`]. Readers drop what they keep of the
+/// room at each accepted one whose step is [`PurgeStep::Drop`]; the first of them
+/// is the one at which the room is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputRoomPurged {
+    pub origin: Origin,
+    pub decision: Decision,
+    pub reason: Reason,
+    pub step: PurgeStep,
+    /// 0 where no purge of a room is going on.
+    pub room_sn: u64,
+    /// Users who had a member event in the room, as far as they were dropped
+    /// with this record: what is kept by user is found by them.
+    pub users: Vec<String>,
+    /// Nothing of the room is left.
+    pub finished: bool,
 }
 
 /// Body of [`super::Kind::OutputUser`]. Routing fields and body part are those of the source record.

@@ -30,6 +30,8 @@ pub enum Kind {
     InputReceipt = 0x0008,
     /// A user's invite to or knock on a room that no user of ours is in, or its end.
     InputOutsideMembership = 0x0009,
+    /// The operator has a room removed, step by step.
+    InputRoomPurged = 0x000A,
 
     // Keyed by user id.
     /// An account came to be.
@@ -85,6 +87,8 @@ pub enum Kind {
     OutputReceipt = 0x8005,
     /// The room server's decision about one [`Kind::InputOutsideMembership`].
     OutputOutsideMembership = 0x8006,
+    /// The room server's decision about one [`Kind::InputRoomPurged`].
+    OutputRoomPurged = 0x8007,
     /// The user server's decision about any of the user kinds.
     OutputUser = 0x8101,
     /// The alias server's decision about any of the alias kinds.
@@ -95,7 +99,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 35] = [
+    pub const ALL: [Kind; 37] = [
         Kind::InputRoomEvent,
         Kind::InputRoomPublished,
         Kind::InputStateBegin,
@@ -105,6 +109,7 @@ impl Kind {
         Kind::InputRoomResumed,
         Kind::InputReceipt,
         Kind::InputOutsideMembership,
+        Kind::InputRoomPurged,
         Kind::InputAccountCreated,
         Kind::InputPasswordSet,
         Kind::InputAccountDeactivated,
@@ -128,6 +133,7 @@ impl Kind {
         Kind::OutputRoomGap,
         Kind::OutputReceipt,
         Kind::OutputOutsideMembership,
+        Kind::OutputRoomPurged,
         Kind::OutputUser,
         Kind::OutputAlias,
         Kind::OutputServerKeys,
@@ -155,6 +161,7 @@ impl Kind {
             Kind::InputRoomResumed => "room_resumed",
             Kind::InputReceipt => "receipt",
             Kind::InputOutsideMembership => "outside_membership",
+            Kind::InputRoomPurged => "room_purged",
             Kind::InputAccountCreated => "account_created",
             Kind::InputPasswordSet => "password_set",
             Kind::InputAccountDeactivated => "account_deactivated",
@@ -178,6 +185,7 @@ impl Kind {
             Kind::OutputRoomGap => "output_room_gap",
             Kind::OutputReceipt => "output_receipt",
             Kind::OutputOutsideMembership => "output_outside_membership",
+            Kind::OutputRoomPurged => "output_room_purged",
             Kind::OutputUser => "output_user",
             Kind::OutputAlias => "output_alias",
             Kind::OutputServerKeys => "output_server_keys",

@@ -94,6 +94,9 @@ fn body(kind: Kind) -> Vec<u8> {
             digest: [6; 32],
             projector_version: 7,
         }),
+        Kind::InputRoomPurged => encode(&InputRoomPurged {
+            step: PurgeStep::Begin,
+        }),
         Kind::InputAccountCreated => encode(&InputAccountCreated {
             password_hash: text("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"),
             guest: false,
@@ -195,6 +198,15 @@ fn body(kind: Kind) -> Vec<u8> {
             receipt_type: ReceiptType::Read,
             thread: None,
             place: Some([8; 16]),
+        }),
+        Kind::OutputRoomPurged => encode(&OutputRoomPurged {
+            origin: origin(6),
+            decision: Decision::Accepted,
+            reason: Reason::None,
+            step: PurgeStep::Drop,
+            room_sn: 3,
+            users: vec!["@user:example.org".to_owned()],
+            finished: true,
         }),
         Kind::OutputRoomPublished => encode(&OutputRoomPublished {
             origin: origin(1),

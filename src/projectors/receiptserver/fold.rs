@@ -9,6 +9,7 @@ use ruma::{EventId, RoomId, UserId};
 use super::rows::{self, KEY_TEXT_BYTES_MAX, ReceiptRow};
 use crate::logs::log::NewRecord;
 use crate::projectors::fold::{FoldError, FoldInput, Folded, Projector, Stamp};
+use crate::projectors::roomserver::is_gone;
 use crate::query::ids::Place;
 use crate::query::receipts::{ReceiptThread, moves_forward};
 use crate::storage::columns::RECEIPTS;
@@ -89,6 +90,9 @@ impl ReceiptProjector {
         else {
             return Ok((Decision::Rejected, Reason::Malformed));
         };
+        if is_gone(&*tables, record.partition, room)? {
+            return Ok((Decision::Rejected, Reason::UnknownRoom));
+        }
         let key = rows::key(
             record.partition,
             (room, user),

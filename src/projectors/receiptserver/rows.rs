@@ -1,7 +1,7 @@
 //! Key and row of the receipt server's table.
 
 use log_format::record::input::ReceiptType;
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, RoomId};
 
 use crate::query::ids::{OutputOffset, Place};
 use crate::query::receipts::{Receipt, ReceiptThread};
@@ -15,6 +15,11 @@ pub(super) const KEY_TEXT_BYTES_MAX: usize = u16::MAX as usize;
 /// Prefix of a room's receipts.
 pub(super) fn room_prefix(partition: u32, room: &str) -> Key {
     Key::of(partition).text(room)
+}
+
+/// What the keys of a room's receipts begin with, for who drops them all.
+pub fn keys_of_room(partition: u32, room: &RoomId) -> Key {
+    room_prefix(partition, room.as_str())
 }
 
 /// Prefix of a user's receipts in a room.

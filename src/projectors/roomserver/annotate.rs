@@ -5,7 +5,7 @@ use log_format::codec;
 use log_format::record::input::InputRoomEvent;
 use log_format::record::output::{
     Decision, MembershipChange, Origin, OutputRoomEvent, OutputRoomGap, OutputRoomPublished,
-    OutputRoomState, Reason, StateChange, Timeline, Visibility,
+    OutputRoomPurged, OutputRoomState, Reason, StateChange, Timeline, Visibility,
 };
 use log_format::record::{Envelope, Kind, Part};
 
@@ -190,6 +190,11 @@ pub fn published(source: &Envelope<'_>, body: &OutputRoomPublished) -> NewRecord
         &codec::encode(body),
         true,
     )
+}
+
+/// The record about a room that is purged.
+pub fn purged(source: &Envelope<'_>, body: &OutputRoomPurged) -> NewRecord {
+    made(source, Kind::OutputRoomPurged, &codec::encode(body), false)
 }
 
 fn made(source: &Envelope<'_>, kind: Kind, body: &[u8], copies: bool) -> NewRecord {

@@ -16,13 +16,14 @@ use super::parked::{Parked, ParkedRooms};
 use super::rows::{self, RoomRow};
 use super::state::{DigestKey, RoomStates};
 use super::waiting;
-use crate::limits::ROOM_WORK_INLINE_MAX;
+use crate::limits::{PURGED_ROWS_MAX, ROOM_WORK_INLINE_MAX};
 use crate::logs::log::{Log, partition_of};
 use crate::projectors::fold::PROJECTOR_VERSION;
 use crate::query::graph::{RoomGraph, StateDifference};
 use crate::query::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
 use crate::query::outside::OutsideMembership;
 use crate::query::parked::{ParkedRoom, ParkedWork, WorkDone};
+use crate::query::purges::{PurgeStage, RoomPurges as _};
 use crate::query::rooms::{
     Direction, QueryError, RoomHead, RoomMembership, RoomWaits, Rooms, StateKey, StateMap,
     StoredEvent,
@@ -47,6 +48,8 @@ pub struct RoomServerOptions {
     /// Work that an event may cost while other rooms wait. Part of what makes
     /// replays equal: only tests change it.
     pub inline_work: u64,
+    /// Rows of a purged room that one record drops. The same is true of it.
+    pub purged_rows: usize,
 }
 
 impl Default for RoomServerOptions {
@@ -56,6 +59,7 @@ impl Default for RoomServerOptions {
             events_bytes: 32 << 20,
             auth_events_bytes: 8 << 20,
             inline_work: ROOM_WORK_INLINE_MAX,
+            purged_rows: PURGED_ROWS_MAX,
         }
     }
 }
@@ -69,6 +73,9 @@ pub struct RoomTables {
     pub(super) digest_key: DigestKey,
     pub(super) parked: ParkedRooms,
     pub(super) inline_work: u64,
+    pub(super) purged_rows: usize,
+    /// A purge began.
+    pub(super) purge_begun: watch::Sender<()>,
 }
 
 impl From<EventError> for QueryError {
@@ -104,6 +111,9 @@ impl RoomTables {
             digest_key: DigestKey::of_log(log_id),
             parked: ParkedRooms::default(),
             inline_work: options.inline_work,
+            // None would never come to an end.
+            purged_rows: options.purged_rows.max(1),
+            purge_begun: watch::channel(()).0,
         })
     }
 
@@ -141,7 +151,7 @@ impl RoomTables {
     }
 
     /// All rows of a prefix, page by page.
-    fn each_row(
+    pub(super) fn each_row(
         &self,
         table: crate::storage::columns::Table,
         prefix: &Key,
@@ -395,6 +405,12 @@ impl Rooms for RoomTables {
                 Ok(())
             })?;
         }
+        // What is still kept of rooms that are gone is nobody's room.
+        for purge in self.purges()? {
+            if purge.stage == PurgeStage::Dropping {
+                found.remove(&purge.room_id);
+            }
+        }
         Ok(found.into_values().collect())
     }
 
@@ -407,6 +423,9 @@ impl Rooms for RoomTables {
         }
         if let Some(outside) = self.outside(room, user)? {
             return Ok(Some(outside.membership));
+        }
+        if self.is_being_dropped(room)? {
+            return Ok(None);
         }
         let row = self.store.get(USER_ROOMS, key.as_ref())?;
         let row = row.map(|row| rows::read_user_room(&row)).transpose()?;

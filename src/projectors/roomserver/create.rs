@@ -8,6 +8,7 @@ use log_format::record::output::{Decision, Reason, Visibility};
 
 use super::heads::Head;
 use super::judge::{Case, Event, Joint, Judged};
+use super::purge;
 use super::rows;
 use super::scope::{Cited, Scope, Stop};
 use super::state::StateNode;
@@ -24,6 +25,10 @@ impl Event<'_> {
     /// until one is given.
     pub(super) fn create_room(&self, scope: &mut Scope<'_, '_>) -> Result<(Judged, Head), Stop> {
         let (mut head, case) = self.new_head().map_err(Stop::Refuse)?;
+        // Else what is left of the room that was would be taken for this one's.
+        if purge::is_going_on(&*scope.tables, self.partition, self.room_id)? {
+            return Err(Stop::Refuse(Reason::RoomExists));
+        }
         let key = rows::room_id_key(self.partition, self.room_id.as_str());
         scope
             .tables

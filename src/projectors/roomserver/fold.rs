@@ -1,7 +1,7 @@
 //! One lane's room server: takes records in log order, keeps the heads of the
 //! rooms that the group touched, and shows them when the group is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log_format::codec;
@@ -43,8 +43,11 @@ pub struct RoomServer {
 pub(super) struct Group {
     pub heads: BTreeMap<OwnedRoomId, Head>,
     pub fresh: Vec<(u32, Arc<StoredEvent>)>,
-    /// Events whose rows changed after their own fold: they were redacted.
+    /// Events whose rows changed after their own fold: they were redacted, or purged.
     pub changed: Vec<(u32, EventSn)>,
+    /// Rooms that were purged: what the window shows of them is not there.
+    pub gone: BTreeSet<OwnedRoomId>,
+    pub purge_begun: bool,
 }
 
 pub(super) type KnownIds = Cache<Box<str>, (u32, RoomSn, EventSn)>;
@@ -83,9 +86,13 @@ impl RoomServer {
         if self.group.heads.contains_key(room_id) {
             return Ok(true);
         }
-        let head = match self.shared.heads.get(room_id) {
-            Ok((head, _)) => Some((*head).clone()),
-            Err(_) => match heads::find_room(tables, partition, room_id)? {
+        let shown = match self.group.gone.contains(room_id) {
+            true => None,
+            false => self.shared.heads.get(room_id).ok(),
+        };
+        let head = match shown {
+            Some((head, _)) => Some((*head).clone()),
+            None => match heads::find_room(tables, partition, room_id)? {
                 None => None,
                 Some(room) => heads::load(tables, &self.shared.events, partition, room)?,
             },
@@ -199,6 +206,7 @@ impl Projector for RoomServer {
             | Kind::InputRoomResumed => self.fold_graph(record, tables),
             Kind::InputRoomPublished => self.fold_published(record, tables),
             Kind::InputOutsideMembership => self.fold_outside(record, tables),
+            Kind::InputRoomPurged => self.fold_purged(record, tables),
             // The runner hands each projector its own kinds.
             _ => Ok(Folded::decided(
                 vec![],
@@ -220,6 +228,14 @@ impl Projector for RoomServer {
         for head in group.heads.values() {
             self.shared.show_parked(head);
         }
-        self.shared.heads.publish(group.heads.into_values());
+        for room_id in &group.gone {
+            self.shared.parked.forget(room_id);
+        }
+        self.shared
+            .heads
+            .publish(&group.gone, group.heads.into_values());
+        if group.purge_begun {
+            self.shared.purge_begun.send_replace(());
+        }
     }
 }

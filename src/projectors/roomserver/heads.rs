@@ -1,7 +1,7 @@
 //! Room heads: what the newest fold of each room left, in memory for active
 //! rooms and read back from the tables for others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use log_format::record::output::Membership;
@@ -222,14 +222,18 @@ impl HeadCache {
         (head, shown)
     }
 
-    /// Shows new heads, all at once.
-    pub fn publish(&self, heads: impl IntoIterator<Item = Head>) {
+    /// Shows new heads, all at once, and no longer those of rooms that are gone:
+    /// such a room may have come to be again, and then has a new one.
+    pub fn publish(&self, gone: &BTreeSet<OwnedRoomId>, heads: impl IntoIterator<Item = Head>) {
         let heads: Vec<_> = heads
             .into_iter()
             .map(|head| (Arc::new(head.shown.clone()), Arc::new(head)))
             .collect();
         let mut inner = self.inner.lock();
         inner.epoch += 1;
+        for room in gone {
+            inner.remove(room);
+        }
         for (shown, head) in heads {
             inner.insert(head, shown, self.bytes_max);
         }
@@ -237,6 +241,13 @@ impl HeadCache {
 }
 
 impl Inner {
+    fn remove(&mut self, room: &RoomId) {
+        if let Some(gone) = self.heads.remove(room) {
+            self.uses.remove(&gone.used);
+            self.bytes -= gone.bytes;
+        }
+    }
+
     fn insert(&mut self, head: Arc<Head>, shown: Arc<RoomHead>, bytes_max: usize) {
         self.clock += 1;
         let bytes = head.weight();

@@ -22,6 +22,7 @@ mod judge;
 mod merge;
 mod outside;
 mod parked;
+mod purge;
 mod redaction;
 mod resume;
 mod rows;
@@ -34,3 +35,4 @@ mod waiting;
 
 pub use answers::{RoomServerOptions, RoomTables};
 pub use fold::RoomServer;
+pub use purge::is_gone;

@@ -170,6 +170,11 @@ impl ParkedRooms {
         self.changed.subscribe()
     }
 
+    /// The room is gone, and with it what it waited for.
+    pub(super) fn forget(&self, room_id: &RoomId) {
+        self.prepared.lock().remove(room_id);
+    }
+
     /// What was prepared for a room since it waits for `cause`.
     pub(super) fn take(&self, room_id: &RoomId, cause: u64) -> Option<Prepared> {
         let prepared = self.prepared.lock().remove(room_id)?;

@@ -9,6 +9,7 @@ mod levels;
 mod model;
 mod outside;
 mod parked;
+mod purges;
 mod redactions;
 mod rooms;
 mod scenario;

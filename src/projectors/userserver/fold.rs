@@ -141,6 +141,7 @@ impl UserProjector {
             | Kind::InputRoomResumed
             | Kind::InputReceipt
             | Kind::InputOutsideMembership
+            | Kind::InputRoomPurged
             | Kind::InputServerKeys
             | Kind::EphemeralTyping
             | Kind::EphemeralPresence
@@ -150,6 +151,7 @@ impl UserProjector {
             | Kind::OutputRoomState
             | Kind::OutputRoomGap
             | Kind::OutputRoomPublished
+            | Kind::OutputRoomPurged
             | Kind::OutputUser
             | Kind::OutputAlias
             | Kind::OutputServerKeys => Ok(Verdict::rejected(Reason::Malformed)),

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use log_format::codec;
+use log_format::record::input::PurgeStep;
 use log_format::record::output::{
-    Membership, Origin, OutputRoomEvent, OutputRoomState, StateChange, StateChangeCause,
+    Decision, Membership, Origin, OutputRoomEvent, OutputRoomPurged, OutputRoomState, StateChange,
+    StateChangeCause,
 };
 use log_format::record::{Envelope, Kind};
 use log_format::{PartitionReader, StoredRecord};
@@ -59,6 +61,9 @@ pub struct RoomFold {
     /// *Output* offset of the room's first record.
     pub first: Option<u64>,
     pub last: Option<Last>,
+    /// *Output* offset at which the operator had the room purged; none where it
+    /// came to be again since.
+    pub purged_at: Option<u64>,
     /// How many records of the room did not fit what came before them.
     pub misfits: u64,
     /// Offset from which on the next records are folded.
@@ -107,8 +112,39 @@ impl RoomFold {
                 Ok(decision) => self.apply(found, decision, begin),
                 Err(_) => self.misfits += 1,
             },
+            Kind::OutputRoomPurged => match codec::decode::<OutputRoomPurged>(envelope.body) {
+                Ok(purged) => self.purge(found, &purged, begin),
+                Err(_) => self.misfits += 1,
+            },
             _ => {}
         }
+    }
+
+    /// The room is gone: nothing holds any key of its state.
+    fn purge(&mut self, found: &StoredRecord, purged: &OutputRoomPurged, begin: u64) {
+        let goes = purged.decision == Decision::Accepted && purged.step == PurgeStep::Drop;
+        if !goes || self.purged_at.is_some() {
+            return;
+        }
+        let removed = self.state.iter().map(|(key, entry)| StateChange {
+            kind: key.0.to_string(),
+            state_key: key.1.to_string(),
+            from: Some(entry.event_id.to_string()),
+            to: None,
+            cause: StateChangeCause::Event,
+        });
+        let removed: Vec<StateChange> = removed.collect();
+        for change in &removed {
+            self.change(found.offset, change, &HashMap::new(), begin);
+        }
+        self.parts.clear();
+        self.extremities.clear();
+        self.purged_at = Some(found.offset);
+        self.last = Some(Last {
+            output_offset: found.offset,
+            input_offset: purged.origin.src_offset,
+            time_us: found.time_us,
+        });
     }
 
     fn apply(&mut self, found: &StoredRecord, decision: OutputRoomEvent, begin: u64) {
@@ -129,6 +165,9 @@ impl RoomFold {
             fits &= self.change(found.offset, change, &words, begin);
         }
         self.misfits += u64::from(!fits);
+        if !decision.extremities.is_empty() {
+            self.purged_at = None;
+        }
         // A room is never without one: a decision that names none left them as they are.
         if !decision.extremities.is_empty() {
             self.extremities = decision.extremities;
@@ -197,7 +236,7 @@ pub fn each_of_room(
     for_each(reader, from, below, |found| {
         if !matches!(
             found.kind(),
-            Some(Kind::OutputRoomEvent | Kind::OutputRoomState)
+            Some(Kind::OutputRoomEvent | Kind::OutputRoomState | Kind::OutputRoomPurged)
         ) {
             return Ok(true);
         }

@@ -271,12 +271,16 @@ impl House {
     }
 
     pub fn over_with(log: Arc<MemoryLog>, inline_work: u64) -> House {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), &StoreOptions::default()).unwrap());
         let options = RoomServerOptions {
             inline_work,
             ..RoomServerOptions::default()
         };
+        House::with_options(log, options)
+    }
+
+    pub fn with_options(log: Arc<MemoryLog>, options: RoomServerOptions) -> House {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), &StoreOptions::default()).unwrap());
         let tables = RoomTables::new(store.clone(), log.clone(), &[9; 16], &options);
         House {
             _dir: dir,
