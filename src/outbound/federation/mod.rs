@@ -3,7 +3,11 @@
 
 pub mod client;
 pub mod discovery;
+pub mod event;
+pub mod missing_events;
 pub mod queries;
+pub mod raw_events;
+pub mod room_state;
 pub mod server_keys;
 pub mod version;
 pub mod well_known;

@@ -48,9 +48,31 @@ pub(super) fn uri(path: &str, parameters: &[(&str, &str)]) -> String {
     format!("{path}?{}", query.unwrap_or_default())
 }
 
+/// One segment of a path, percent-encoded.
+pub(super) fn segment(text: &str) -> String {
+    let mut url = Url::parse("https://host/").ok();
+    if let Some(Ok(mut segments)) = url.as_mut().map(Url::path_segments_mut) {
+        segments.clear().push(text);
+    }
+    url.map_or_else(String::new, |url| {
+        url.path().trim_start_matches('/').to_owned()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn segments_are_encoded() {
+        for (text, encoded) in [
+            ("!a:hs", "!a:hs"),
+            ("$a/b?c#d%e ä", "$a%2Fb%3Fc%23d%25e%20%C3%A4"),
+            ("/", "%2F"),
+        ] {
+            assert_eq!(segment(text), encoded);
+        }
+    }
 
     #[test]
     fn parameters_are_encoded() {
