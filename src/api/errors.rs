@@ -29,6 +29,7 @@ use crate::writers::client::user_data::UserDataError;
 use crate::writers::federation::keyring::KeyError;
 use crate::writers::federation::pdu_checks::PduRefusal;
 use crate::writers::federation::queries::RemoteError;
+use crate::writers::federation::receiver::{ReceiveError, TransactionError};
 use crate::writers::federation::resident::ResidentError;
 use crate::writers::submit::{AppendError, SubmitError};
 
@@ -85,6 +86,8 @@ pub enum ApiError {
     Signature(#[from] SignatureError),
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    #[error("transaction of a server: {0}")]
+    Receive(#[from] ReceiveError),
     #[error(transparent)]
     Resident(#[from] ResidentError),
     #[error(transparent)]
@@ -237,6 +240,7 @@ impl ApiError {
             ApiError::Signature(error) => signature(error),
             ApiError::Remote(error) => remote(error),
             ApiError::Resident(error) => resident(error),
+            ApiError::Receive(error) => receive(error),
             ApiError::Account(error) => account(error),
             ApiError::UserData(error) => user_data(error),
             ApiError::Submit(error) => submit(error),
@@ -355,6 +359,35 @@ fn resident(error: &ResidentError) -> Answer {
         ResidentError::UnableToAuthorise => answer(S::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
         ResidentError::UnableToGrant => answer(S::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),
         ResidentError::Busy => answer(S::SERVICE_UNAVAILABLE, "M_UNKNOWN").retry_after(BUSY_RETRY),
+    }
+}
+
+fn receive(error: &ReceiveError) -> Answer {
+    use StatusCode as S;
+    match error {
+        ReceiveError::Transaction(error) => match error {
+            TransactionError::OtherOrigin => Answer::new(
+                S::BAD_REQUEST,
+                "M_INVALID_PARAM",
+                "origin is not the server that signed the request",
+            ),
+            TransactionError::NotAnArray(_) | TransactionError::TooMany { .. } => {
+                Answer::new(S::BAD_REQUEST, "M_BAD_JSON", capitalised(error))
+            }
+        },
+        ReceiveError::Busy => Answer::new(
+            S::TOO_MANY_REQUESTS,
+            "M_LIMIT_EXCEEDED",
+            "Too much is received at a time",
+        )
+        .retry_after(BUSY_RETRY),
+        ReceiveError::Broken => Answer::new(
+            S::INTERNAL_SERVER_ERROR,
+            "M_UNKNOWN",
+            "Internal server error",
+        ),
+        ReceiveError::Submit(error) => submit(error),
+        ReceiveError::Query(error) => query(error),
     }
 }
 

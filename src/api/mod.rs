@@ -47,8 +47,11 @@ use crate::writers::client::receipt_setter::ReceiptSetter;
 use crate::writers::client::room_writer::RoomWriter;
 use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::client::user_data::UserData;
+use crate::writers::federation::edus::{Edus, Parts as EduParts, RemotePresence};
 use crate::writers::federation::keyring::Keyring;
+use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
+use crate::writers::federation::receiver::{Parts as ReceiverParts, Receiver};
 use crate::writers::federation::resident::{Parts as ResidentParts, Resident};
 use crate::writers::submit::Submitter;
 
@@ -155,6 +158,8 @@ pub struct Ports {
     pub submitter: Submitter,
     pub typing_setter: TypingSetter,
     pub presence_setter: PresenceSetter,
+    /// Of users of other servers; none where the operator has no presence.
+    pub remote_presence: Option<RemotePresence>,
     /// Who types and who is there.
     pub ephemeral: Arc<dyn Ephemeral>,
     /// Signs the events of our users.
@@ -205,6 +210,8 @@ pub struct Api {
     pub queries: Queries,
     /// Helps servers that are not in a room.
     pub resident: Resident,
+    /// Takes in what other servers send.
+    pub receiver: Receiver,
     in_flight: Semaphore,
 }
 
@@ -233,21 +240,39 @@ impl Api {
             keyring: ports.keyring.clone(),
             submitter: ports.submitter.clone(),
         });
+        let receipt_setter = ReceiptSetter::new(
+            ports.rooms.clone(),
+            ports.users.clone(),
+            ports.receipts.clone(),
+            user_data.clone(),
+            ports.submitter.clone(),
+        );
+        let edus = Edus::new(EduParts {
+            own: settings.server_name.clone(),
+            rooms: ports.rooms.clone(),
+            acls: acls.clone(),
+            typing: ports.typing_setter.clone(),
+            receipts: receipt_setter.clone(),
+            presence: ports.remote_presence,
+        });
+        let receiver = Receiver::new(ReceiverParts {
+            own: settings.server_name.clone(),
+            rooms: ports.rooms.clone(),
+            checks: PduChecks::new(ports.keyring.clone()),
+            acls: acls.clone(),
+            submitter: ports.submitter.clone(),
+            edus,
+        });
         Arc::new(Api {
             accounts: Accounts::new(
                 settings.server_name.clone(),
                 settings.access_token_lifetime,
                 ports.users.clone(),
-                ports.submitter.clone(),
+                ports.submitter,
                 passwords,
             ),
-            receipt_setter: ReceiptSetter::new(
-                ports.rooms.clone(),
-                ports.users.clone(),
-                ports.receipts.clone(),
-                user_data.clone(),
-                ports.submitter,
-            ),
+            receipt_setter,
+            receiver,
             typing_setter: ports.typing_setter,
             presence_setter: ports.presence_setter,
             ephemeral: ports.ephemeral,

@@ -230,6 +230,7 @@ impl House {
             submitter: submitter.clone(),
             typing_setter: momentary.typing.clone(),
             presence_setter: momentary.presence.clone(),
+            remote_presence: momentary.remote_presence.clone(),
             ephemeral: momentary.projection.clone(),
             signing_key: signing,
             sync_positions: sync.clone(),

@@ -15,12 +15,15 @@ use crate::readers::client_sync::ClientSync;
 use crate::writers::client::presence_setter::{PresenceSetter, Timing};
 use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::ephemeral::EphemeralWriter;
+use crate::writers::federation::edus::RemotePresence;
 
 /// The parts, not running yet.
 pub struct Momentary {
     pub projection: Arc<EphemeralProjection>,
     pub typing: TypingSetter,
     pub presence: PresenceSetter,
+    /// Of users of other servers; none where the operator has no presence.
+    pub remote_presence: Option<RemotePresence>,
 }
 
 impl Momentary {
@@ -39,7 +42,11 @@ impl Momentary {
             offline_after: Duration::from_secs(u64::from(presence.offline_seconds.0)),
         };
         let server = &config.identity.server_name;
+        let remote_presence = presence
+            .enabled
+            .then(|| RemotePresence::new(server, writer.clone()));
         Momentary {
+            remote_presence,
             typing: TypingSetter::new(rooms.clone(), writer.clone()),
             presence: PresenceSetter::new(presence.enabled, timing, server, writer),
             projection,
@@ -61,6 +68,7 @@ impl Momentary {
         tasks.push(tokio::spawn(sync.clone().follow_ephemeral()));
         tasks.push(tokio::spawn(self.typing.run()));
         tasks.push(tokio::spawn(self.presence.run()));
+        tasks.extend(self.remote_presence.map(|it| tokio::spawn(it.run())));
         tasks
     }
 }

@@ -75,6 +75,16 @@ pub const SNAPSHOTS: &str = "engram_snapshots_total";
 pub const ROOMS_PARKED: &str = "engram_rooms_parked";
 /// Work that was done aside for rooms.
 pub const ROOM_WORK: &str = "engram_room_work_total";
+/// Transactions of other servers that were taken in.
+pub const TRANSACTIONS_RECEIVED: &str = "engram_federation_transactions_received_total";
+/// Events of other servers, by `result`.
+pub const PDUS_RECEIVED: &str = "engram_federation_pdus_received_total";
+/// EDUs of other servers.
+pub const EDUS_RECEIVED: &str = "engram_federation_edus_received_total";
+/// EDUs, or parts of them, that were dropped, by `reason`.
+pub const EDUS_DROPPED: &str = "engram_federation_edus_dropped_total";
+/// Bodies of transactions that are at work or wait.
+pub const RECEIVING_BYTES: &str = "engram_federation_receiving_bytes";
 /// Seconds since the epoch at which the process started.
 pub const STARTED: &str = "engram_started_time_seconds";
 
@@ -191,6 +201,23 @@ pub const ALL: &[Metric] = &[
         ROOM_WORK,
         Kind::Counter,
         "Work that was done aside for rooms.",
+    ),
+    metric(
+        TRANSACTIONS_RECEIVED,
+        Kind::Counter,
+        "Transactions of other servers that were taken in.",
+    ),
+    metric(PDUS_RECEIVED, Kind::Counter, "Events of other servers."),
+    metric(EDUS_RECEIVED, Kind::Counter, "EDUs of other servers."),
+    metric(
+        EDUS_DROPPED,
+        Kind::Counter,
+        "EDUs of other servers, or parts of them, that were dropped.",
+    ),
+    metric(
+        RECEIVING_BYTES,
+        Kind::Gauge,
+        "Bodies of transactions that are at work or wait.",
     ),
     metric(
         STARTED,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use log_format::record::output::{Decision, Reason};
 use ruma::OwnedEventId;
+use tokio::time::{Instant, timeout_at};
 
 /// Doors map it to an answer without knowing the log.
 pub use crate::logs::log::AppendError;
-use crate::logs::log::{Append, AppendTicket, NewRecord};
+use crate::logs::log::{Append, AppendTicket, Appended, NewRecord};
 use crate::query::outcome::{Outcome, OutcomeError, Outcomes};
 
 /// Why a write did not happen, or is not known to have happened.
@@ -33,6 +34,12 @@ impl Submitted {
     pub fn duplicate_of(&self) -> Option<&OwnedEventId> {
         self.outcome.duplicate_of.as_ref()
     }
+}
+
+/// A batch that is durable, and may not be folded yet.
+pub struct Durable {
+    appended: Appended,
+    outcomes: Arc<dyn Outcomes>,
 }
 
 /// Hands records to *input* and waits until they are durable and folded.
@@ -86,6 +93,28 @@ impl PendingSubmit {
             Decision::Accepted | Decision::Duplicate | Decision::Outlier => {
                 Ok(Submitted { outcome })
             }
+        }
+    }
+}
+
+impl PendingSubmit {
+    /// Waits until the batch is durable, and no longer.
+    pub async fn durable(self) -> Result<Durable, SubmitError> {
+        Ok(Durable {
+            appended: self.ticket.await?,
+            outcomes: self.outcomes,
+        })
+    }
+}
+
+impl Durable {
+    /// What became of the batch, refused or not; none if that is not known by
+    /// then. A room that is parked may take its time.
+    pub async fn outcome_by(self, deadline: Instant) -> Result<Option<Outcome>, SubmitError> {
+        let outcome = self.outcomes.outcome(self.appended);
+        match timeout_at(deadline, outcome).await {
+            Ok(outcome) => Ok(Some(outcome?)),
+            Err(_) => Ok(None),
         }
     }
 }

@@ -9,4 +9,5 @@ pub mod pdus;
 pub mod queries;
 pub mod routes;
 pub mod server_keys;
+pub mod transactions;
 pub mod version;

@@ -93,6 +93,7 @@ impl Doors {
             submitter,
             typing_setter: TypingSetter::new(world.clone(), ephemeral.clone()),
             presence_setter: PresenceSetter::new(true, timing, &settings.server_name, ephemeral),
+            remote_presence: None,
             ephemeral: Arc::new(Silence),
             signing_key: Arc::new(ServerKey::from_seed([1; 32], "a_1")),
             sync_positions: world.clone(),

@@ -6,7 +6,7 @@ pub mod aliases;
 pub mod authorize;
 mod canonical_alias;
 pub mod create_room;
-mod deadlines;
+pub(in crate::writers) mod deadlines;
 pub mod devices;
 pub mod event_builder;
 pub mod filters;

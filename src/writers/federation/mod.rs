@@ -1,9 +1,12 @@
 //! What other servers lead us to write (their keys now, their events later), and
 //! what we ask them on behalf of a request.
 
+pub mod edus;
 pub mod keyring;
 pub mod outside_membership;
 pub mod own_keys;
+pub mod past;
 pub mod pdu_checks;
 pub mod queries;
+pub mod receiver;
 pub mod resident;

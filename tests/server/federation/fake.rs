@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use engram::crypto::signing_key::ServerKey;
-use engram::matrix::canonical_json::{CanonicalJsonObject, parse_object, to_bytes};
+use engram::matrix::canonical_json::{CanonicalJsonObject, Numbers, parse_object_with, to_bytes};
 use engram::matrix::server_keys::published;
 use engram::matrix::x_matrix::SignedRequest;
 use http::StatusCode;
@@ -163,7 +163,7 @@ pub fn answer(status: StatusCode, body: Vec<u8>) -> Response {
 
 /// JSON as the server's own type.
 pub fn object(json: &Value) -> CanonicalJsonObject {
-    parse_object(json.to_string().as_bytes()).unwrap()
+    parse_object_with(json.to_string().as_bytes(), Numbers::Kept).unwrap()
 }
 
 fn certificate() -> reqwest::Certificate {

@@ -4,10 +4,12 @@
 //! at the usual port, and none gets in the way of another test or process.
 
 mod fake;
+mod guest;
 mod hostile;
 mod identity;
 mod joining;
 mod knocking;
+mod receiving;
 mod restricted;
 mod visitor;
 

@@ -1,0 +1,272 @@
+//! Events of one room, in their order: those that pass the checks are appended
+//! (server-server API, *Checks performed on receipt of a PDU*).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use log_format::record::Source;
+use log_format::record::input::Placement;
+use log_format::record::output::{Decision, Reason};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName};
+use tokio::time::Instant;
+
+use super::transaction::event_id;
+use super::{Inner, ReceiveError, Received};
+use crate::logs::log::AppendError;
+use crate::matrix::RoomVersion;
+use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::query::rooms::{QueryError, RoomHead};
+use crate::telemetry::names;
+use crate::writers::federation::past::{self, has_state};
+use crate::writers::federation::pdu_checks::{CheckedPdu, PduRefusal};
+use crate::writers::submit::{Durable, PendingSubmit, SubmitError};
+
+/// How long the answer waits, once everything is durable, for what the fold says.
+const OUTCOME_MAX: Duration = Duration::from_secs(5);
+
+/// Why an event is not taken in, as its server is told.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("this server is not in the room")]
+    NotResident,
+    #[error("the room does not let {0} take part")]
+    Acl(String),
+    #[error(transparent)]
+    Check(#[from] PduRefusal),
+    #[error("events that it builds on are not known: {0}")]
+    UnknownPast(String),
+    #[error("rejected: {}", words(*.0))]
+    Rejected(Reason),
+    /// It was here before.
+    #[error("rejected before")]
+    RejectedBefore,
+}
+
+/// An event on its way into the log.
+struct OnItsWay {
+    event_id: OwnedEventId,
+    pending: PendingSubmit,
+}
+
+/// What is told of the events of one room while they are taken in.
+#[derive(Default)]
+struct InRoom {
+    received: Received,
+    pending: Vec<OnItsWay>,
+    /// Ids of what was appended, so that what builds on it need not wait.
+    appended: HashSet<OwnedEventId>,
+}
+
+impl InRoom {
+    fn refuse(&mut self, event_id: OwnedEventId, why: &Refused) {
+        metrics::counter!(names::PDUS_RECEIVED, "result" => "refused").increment(1);
+        tracing::debug!(%event_id, %why, "event refused");
+        self.received.insert(event_id, Some(why.to_string()));
+    }
+
+    fn accept(&mut self, event_id: OwnedEventId) {
+        metrics::counter!(names::PDUS_RECEIVED, "result" => "accepted").increment(1);
+        self.received.insert(event_id, None);
+    }
+}
+
+impl Inner {
+    /// Takes in events that `origin` sent of one room.
+    ///
+    /// Errors: those of our own; what is wrong with an event is in the answer.
+    pub(super) async fn receive_in_room(
+        &self,
+        origin: &ServerName,
+        room: OwnedRoomId,
+        events: Vec<CanonicalJsonObject>,
+    ) -> Result<Received, ReceiveError> {
+        let Some(head) = self.parts.rooms.head(&room)? else {
+            // Nobody can tell the id of an event whose room version is not known,
+            // but for those that say it.
+            let named = events
+                .iter()
+                .filter_map(|pdu| event_id(RoomVersion::V1, pdu));
+            let why = || Some(Refused::NotResident.to_string());
+            return Ok(named.map(|id| (id, why())).collect());
+        };
+        let Ok(version) = RoomVersion::try_from(&head.version) else {
+            return Ok(Received::new());
+        };
+        let mut in_room = InRoom::default();
+        if let Some(refused) = self.refuses_room(&head, origin)? {
+            for id in events.iter().filter_map(|pdu| event_id(version, pdu)) {
+                in_room.refuse(id, &refused);
+            }
+            return Ok(in_room.received);
+        }
+        let ids: Vec<_> = events.iter().map(|pdu| event_id(version, pdu)).collect();
+        let checked = self.parts.checks.check_all(version, events).await;
+        for (id, checked) in ids.into_iter().zip(checked) {
+            match checked {
+                Ok(event) => {
+                    self.receive_event(origin, &head, event, &mut in_room)
+                        .await?;
+                }
+                Err(refusal) => {
+                    if let Some(id) = id {
+                        in_room.refuse(id, &refusal.into());
+                    }
+                }
+            }
+        }
+        self.settle(&room, &mut in_room).await?;
+        Ok(in_room.received)
+    }
+
+    /// Why nothing of this room is taken in from this server.
+    fn refuses_room(
+        &self,
+        head: &RoomHead,
+        origin: &ServerName,
+    ) -> Result<Option<Refused>, QueryError> {
+        if !head.is_resident(&self.parts.own) {
+            return Ok(Some(Refused::NotResident));
+        }
+        Ok(match self.parts.acls.allows(head, origin)? {
+            true => None,
+            false => Some(Refused::Acl(origin.to_string())),
+        })
+    }
+
+    async fn receive_event(
+        &self,
+        origin: &ServerName,
+        head: &RoomHead,
+        event: CheckedPdu,
+        in_room: &mut InRoom,
+    ) -> Result<(), ReceiveError> {
+        let id = event.pdu.event_id.clone();
+        if in_room.appended.contains(&id) {
+            return Ok(());
+        }
+        // Whoever relays an event is not who made it: both must be let in.
+        let sender = event.pdu.sender.server_name();
+        if sender != origin && !self.parts.acls.allows(head, sender)? {
+            in_room.refuse(id, &Refused::Acl(sender.to_string()));
+            return Ok(());
+        }
+        match self.standing(&head.room_id, &id)? {
+            Standing::Done => {
+                in_room.accept(id);
+                return Ok(());
+            }
+            Standing::Rejected => {
+                in_room.refuse(id, &Refused::RejectedBefore);
+                return Ok(());
+            }
+            Standing::Unsettled => (),
+        }
+        let comes = |id: &EventId| in_room.appended.contains(id);
+        let missing = past::missing(&*self.parts.rooms, &event.pdu, comes)?;
+        // Of a parked room nobody sees what is appended already: the fold tells
+        // what is missing when it gets there.
+        if !missing.is_empty() && !self.is_parked(&head.room_id)? {
+            let named = missing.prev_events.iter().chain(&missing.auth_events);
+            let named: Vec<&str> = named.map(|id| id.as_str()).collect();
+            in_room.refuse(id, &Refused::UnknownPast(named.join(", ")));
+            return Ok(());
+        }
+        let record = event.record(Placement::New, Source::Federation, origin);
+        let pending = match self
+            .parts
+            .submitter
+            .enqueue(event.pdu.room_id.as_str(), vec![record])
+        {
+            Err(SubmitError::Append(AppendError::Overloaded)) => {
+                // What is queued of ours goes first.
+                self.settle(&head.room_id, in_room).await?;
+                let record = event.record(Placement::New, Source::Federation, origin);
+                self.parts
+                    .submitter
+                    .enqueue(event.pdu.room_id.as_str(), vec![record])?
+            }
+            queued => queued?,
+        };
+        in_room.appended.insert(id.clone());
+        in_room.pending.push(OnItsWay {
+            event_id: id,
+            pending,
+        });
+        Ok(())
+    }
+
+    /// Waits until what was appended is durable, and a moment for its outcome.
+    async fn settle(&self, room: &RoomId, in_room: &mut InRoom) -> Result<(), ReceiveError> {
+        let mut durable: Vec<(OwnedEventId, Durable)> = Vec::new();
+        for OnItsWay { event_id, pending } in in_room.pending.drain(..) {
+            durable.push((event_id, pending.durable().await?));
+        }
+        // Nobody knows how long a parked room will take.
+        let patience = match self.is_parked(room)? {
+            true => Duration::ZERO,
+            false => OUTCOME_MAX,
+        };
+        let deadline = Instant::now() + patience;
+        for (id, durable) in durable {
+            let outcome = durable.outcome_by(deadline).await?;
+            let rejected = match outcome {
+                None => None,
+                Some(outcome) => match outcome.decision {
+                    Decision::Accepted | Decision::Outlier | Decision::SoftFailed => None,
+                    Decision::Rejected => Some(Refused::Rejected(outcome.reason)),
+                    // Somebody else was faster.
+                    Decision::Duplicate => match self.standing(room, &id)? {
+                        Standing::Rejected => Some(Refused::RejectedBefore),
+                        Standing::Done | Standing::Unsettled => None,
+                    },
+                },
+            };
+            match rejected {
+                Some(why) => in_room.refuse(id, &why),
+                None => in_room.accept(id),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_parked(&self, room: &RoomId) -> Result<bool, QueryError> {
+        Ok(self.parts.rooms.waits(room)?.parked_at.is_some())
+    }
+
+    /// What became of an event that was here before.
+    fn standing(&self, room: &RoomId, id: &EventId) -> Result<Standing, QueryError> {
+        let Some(stored) = self.parts.rooms.event(room, id)? else {
+            return Ok(Standing::Unsettled);
+        };
+        Ok(match stored.decision {
+            Decision::Accepted | Decision::SoftFailed | Decision::Duplicate => Standing::Done,
+            Decision::Rejected if has_state(&stored) => Standing::Rejected,
+            // One that has no place in the graph yet may get it now.
+            Decision::Rejected | Decision::Outlier => Standing::Unsettled,
+        })
+    }
+}
+
+enum Standing {
+    /// Here, and good.
+    Done,
+    Rejected,
+    /// Not here, or without a state: the fold decides.
+    Unsettled,
+}
+
+fn words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::None => "no reason is known",
+        Reason::Malformed => "it is malformed",
+        Reason::UnknownRoom => "the room is not known",
+        Reason::RoomExists => "the room has another create event",
+        Reason::Forbidden => "the room's rules do not allow it",
+        Reason::Rebase | Reason::MissingEvents => "what it builds on is not known",
+        Reason::MissingAuthEvents => "an event that authorises it is not known",
+        Reason::RejectedAuthEvent => "an event that authorises it was rejected",
+        Reason::TooMuchWork => "it would take too much work to decide about it",
+        Reason::NotFound => "what it names is not known",
+        Reason::Taken => "it was here before",
+    }
+}

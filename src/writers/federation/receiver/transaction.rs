@@ -1,0 +1,154 @@
+//! The body of `PUT /send`, bounded in number and told apart by room.
+
+use ruma::{OwnedEventId, OwnedRoomId, ServerName};
+
+use crate::limits::{TRANSACTION_EDUS_MAX, TRANSACTION_PDUS_MAX};
+use crate::matrix::RoomVersion;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
+use crate::matrix::signing::{event_id_of_hash, reference_hash};
+
+/// Why a body is no transaction. Nothing of it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransactionError {
+    #[error("origin is not the server that signed the request")]
+    OtherOrigin,
+    #[error("{0} is not an array")]
+    NotAnArray(&'static str),
+    #[error("there are more than {max} {what}")]
+    TooMany { what: &'static str, max: usize },
+}
+
+/// What a server sends at a time.
+#[derive(Debug, Default, PartialEq)]
+pub struct Transaction {
+    /// Events by room, the rooms in the order of their first event, and the
+    /// events of each in theirs.
+    pub rooms: Vec<(OwnedRoomId, Vec<CanonicalJsonObject>)>,
+    pub edus: Vec<CanonicalJsonValue>,
+}
+
+impl Transaction {
+    /// Reads the body of a request that `origin` signed.
+    ///
+    /// What names no room cannot be told what it is (the room's version says how
+    /// an event is named), and is left out as if it had not been sent.
+    pub fn read(
+        origin: &ServerName,
+        mut body: CanonicalJsonObject,
+    ) -> Result<Transaction, TransactionError> {
+        let named = body.get("origin");
+        if named.is_some_and(|named| named.as_str() != Some(origin.as_str())) {
+            return Err(TransactionError::OtherOrigin);
+        }
+        let pdus = list(&mut body, "pdus", TRANSACTION_PDUS_MAX)?;
+        let edus = list(&mut body, "edus", TRANSACTION_EDUS_MAX)?;
+        let mut rooms: Vec<(OwnedRoomId, Vec<CanonicalJsonObject>)> = Vec::new();
+        for pdu in pdus {
+            let CanonicalJsonValue::Object(pdu) = pdu else {
+                continue;
+            };
+            let room = pdu.get("room_id").and_then(|room| room.as_str());
+            let Some(Ok(room)) = room.map(OwnedRoomId::try_from) else {
+                continue;
+            };
+            match rooms.iter_mut().find(|(known, _)| *known == room) {
+                Some((_, events)) => events.push(pdu),
+                None => rooms.push((room, vec![pdu])),
+            }
+        }
+        Ok(Transaction { rooms, edus })
+    }
+}
+
+fn list(
+    body: &mut CanonicalJsonObject,
+    what: &'static str,
+    max: usize,
+) -> Result<Vec<CanonicalJsonValue>, TransactionError> {
+    match body.remove(what) {
+        None => Ok(Vec::new()),
+        Some(CanonicalJsonValue::Array(list)) if list.len() <= max => Ok(list),
+        Some(CanonicalJsonValue::Array(_)) => Err(TransactionError::TooMany { what, max }),
+        Some(_) => Err(TransactionError::NotAnArray(what)),
+    }
+}
+
+/// The id of what came as an event, whatever else is wrong with it.
+pub fn event_id(version: RoomVersion, pdu: &CanonicalJsonObject) -> Option<OwnedEventId> {
+    match version.has_event_id_field() {
+        true => OwnedEventId::try_from(pdu.get("event_id")?.as_str()?).ok(),
+        false => {
+            let rules = version.rules();
+            event_id_of_hash(rules, &reference_hash(rules, pdu))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::canonical_json::parse_object;
+
+    fn read(body: &str) -> Result<Transaction, TransactionError> {
+        let body = parse_object(body.as_bytes()).expect("parses");
+        Transaction::read(ruma::server_name!("a.test"), body)
+    }
+
+    #[test]
+    fn events_are_told_apart_by_room_in_their_order() {
+        let body = r#"{"origin":"a.test","pdus":[
+            {"room_id":"!b:x","n":1},{"room_id":"!a:x","n":2},{"room_id":"!b:x","n":3},
+            {"n":4},5,{"room_id":6},{"room_id":"no room"}],"edus":[7,{}]}"#;
+        let read = read(body).expect("reads");
+        let rooms: Vec<(&str, Vec<String>)> = read
+            .rooms
+            .iter()
+            .map(|(room, events)| {
+                let numbers = events.iter().map(|event| match event["n"] {
+                    CanonicalJsonValue::Integer(number) => number.to_string(),
+                    _ => unreachable!("all have one"),
+                });
+                (room.as_str(), numbers.collect())
+            })
+            .collect();
+        let one = |text: &str| text.to_owned();
+        assert_eq!(
+            rooms,
+            [("!b:x", vec![one("1"), one("3")]), ("!a:x", vec![one("2")])]
+        );
+        assert_eq!(read.edus.len(), 2);
+        assert_eq!(self::read("{}"), Ok(Transaction::default()));
+    }
+
+    #[test]
+    fn cve_2020_26257_the_origin_of_the_body_is_that_of_the_signature() {
+        for body in [r#"{"origin":"b.test"}"#, r#"{"origin":7}"#] {
+            assert_eq!(read(body), Err(TransactionError::OtherOrigin));
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_bounded_in_number() {
+        for (what, max) in [("pdus", 50), ("edus", 100)] {
+            let list = |count: usize| format!(r#"{{"{what}":[{}]}}"#, vec!["{}"; count].join(","));
+            assert!(read(&list(max)).is_ok());
+            let refused = Err(TransactionError::TooMany { what, max });
+            assert_eq!(read(&list(max + 1)), refused);
+            let other = format!(r#"{{"{what}":{{}}}}"#);
+            assert_eq!(read(&other), Err(TransactionError::NotAnArray(what)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_has_an_id_all_the_same() {
+        let parse = |text: &str| parse_object(text.as_bytes()).expect("parses");
+        let broken = parse(r#"{"type":7,"event_id":"$x:hs"}"#);
+        let id = event_id(RoomVersion::V1, &broken).expect("is named");
+        assert_eq!(id, "$x:hs");
+        for version in RoomVersion::all().filter(|version| !version.has_event_id_field()) {
+            let id = event_id(version, &broken).expect("has a hash");
+            assert_ne!(id, "$x:hs");
+        }
+        assert_eq!(event_id(RoomVersion::V2, &parse("{}")), None);
+    }
+}
