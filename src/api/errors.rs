@@ -88,6 +88,9 @@ pub enum ApiError {
     Remote(#[from] RemoteError),
     #[error("transaction of a server: {0}")]
     Receive(#[from] ReceiveError),
+    /// Another server names a room version that there is none of here.
+    #[error("room version {0:?} is not known")]
+    UnknownRoomVersion(String),
     #[error(transparent)]
     Resident(#[from] ResidentError),
     #[error(transparent)]
@@ -239,6 +242,11 @@ impl ApiError {
             ),
             ApiError::Signature(error) => signature(error),
             ApiError::Remote(error) => remote(error),
+            ApiError::UnknownRoomVersion(_) => Answer::new(
+                S::BAD_REQUEST,
+                "M_INCOMPATIBLE_ROOM_VERSION",
+                "This server does not support the room's version",
+            ),
             ApiError::Resident(error) => resident(error),
             ApiError::Receive(error) => receive(error),
             ApiError::Account(error) => account(error),
@@ -262,6 +270,9 @@ impl ApiError {
             ApiError::UnknownToken { soft_logout: true } => soft_logout(),
             ApiError::Account(AccountError::UnknownRefreshToken) => soft_logout(),
             ApiError::InteractiveAuth(challenge) => challenge.to_json(),
+            ApiError::UnknownRoomVersion(version) => {
+                Map::from_iter([("room_version".to_owned(), json!(version))])
+            }
             ApiError::Resident(ResidentError::IncompatibleVersion(version)) => {
                 Map::from_iter([("room_version".to_owned(), json!(version.as_str()))])
             }
@@ -344,6 +355,7 @@ fn resident(error: &ResidentError) -> Answer {
         ResidentError::IncompatibleVersion(_) => {
             answer(S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
+        ResidentError::InviteBlocked => answer(S::FORBIDDEN, "M_INVITE_BLOCKED"),
         ResidentError::Misfit(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),
         ResidentError::Pdu(refusal) => match refusal {
             PduRefusal::Format(_) | PduRefusal::Signature(_) | PduRefusal::Keys(_) => {

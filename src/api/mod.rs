@@ -236,6 +236,7 @@ impl Api {
         let acls = ServerAcls::new(ports.rooms.clone());
         let resident = Resident::new(ResidentParts {
             rooms: ports.rooms.clone(),
+            users: ports.users.clone(),
             acls: acls.clone(),
             keyring: ports.keyring.clone(),
             submitter: ports.submitter.clone(),

@@ -90,7 +90,7 @@ pub(super) fn limit_joins(api: &Api, user: &UserId, room_id: &RoomId) -> Result<
 }
 
 /// Counts an invite, whichever endpoint asks for it.
-pub(super) fn limit_invites(
+pub fn limit_invites(
     api: &Api,
     user: &UserId,
     room_id: &RoomId,

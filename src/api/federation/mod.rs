@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod handshakes;
+pub mod invites;
 pub mod joins;
 pub mod knocks;
 pub mod leaves;

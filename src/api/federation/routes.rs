@@ -3,7 +3,7 @@
 
 use axum::routing::{get, post, put};
 
-use super::{joins, knocks, leaves, queries, server_keys, transactions, version};
+use super::{invites, joins, knocks, leaves, queries, server_keys, transactions, version};
 use crate::api::client::routes::Table;
 
 /// Adds the table to the router's.
@@ -25,6 +25,10 @@ pub fn add(table: &mut Table) {
     table.add(["/_matrix/federation/v1/send_knock/{roomId}/{eventId}"], put(knocks::send));
     table.add(["/_matrix/federation/v1/make_leave/{roomId}/{userId}"], get(leaves::make));
     table.add(["/_matrix/federation/v2/send_leave/{roomId}/{eventId}"], put(leaves::send));
+
+    // Inviting our users
+    table.add(["/_matrix/federation/v2/invite/{roomId}/{eventId}"], put(invites::invite));
+    table.add(["/_matrix/federation/v1/invite/{roomId}/{eventId}"], put(invites::old_invite));
 
     // Transactions
     table.add(["/_matrix/federation/v1/send/{txnId}"], put(transactions::send));

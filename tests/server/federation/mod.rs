@@ -7,6 +7,7 @@ mod fake;
 mod guest;
 mod hostile;
 mod identity;
+mod inviting;
 mod joining;
 mod knocking;
 mod receiving;

@@ -17,7 +17,7 @@ pub const CAROL: &str = "@carol:c.test";
 
 /// A server of ours with one user, and a visitor.
 pub struct Scene {
-    _a: Server,
+    pub a: Server,
     pub alice: Api,
     pub c: Visitor,
 }
@@ -27,7 +27,7 @@ pub async fn scene() -> Scene {
     let a = neighbourhood.builder("a.test").start().await;
     let alice = a.register("alice").await;
     let c = Visitor::start(&neighbourhood).await;
-    Scene { _a: a, alice, c }
+    Scene { a, alice, c }
 }
 
 /// The membership of a user, as a local client is told it.

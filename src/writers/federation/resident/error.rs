@@ -1,5 +1,7 @@
 //! Why another server is not helped. Matrix codes are chosen in `api/errors.rs`.
 
+use log_format::record::output::Reason;
+
 use crate::matrix::RoomVersion;
 use crate::query::rooms::QueryError;
 use crate::writers::client::room_error::RoomWriteError;
@@ -48,7 +50,33 @@ pub enum ResidentError {
     /// None of our users may invite.
     #[error("no user of this server may let the user in")]
     UnableToGrant,
+    /// The user takes no invites (client-server API, *Invite permission*).
+    #[error("the user does not accept invites")]
+    InviteBlocked,
     /// The room waits for work that takes long.
     #[error("the room is busy")]
     Busy,
+}
+
+impl ResidentError {
+    /// Why an event that was checked did not become part of the room.
+    pub(super) fn of_submit(error: SubmitError) -> ResidentError {
+        let SubmitError::Refused(reason) = error else {
+            return error.into();
+        };
+        match reason {
+            Reason::Rebase | Reason::MissingEvents | Reason::MissingAuthEvents => {
+                ResidentError::UnknownPast
+            }
+            Reason::UnknownRoom => ResidentError::UnknownRoom,
+            Reason::Malformed => ResidentError::Misfit("the event has the wrong form"),
+            Reason::TooMuchWork => ResidentError::Busy,
+            Reason::None
+            | Reason::Forbidden
+            | Reason::RoomExists
+            | Reason::Taken
+            | Reason::NotFound
+            | Reason::RejectedAuthEvent => ResidentError::Forbidden,
+        }
+    }
 }

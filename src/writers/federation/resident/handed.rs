@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use log_format::record::Source;
 use log_format::record::input::Placement;
-use log_format::record::output::{Decision, Reason};
+use log_format::record::output::Decision;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, UserId};
 use tokio::time::timeout;
 
@@ -23,11 +23,10 @@ use crate::query::authority::Power;
 use crate::query::rooms::{RoomHead, StoredEvent};
 use crate::writers::client::joins::AUTHORISED_BY;
 use crate::writers::federation::pdu_checks::{CheckedPdu, PduRefusal};
-use crate::writers::submit::SubmitError;
 
 /// How long a request waits for its event to be decided. A room that waits for
 /// work aside takes longer; the other server may then send the same again.
-const DECISION_MAX: Duration = Duration::from_secs(60);
+pub(super) const DECISION_MAX: Duration = Duration::from_secs(60);
 
 /// What another server hands to us.
 pub struct Handed {
@@ -134,24 +133,7 @@ impl Resident {
         let Ok(decided) = timeout(DECISION_MAX, decided).await else {
             return Err(ResidentError::Busy);
         };
-        match decided {
-            Ok(_) => Ok(()),
-            Err(SubmitError::Refused(reason)) => Err(match reason {
-                Reason::Rebase | Reason::MissingEvents | Reason::MissingAuthEvents => {
-                    ResidentError::UnknownPast
-                }
-                Reason::UnknownRoom => ResidentError::UnknownRoom,
-                Reason::Malformed => ResidentError::Misfit("the event has the wrong form"),
-                Reason::TooMuchWork => ResidentError::Busy,
-                Reason::None
-                | Reason::Forbidden
-                | Reason::RoomExists
-                | Reason::Taken
-                | Reason::NotFound
-                | Reason::RejectedAuthEvent => ResidentError::Forbidden,
-            }),
-            Err(other) => Err(other.into()),
-        }
+        decided.map(drop).map_err(ResidentError::of_submit)
     }
 }
 

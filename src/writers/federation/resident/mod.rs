@@ -6,6 +6,7 @@
 
 mod error;
 pub mod handed;
+pub mod invites;
 pub mod template;
 
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use crate::matrix::{Membership, RoomVersion};
 use crate::query::joining::{Conditions, conditions, is_restricted};
 use crate::query::rooms::{RoomHead, Rooms};
 use crate::query::server_acls::ServerAcls;
+use crate::query::users::Users;
 use crate::writers::submit::Submitter;
 
 /// What it is made from.
 pub struct Parts {
     pub rooms: Arc<dyn Rooms>,
+    pub users: Arc<dyn Users>,
     pub acls: ServerAcls,
     pub keyring: Arc<Keyring>,
     pub submitter: Submitter,
