@@ -35,6 +35,7 @@ use crate::projectors::receiptserver::ReceiptAnswers;
 use crate::projectors::run::{Parts, Projection, SnapshotSchedule, epoch};
 use crate::projectors::start::{Report, fit, open_store, witnesses};
 use crate::projectors::userserver::UserAnswers;
+use crate::query::begun_states::BegunStates;
 use crate::query::tokens::Epoch;
 use crate::readers::client_search::{self, ClientSearch, Ports as SearchPorts};
 use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
@@ -45,8 +46,10 @@ use crate::storage::open::Store;
 use crate::storage::overlay::StoreError;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::follow_ups;
+use crate::writers::federation::given_state::GivenStates;
 use crate::writers::federation::keyring::{Keyring, Parts as KeyringParts};
 use crate::writers::federation::own_keys::OwnKeys;
+use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
 use crate::writers::room_work::RoomWork;
 use crate::writers::submit::Submitter;
@@ -219,6 +222,9 @@ impl House {
             submitter: submitter.clone(),
             notaries: config.federation.notaries.clone(),
         }));
+        let checks = PduChecks::new(keyring.clone());
+        let given = GivenStates::new(checks, rooms.clone(), submitter.clone());
+        close_given_states(&given, &*rooms).await;
         let ports = ApiPorts {
             keyring,
             queries: Queries::new(client),
@@ -375,6 +381,18 @@ impl House {
             input.close();
         })
         .await;
+    }
+}
+
+/// Drops the states that the process before began to give: nobody goes on with
+/// them. What fails is done at the next start.
+async fn close_given_states(given: &GivenStates, rooms: &impl BegunStates) {
+    let closed = match rooms.begun_states() {
+        Ok(begun) => given.close(begun).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = closed {
+        tracing::warn!(%error, "states that were given in part are kept");
     }
 }
 

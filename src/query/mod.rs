@@ -6,6 +6,7 @@
 //! knows RocksDB or the log.
 
 pub mod authority;
+pub mod begun_states;
 pub mod ephemeral;
 pub mod graph;
 pub mod ids;

@@ -19,6 +19,7 @@ use super::waiting;
 use crate::limits::{PURGED_ROWS_MAX, ROOM_WORK_INLINE_MAX};
 use crate::logs::log::{Log, partition_of};
 use crate::projectors::fold::PROJECTOR_VERSION;
+use crate::query::begun_states::{BegunState, BegunStates};
 use crate::query::graph::{RoomGraph, StateDifference};
 use crate::query::ids::{EventSn, InputOffset, Place, RoomSn, StateId};
 use crate::query::outside::OutsideMembership;
@@ -28,8 +29,10 @@ use crate::query::rooms::{
     Direction, QueryError, RoomHead, RoomMembership, RoomWaits, Rooms, StateKey, StateMap,
     StoredEvent,
 };
-use crate::storage::columns::{EVENT_IDS, IDEMPOTENCY, OUTSIDE, PUBLISHED, TIMELINE, USER_ROOMS};
-use crate::storage::keys::Key;
+use crate::storage::columns::{
+    EVENT_IDS, GIVEN_STATES, IDEMPOTENCY, OUTSIDE, PUBLISHED, TIMELINE, USER_ROOMS,
+};
+use crate::storage::keys::{Key, RowReader};
 use crate::storage::open::Store;
 use crate::storage::overlay::{Read, StoreError};
 
@@ -197,6 +200,27 @@ impl ParkedWork for Arc<RoomTables> {
             digest,
             projector_version: PROJECTOR_VERSION,
         }))
+    }
+}
+
+impl BegunStates for RoomTables {
+    fn begun_states(&self) -> Result<Vec<BegunState>, QueryError> {
+        let mut begun = vec![];
+        for partition in 0..self.partitions {
+            self.each_row(GIVEN_STATES, &Key::of(partition), |rest, _| {
+                let mut key = RowReader::new(GIVEN_STATES, rest);
+                let (room, given) = (RoomSn(key.number()?), key.array()?);
+                // What more there is in the key names a chunk.
+                if key.is_empty()
+                    && let Some(head) = self.head_by_sn(partition, room)?
+                {
+                    let room_id = head.room_id.clone();
+                    begun.push(BegunState { room_id, given });
+                }
+                Ok(())
+            })?;
+        }
+        Ok(begun)
     }
 }
 

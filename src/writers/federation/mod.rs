@@ -2,6 +2,7 @@
 //! what we ask them on behalf of a request.
 
 pub mod edus;
+pub mod given_state;
 pub mod keyring;
 pub mod outside_membership;
 pub mod own_keys;

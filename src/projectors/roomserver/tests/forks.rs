@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::harness::{ALICE, BOB, CAROL, Draft, House, Outcome};
 use crate::logs::log::NewRecord;
+use crate::query::begun_states::{BegunState, BegunStates};
 use crate::query::ids::Place;
 use crate::query::rooms::{Direction, Rooms, StateKey};
 
@@ -424,13 +425,24 @@ fn a_given_state_must_be_whole_and_of_this_room() {
         event_id: later.id.to_string(),
     };
     let begin = record(Kind::InputStateBegin, &room, codec::encode(&begin));
+    let chunk = codec::encode(&InputStateChunk {
+        given,
+        event_ids: vec![later.id.to_string()],
+    });
+    let chunk = record(Kind::InputStateChunk, &room, chunk);
+    assert_eq!(house.tables.begun_states().unwrap(), []);
+    house.fold_group(vec![begin, chunk]);
+    let room_id = room.clone();
+    let begun = BegunState { room_id, given };
+    assert_eq!(house.tables.begun_states().unwrap(), [begun]);
     let gone = codec::encode(&InputStateAbandoned { given });
     let gone = record(Kind::InputStateAbandoned, &room, gone);
     let again = codec::encode(&InputStateAbandoned { given });
     let again = record(Kind::InputStateAbandoned, &room, again);
-    let told = house.fold_group(vec![begin, gone, again]);
-    assert_eq!(told[1].verdict(), (Decision::Accepted, Reason::None));
-    assert_eq!(told[2].verdict(), (Decision::Rejected, Reason::NotFound));
+    let told = house.fold_group(vec![gone, again]);
+    assert_eq!(told[0].verdict(), (Decision::Accepted, Reason::None));
+    assert_eq!(told[1].verdict(), (Decision::Rejected, Reason::NotFound));
+    assert_eq!(house.tables.begun_states().unwrap(), []);
 }
 
 #[test]
