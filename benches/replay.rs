@@ -23,6 +23,7 @@ use std::time::Instant;
 use engram::logs::log::{Append, Log};
 use engram::logs::{InputLog, LogSettings, OutputLog};
 use engram::projectors::aliasserver::AliasProjector;
+use engram::projectors::deliveryserver::DeliveryProjector;
 use engram::projectors::keyserver::KeyProjector;
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
@@ -122,6 +123,7 @@ fn replay(home: &Path, input: &Arc<InputLog>, lanes: usize) -> rebuild::Digest {
         aliases: Box::new(AliasProjector),
         receipts: Box::new(ReceiptProjector::default()),
         keys: Box::new(KeyProjector),
+        deliveries: Box::new(DeliveryProjector),
     };
     let make_lanes = |_| (0..lanes).map(lane).collect();
     rebuild::replay(&store, &as_input, &output, &make_lanes, &|_| {}).expect("replay")

@@ -25,6 +25,7 @@ use engram::logs::log::{Append, Log};
 use engram::logs::{InputLog, LogSettings, OutputLog};
 use engram::matrix::filter::RoomEventFilter;
 use engram::projectors::aliasserver::AliasProjector;
+use engram::projectors::deliveryserver::DeliveryProjector;
 use engram::projectors::keyserver::KeyProjector;
 use engram::projectors::lanes::Lane;
 use engram::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
@@ -205,6 +206,7 @@ impl House {
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
             keys: Box::new(KeyProjector),
+            deliveries: Box::new(DeliveryProjector),
         };
         let lanes = |_| vec![lane()];
         rebuild::replay(&store, &as_input, &output, &lanes, &|_| {}).expect("replay");

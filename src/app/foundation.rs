@@ -16,6 +16,7 @@ use crate::logs::log::Log;
 use crate::logs::{LogSettings, OpenLogError};
 use crate::projectors::aliasserver::AliasProjector;
 use crate::projectors::applied::Applied;
+use crate::projectors::deliveryserver::DeliveryProjector;
 use crate::projectors::keyserver::KeyProjector;
 use crate::projectors::lanes::Lane;
 use crate::projectors::receiptserver::ReceiptProjector;
@@ -144,6 +145,7 @@ impl Tables {
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
             keys: Box::new(KeyProjector),
+            deliveries: Box::new(DeliveryProjector),
         };
         (0..count).map(lane).collect()
     }

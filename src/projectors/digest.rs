@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use log_format::codec;
 use log_format::record::output::{
-    OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent, OutputRoomGap,
-    OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys, OutputUser,
+    OutputAlias, OutputDelivery, OutputOutsideMembership, OutputReceipt, OutputRoomEvent,
+    OutputRoomGap, OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys,
+    OutputUser,
 };
 use log_format::record::{Envelope, Kind};
 
@@ -249,6 +250,10 @@ fn logical(envelope: &Envelope<'_>) -> Option<Vec<u8>> {
         }
         Kind::OutputServerKeys => {
             let body: OutputServerKeys = codec::decode(envelope.body).ok()?;
+            codec::encode(&(body.decision, body.reason))
+        }
+        Kind::OutputDelivery => {
+            let body: OutputDelivery = codec::decode(envelope.body).ok()?;
             codec::encode(&(body.decision, body.reason))
         }
         _ => return None,

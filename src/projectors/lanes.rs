@@ -31,6 +31,7 @@ pub struct Lane {
     pub aliases: Box<dyn Projector>,
     pub receipts: Box<dyn Projector>,
     pub keys: Box<dyn Projector>,
+    pub deliveries: Box<dyn Projector>,
 }
 
 impl Lane {
@@ -60,6 +61,7 @@ impl Lane {
             Kind::InputAliasCreated | Kind::InputAliasRemoved => self.aliases.as_mut(),
             Kind::InputReceipt => self.receipts.as_mut(),
             Kind::InputServerKeys => self.keys.as_mut(),
+            Kind::InputDelivery => self.deliveries.as_mut(),
             // Folded elsewhere, or not *input*.
             Kind::EphemeralTyping
             | Kind::EphemeralPresence
@@ -72,7 +74,8 @@ impl Lane {
             | Kind::OutputRoomGap
             | Kind::OutputUser
             | Kind::OutputAlias
-            | Kind::OutputServerKeys => return None,
+            | Kind::OutputServerKeys
+            | Kind::OutputDelivery => return None,
         })
     }
 
@@ -83,6 +86,7 @@ impl Lane {
         self.aliases.publish();
         self.receipts.publish();
         self.keys.publish();
+        self.deliveries.publish();
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod aliasserver;
 pub mod applied;
+pub mod deliveryserver;
 pub mod digest;
 pub mod eduserver;
 pub mod engine;

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use log_format::codec::decode;
 use log_format::record::Kind;
 use log_format::record::output::{
-    OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent, OutputRoomGap,
-    OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys, OutputUser,
+    OutputAlias, OutputDelivery, OutputOutsideMembership, OutputReceipt, OutputRoomEvent,
+    OutputRoomGap, OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys,
+    OutputUser,
 };
 
 use super::applied::Applied;
@@ -307,6 +308,7 @@ fn source_of(record: &LogRecord) -> Option<u64> {
                 .ok()?
                 .origin
         }
+        Kind::OutputDelivery => decode::<OutputDelivery>(envelope.body).ok()?.origin,
         _ => return None,
     };
     Some(origin.src_offset)

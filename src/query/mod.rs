@@ -7,6 +7,7 @@
 
 pub mod authority;
 pub mod begun_states;
+pub mod deliveries;
 pub mod ephemeral;
 pub mod graph;
 pub mod ids;

@@ -16,7 +16,7 @@ pub enum Family {
     Index,
     /// Room server: state nodes and the history of each key.
     State,
-    /// User server, alias server, receipt server and key server.
+    /// User server, alias server, receipt server, key server and delivery server.
     Users,
     /// Client sync reader.
     ClientSync,
@@ -24,11 +24,13 @@ pub enum Family {
     Relations,
     /// User directory reader.
     UserDirectory,
+    /// Federation sender.
+    FederationSender,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 8] = [
+    pub const ALL: [Family; 9] = [
         Family::Meta,
         Family::Rooms,
         Family::Index,
@@ -37,6 +39,7 @@ impl Family {
         Family::ClientSync,
         Family::Relations,
         Family::UserDirectory,
+        Family::FederationSender,
     ];
 
     /// Its name in RocksDB.
@@ -50,6 +53,7 @@ impl Family {
             Family::ClientSync => "client_sync",
             Family::Relations => "relations",
             Family::UserDirectory => "user_directory",
+            Family::FederationSender => "federation_sender",
         }
     }
 }
@@ -181,6 +185,11 @@ const KEY_SERVER: &str = "projectors/keyserver";
 /// `server name` → the keys that it published, and its newest answer.
 pub const SERVER_KEYS: Table = table(Family::Users, 40, "server_keys", KEY_SERVER, true);
 
+const DELIVERY_SERVER: &str = "projectors/deliveryserver";
+
+/// `server name` → what the server acknowledged, and when it is tried again.
+pub const DELIVERIES: Table = table(Family::Users, 41, "deliveries", DELIVERY_SERVER, true);
+
 const CLIENT_SYNC: &str = "readers/client_sync";
 
 /// `room sn | output offset` → an event of the room's timeline.
@@ -290,6 +299,19 @@ pub const DIRECTORY_OPEN: Table = table(
     false,
 );
 
+const SENDER: &str = "readers/federation_sender";
+
+/// `room id | server name` → how many users of that server are joined.
+pub const SENDER_SERVERS: Table = sender(1, "sender_servers");
+/// `server name | input offset | sub-number` → an event that the server is to be sent.
+pub const SENDER_QUEUE: Table = sender(2, "sender_queue");
+/// `room id` → those of our events that none of our later ones builds on.
+pub const SENDER_TIPS: Table = sender(3, "sender_tips");
+
+const fn sender(tag: u8, name: &'static str) -> Table {
+    table(Family::FederationSender, tag, name, SENDER, false)
+}
+
 /// All tables that this file declares. Owners add theirs beside it.
 pub const ALL: &[Table] = &[
     APPLIED,
@@ -330,6 +352,7 @@ pub const ALL: &[Table] = &[
     ROOM_ALIASES,
     RECEIPTS,
     SERVER_KEYS,
+    DELIVERIES,
     SYNC_TIMELINE,
     SYNC_STATE,
     SYNC_MEMBERS,
@@ -356,6 +379,9 @@ pub const ALL: &[Table] = &[
     DIRECTORY_NAMES,
     DIRECTORY_MEMBERS,
     DIRECTORY_OPEN,
+    SENDER_SERVERS,
+    SENDER_QUEUE,
+    SENDER_TIPS,
 ];
 
 #[cfg(test)]

@@ -242,6 +242,7 @@ fn one(random: &mut Random, users: u64) -> Keyed {
             },
         ),
         104..108 => server_keys(random),
+        108..110 => delivery(random),
         _ => receipt(random, &who, &room),
     }
 }
@@ -355,6 +356,37 @@ fn outside(random: &mut Random, room: &str, who: &str) -> Keyed {
             skeleton: Part::Present(b"{}"),
             body_part: Part::Present(br#"{"event":{"type":"m.room.member"},"state":[]}"#),
             salt: hash(random.next()),
+            ..NewEnvelope::default()
+        },
+    )
+}
+
+/// A server acknowledged something, or was not reached.
+fn delivery(random: &mut Random) -> Keyed {
+    let server = format!("server{}.example.org", random.below(5));
+    let emitted = |random: &mut Random| Emitted {
+        src_offset: random.below(1_000),
+        src_sub: random.below(2) as u32,
+    };
+    let acknowledged = (0..random.below(3)).map(|_| Acknowledged {
+        partition: random.below(3) as u32,
+        upto: emitted(random),
+        next: (random.below(2) == 0).then(|| emitted(random)),
+    });
+    keyed(
+        Kind::InputDelivery,
+        &InputDelivery {
+            acknowledged: acknowledged.collect(),
+            failures: random.below(4) as u32,
+            retry_at_ms: random.below(1_000_000),
+        },
+        NewEnvelope {
+            key: if random.below(20) == 0 {
+                "no server"
+            } else {
+                &server
+            },
+            received_us: 1_700_000_000_000_000,
             ..NewEnvelope::default()
         },
     )

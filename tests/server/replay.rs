@@ -7,6 +7,7 @@ use std::sync::Arc;
 use engram::logs::log::{Append, Appended, Log};
 use engram::projectors::aliasserver::AliasProjector;
 use engram::projectors::applied::Applied;
+use engram::projectors::deliveryserver::DeliveryProjector;
 use engram::projectors::digest::{self, Digest};
 use engram::projectors::engine::RunError;
 use engram::projectors::fold::{FoldError, FoldInput, Folded, Projector};
@@ -112,6 +113,7 @@ impl Tables {
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
             keys: Box::new(KeyProjector),
+            deliveries: Box::new(DeliveryProjector),
         };
         (0..count).map(lane).collect()
     }
@@ -197,6 +199,7 @@ async fn a_panic_in_a_fold_is_a_failure_that_writers_hear_of() {
         aliases: Box::new(Panics),
         receipts: Box::new(Panics),
         keys: Box::new(Panics),
+        deliveries: Box::new(Panics),
     };
     let projection = Projection::start(Parts {
         store,

@@ -5,17 +5,17 @@
 use log_format::codec::{self, CodecError};
 use log_format::record::ephemeral::{EphemeralPresence, EphemeralTyping};
 use log_format::record::input::{
-    InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDeviceLoggedIn,
-    InputDeviceRenamed, InputDevicesRemoved, InputFilter, InputOutsideMembership,
-    InputProfileField, InputReceipt, InputReport, InputRoomEvent, InputRoomPublished,
-    InputRoomPurged, InputRoomResumed, InputServerKeys, InputStateAbandoned, InputStateBegin,
-    InputStateChunk, InputStateCommit, InputTokensRefreshed, PurgeStep, ReceiptType, Tokens,
-    Transaction,
+    Emitted, InputAccountCreated, InputAccountDeactivated, InputAliasCreated, InputDelivery,
+    InputDeviceLoggedIn, InputDeviceRenamed, InputDevicesRemoved, InputFilter,
+    InputOutsideMembership, InputProfileField, InputReceipt, InputReport, InputRoomEvent,
+    InputRoomPublished, InputRoomPurged, InputRoomResumed, InputServerKeys, InputStateAbandoned,
+    InputStateBegin, InputStateChunk, InputStateCommit, InputTokensRefreshed, PurgeStep,
+    ReceiptType, Tokens, Transaction,
 };
 use log_format::record::output::{
-    MembershipChange, Origin, OutputAlias, OutputOutsideMembership, OutputReceipt, OutputRoomEvent,
-    OutputRoomGap, OutputRoomPublished, OutputRoomPurged, OutputRoomState, OutputServerKeys,
-    OutputUser, StateChange,
+    MembershipChange, Origin, OutputAlias, OutputDelivery, OutputOutsideMembership, OutputReceipt,
+    OutputRoomEvent, OutputRoomGap, OutputRoomPublished, OutputRoomPurged, OutputRoomState,
+    OutputServerKeys, OutputUser, StateChange,
 };
 use log_format::record::{Envelope, Kind};
 use serde_json::{Value, json};
@@ -65,6 +65,10 @@ pub fn decided(record: &Envelope<'_>) -> Option<Decided> {
         }
         Kind::OutputOutsideMembership => {
             let body: OutputOutsideMembership = codec::decode(record.body).ok()?;
+            of(body.origin, body.decision, body.reason)
+        }
+        Kind::OutputDelivery => {
+            let body: OutputDelivery = codec::decode(record.body).ok()?;
             of(body.origin, body.decision, body.reason)
         }
         _ => return None,
@@ -259,6 +263,23 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             value["membership"] = json!(body.membership.as_str());
             value
         }
+        Kind::InputDelivery => {
+            let body: InputDelivery = codec::decode(bytes)?;
+            let emitted = |at: &Emitted| json!([at.src_offset, at.src_sub]);
+            let acknowledged = body.acknowledged.iter().map(|partition| {
+                json!({
+                    "partition": partition.partition,
+                    "upto": emitted(&partition.upto),
+                    "next": partition.next.as_ref().map(emitted),
+                })
+            });
+            json!({
+                "acknowledged": acknowledged.collect::<Vec<_>>(),
+                "failures": body.failures,
+                "retry_at_ms": body.retry_at_ms,
+            })
+        }
+        Kind::OutputServerKeys | Kind::OutputDelivery => decision(record),
     })
 }
 

@@ -303,3 +303,35 @@ pub struct InputServerKeys {
     /// for a bounded time from then on.
     pub fetched_ms: u64,
 }
+
+/// An *output* record, named by what does not change when *output* is made anew:
+/// the offset in *input*, of the partition with the same number, at whose fold it
+/// was emitted, and which of the records of that fold it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Emitted {
+    pub src_offset: u64,
+    pub src_sub: u32,
+}
+
+/// How far a server has acknowledged what it is sent of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Acknowledged {
+    pub partition: u32,
+    /// The last event; all before it need not be sent (again).
+    pub upto: Emitted,
+    /// The last event of the transaction that comes next, so that a crash repeats
+    /// it as it was; none if nothing waited: the next event is one by itself.
+    pub next: Option<Emitted>,
+}
+
+/// Body of [`super::Kind::InputDelivery`]; the partition key is the name of the
+/// server that is sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct InputDelivery {
+    /// Of the partitions in which something was acknowledged.
+    pub acknowledged: Vec<Acknowledged>,
+    /// Attempts that failed since the last one that did not.
+    pub failures: u32,
+    /// Not tried again before then, in milliseconds since the epoch.
+    pub retry_at_ms: u64,
+}

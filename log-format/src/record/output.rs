@@ -331,3 +331,12 @@ pub struct OutputServerKeys {
     pub decision: Decision,
     pub reason: Reason,
 }
+
+/// Body of [`super::Kind::OutputDelivery`]. Routing fields are those of the
+/// source record.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct OutputDelivery {
+    pub origin: Origin,
+    pub decision: Decision,
+    pub reason: Reason,
+}

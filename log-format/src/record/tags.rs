@@ -68,6 +68,8 @@ pub enum Kind {
     // Keyed by server name.
     /// Another server published its signing keys.
     InputServerKeys = 0x0301,
+    /// What another server acknowledged of what it is sent, and when it is tried again.
+    InputDelivery = 0x0302,
 
     // Of the topic *ephemeral*, which has numbers of its own.
     /// A user began or ceased to type; keyed by room id.
@@ -95,11 +97,13 @@ pub enum Kind {
     OutputAlias = 0x8201,
     /// The key server's decision about one [`Kind::InputServerKeys`].
     OutputServerKeys = 0x8301,
+    /// The delivery server's decision about one [`Kind::InputDelivery`].
+    OutputDelivery = 0x8302,
 }
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 37] = [
+    pub const ALL: [Kind; 39] = [
         Kind::InputRoomEvent,
         Kind::InputRoomPublished,
         Kind::InputStateBegin,
@@ -125,6 +129,7 @@ impl Kind {
         Kind::InputAliasCreated,
         Kind::InputAliasRemoved,
         Kind::InputServerKeys,
+        Kind::InputDelivery,
         Kind::EphemeralTyping,
         Kind::EphemeralPresence,
         Kind::OutputRoomEvent,
@@ -137,6 +142,7 @@ impl Kind {
         Kind::OutputUser,
         Kind::OutputAlias,
         Kind::OutputServerKeys,
+        Kind::OutputDelivery,
     ];
 
     /// The kind with this number, if there is one.
@@ -177,6 +183,7 @@ impl Kind {
             Kind::InputAliasCreated => "alias_created",
             Kind::InputAliasRemoved => "alias_removed",
             Kind::InputServerKeys => "server_keys",
+            Kind::InputDelivery => "delivery",
             Kind::EphemeralTyping => "typing",
             Kind::EphemeralPresence => "presence",
             Kind::OutputRoomEvent => "output_room_event",
@@ -189,6 +196,7 @@ impl Kind {
             Kind::OutputUser => "output_user",
             Kind::OutputAlias => "output_alias",
             Kind::OutputServerKeys => "output_server_keys",
+            Kind::OutputDelivery => "output_delivery",
         }
     }
 }

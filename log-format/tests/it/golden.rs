@@ -43,7 +43,7 @@ fn every_kind() -> FakeFs {
     let fs = FakeFs::new();
     let (mut writer, _) = open(&fs.shared(), &config()).expect("opens");
     let mut records = samples::every_kind();
-    for count in [1, 2, 3, 4, 5, 22] {
+    for count in [1, 2, 3, 4, 5, 24] {
         let batch: Vec<_> = records.drain(..count.min(records.len())).collect();
         writer.append(&batch).expect("appends");
         writer.sync().expect("syncs");

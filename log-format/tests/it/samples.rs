@@ -168,6 +168,26 @@ fn body(kind: Kind) -> Vec<u8> {
             decision: Decision::Accepted,
             reason: Reason::None,
         }),
+        Kind::InputDelivery => encode(&InputDelivery {
+            acknowledged: vec![Acknowledged {
+                partition: 1,
+                upto: Emitted {
+                    src_offset: 17,
+                    src_sub: 0,
+                },
+                next: Some(Emitted {
+                    src_offset: 300,
+                    src_sub: 2,
+                }),
+            }],
+            failures: 3,
+            retry_at_ms: 1_700_000_040_000,
+        }),
+        Kind::OutputDelivery => encode(&OutputDelivery {
+            origin: origin(7),
+            decision: Decision::Accepted,
+            reason: Reason::None,
+        }),
         Kind::InputAliasCreated => encode(&InputAliasCreated {
             servers: vec!["example.org".to_owned()],
         }),

@@ -143,6 +143,7 @@ impl UserProjector {
             | Kind::InputOutsideMembership
             | Kind::InputRoomPurged
             | Kind::InputServerKeys
+            | Kind::InputDelivery
             | Kind::EphemeralTyping
             | Kind::EphemeralPresence
             | Kind::OutputReceipt
@@ -154,7 +155,8 @@ impl UserProjector {
             | Kind::OutputRoomPurged
             | Kind::OutputUser
             | Kind::OutputAlias
-            | Kind::OutputServerKeys => Ok(Verdict::rejected(Reason::Malformed)),
+            | Kind::OutputServerKeys
+            | Kind::OutputDelivery => Ok(Verdict::rejected(Reason::Malformed)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use engram::logs::log::{Append, Log, NewRecord};
 use engram::projectors::aliasserver::AliasProjector;
+use engram::projectors::deliveryserver::DeliveryProjector;
 use engram::projectors::ephemeral::EphemeralProjection;
 use engram::projectors::keyserver::KeyProjector;
 use engram::projectors::lanes::Lane;
@@ -54,6 +55,7 @@ impl House {
             aliases: Box::new(AliasProjector),
             receipts: Box::new(ReceiptProjector::default()),
             keys: Box::new(KeyProjector),
+            deliveries: Box::new(DeliveryProjector),
         };
         let snapshots = folder.path().join("snapshots");
         let projection = Projection::start(Parts {
