@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::crypto::ServerKey;
 use crate::crypto::openid::OpenIdTokens;
+use crate::query::deliveries::Hears;
 use crate::query::ephemeral::Ephemeral;
 use crate::query::graph::RoomGraph;
 use crate::query::receipts::Receipts;
@@ -176,6 +177,8 @@ pub struct Ports {
     pub keyring: Arc<Keyring>,
     /// Asks other servers what is theirs.
     pub queries: Queries,
+    /// Is told which servers speak to us.
+    pub ears: Arc<dyn Hears>,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -208,6 +211,7 @@ pub struct Api {
     pub openid: OpenIdTokens,
     pub keyring: Arc<Keyring>,
     pub queries: Queries,
+    pub ears: Arc<dyn Hears>,
     /// Helps servers that are not in a room.
     pub resident: Resident,
     /// Takes in what other servers send.
@@ -287,6 +291,7 @@ impl Api {
             searches: Semaphore::new(limits::SEARCHES_MAX),
             keyring: ports.keyring,
             queries: ports.queries,
+            ears: ports.ears,
             resident,
             acls,
             graph: ports.graph,

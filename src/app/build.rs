@@ -29,6 +29,7 @@ use crate::crypto::random;
 use crate::crypto::signing_key::ServerKey;
 use crate::logs::log::Log;
 use crate::logs::{EphemeralLog, InputLog, OutputLog};
+use crate::projectors::deliveryserver::DeliveryAnswers;
 use crate::projectors::keyserver::KeyAnswers;
 use crate::projectors::output_log::{EmbeddedOutput, OutputLog as OutputPort};
 use crate::projectors::receiptserver::ReceiptAnswers;
@@ -39,6 +40,7 @@ use crate::query::begun_states::BegunStates;
 use crate::query::tokens::Epoch;
 use crate::readers::client_search::{self, ClientSearch, Ports as SearchPorts};
 use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
+use crate::readers::federation_sender::{FederationSender, Ports as SenderPorts, Time};
 use crate::readers::relations::EventRelations;
 use crate::readers::run::{Reader, ReaderError, spawn};
 use crate::readers::user_directory::{Ports as DirectoryPorts, UserDirectory};
@@ -73,6 +75,8 @@ pub struct House {
     /// None where messages are not indexed.
     pub search: Option<Arc<ClientSearch>>,
     pub user_directory: Arc<UserDirectory>,
+    /// Sends nothing until it is run.
+    pub sender: Arc<FederationSender>,
     pub data_dir: DataDir,
     pub space: Arc<Space>,
     /// Answers the operator's questions about rooms.
@@ -225,9 +229,24 @@ impl House {
         let checks = PduChecks::new(keyring.clone());
         let given = GivenStates::new(checks, rooms.clone(), submitter.clone());
         close_given_states(&given, &*rooms).await;
+        let sender = FederationSender::open(SenderPorts {
+            store: store.clone(),
+            rooms: rooms.clone(),
+            deliveries: Arc::new(DeliveryAnswers::new(store.clone(), input.partitions())),
+            ephemeral: momentary.projection.clone(),
+            output: output.clone(),
+            input: input.clone(),
+            carrier: client.clone(),
+            server_name: config.identity.server_name.clone(),
+            epoch,
+            time: Time::real(),
+        });
+        let sender = sender.map_err(|error| Exit::failed(format!("federation sender: {error}")))?;
+        let sender = Arc::new(sender);
         let ports = ApiPorts {
             keyring,
             queries: Queries::new(client),
+            ears: sender.ears(),
             rooms,
             graph: tables.rooms.clone(),
             users,
@@ -253,7 +272,12 @@ impl House {
                 tokio::spawn(follow_ups::follow(rooms, output.clone(), partition))
             })
             .collect();
-        let readers: Vec<Arc<dyn Reader>> = vec![sync.clone(), relations, user_directory.clone()];
+        let readers: Vec<Arc<dyn Reader>> = vec![
+            sync.clone(),
+            relations,
+            user_directory.clone(),
+            sender.clone(),
+        ];
         let follow: Arc<dyn Log> = output.clone();
         let following = readers
             .iter()
@@ -272,6 +296,7 @@ impl House {
                 .map(|search| client_search::spawn(search, &stop_readers)),
             search,
             user_directory,
+            sender,
             api,
             input,
             ephemeral,

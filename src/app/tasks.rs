@@ -19,6 +19,7 @@ use crate::projectors::run::Projection;
 use crate::query::ids::EphemeralOffset;
 use crate::readers::client_search::ClientSearch;
 use crate::readers::client_sync::ClientSync;
+use crate::readers::federation_sender::FederationSender;
 use crate::readers::run::Reader;
 use crate::readers::user_directory::UserDirectory;
 use crate::storage::open::Store;
@@ -38,6 +39,7 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
         sync: house.sync.clone(),
         search: house.search.clone(),
         user_directory: house.user_directory.clone(),
+        sender: house.sender.clone(),
         store: house.store.clone(),
         space: house.space.clone(),
         ephemeral: house.ephemeral.clone(),
@@ -48,6 +50,7 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
             house.ephemeral.clone(),
             house.api.presence_setter.clone(),
         )),
+        tokio::spawn(house.sender.clone().run()),
         tokio::spawn(keep_stores(house.projection.clone(), house.space.clone())),
         tokio::spawn(keep_metrics(gauges, metrics)),
     ]
@@ -112,6 +115,7 @@ struct Gauges {
     sync: Arc<ClientSync>,
     search: Option<Arc<ClientSearch>>,
     user_directory: Arc<UserDirectory>,
+    sender: Arc<FederationSender>,
     store: Arc<Store>,
     space: Arc<Space>,
     ephemeral: Arc<EphemeralLog>,
@@ -147,6 +151,10 @@ impl Gauges {
         };
         metrics::gauge!(names::SYNC_LAG).set(behind(&*self.sync) as f64);
         metrics::gauge!(names::DIRECTORY_LAG).set(behind(&*self.user_directory) as f64);
+        metrics::gauge!(names::SENDER_LAG).set(behind(&*self.sender) as f64);
+        let (waiting, failing) = self.sender.counts();
+        metrics::gauge!(names::EVENTS_TO_SEND).set(waiting as f64);
+        metrics::gauge!(names::SERVERS_FAILING).set(failing as f64);
         if let Some(search) = &self.search {
             metrics::gauge!(names::SEARCH_LAG).set(search.behind() as f64);
         }

@@ -4,6 +4,7 @@
 
 pub mod client_search;
 pub mod client_sync;
+pub mod federation_sender;
 pub mod relations;
 pub mod run;
 pub mod store;

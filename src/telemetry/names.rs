@@ -85,6 +85,19 @@ pub const EDUS_RECEIVED: &str = "engram_federation_edus_received_total";
 pub const EDUS_DROPPED: &str = "engram_federation_edus_dropped_total";
 /// Bodies of transactions that are at work or wait.
 pub const RECEIVING_BYTES: &str = "engram_federation_receiving_bytes";
+/// Transactions to other servers that ended, by `result`: taken, refused for what
+/// is in them, or failed.
+pub const TRANSACTIONS: &str = "engram_federation_transactions_total";
+/// Transactions that are on their way to other servers.
+pub const TRANSACTIONS_IN_FLIGHT: &str = "engram_federation_transactions_in_flight";
+/// Events that a server refused so often that they are not sent to it any more.
+pub const EVENTS_GIVEN_UP: &str = "engram_federation_events_given_up_total";
+/// Events that wait to be sent, over all servers.
+pub const EVENTS_TO_SEND: &str = "engram_federation_events_waiting";
+/// Servers whose last transaction failed.
+pub const SERVERS_FAILING: &str = "engram_federation_servers_failing";
+/// *Output* records that the federation sender has not read yet.
+pub const SENDER_LAG: &str = "engram_federation_sender_lag_records";
 /// Seconds since the epoch at which the process started.
 pub const STARTED: &str = "engram_started_time_seconds";
 
@@ -218,6 +231,36 @@ pub const ALL: &[Metric] = &[
         RECEIVING_BYTES,
         Kind::Gauge,
         "Bodies of transactions that are at work or wait.",
+    ),
+    metric(
+        TRANSACTIONS,
+        Kind::Counter,
+        "Transactions to other servers that ended.",
+    ),
+    metric(
+        TRANSACTIONS_IN_FLIGHT,
+        Kind::Gauge,
+        "Transactions that are on their way to other servers.",
+    ),
+    metric(
+        EVENTS_GIVEN_UP,
+        Kind::Counter,
+        "Events that a server refused so often that they are not sent to it any more.",
+    ),
+    metric(
+        EVENTS_TO_SEND,
+        Kind::Gauge,
+        "Events that wait to be sent to other servers.",
+    ),
+    metric(
+        SERVERS_FAILING,
+        Kind::Gauge,
+        "Servers whose last transaction failed.",
+    ),
+    metric(
+        SENDER_LAG,
+        Kind::Gauge,
+        "Output records that the federation sender has not read yet.",
     ),
     metric(
         STARTED,

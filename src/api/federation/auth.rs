@@ -106,7 +106,10 @@ async fn verify(
     };
     let key = api.keyring.for_request(&claimed.origin, &claimed.key_id);
     match request.is_signed(&claimed, &key.await?) {
-        true => Ok(claimed.origin),
+        true => {
+            api.ears.heard_from(&claimed.origin);
+            Ok(claimed.origin)
+        }
         false => Err(SignatureError::Wrong),
     }
 }

@@ -20,6 +20,7 @@ use tower::ServiceExt;
 
 use super::{Api, Ports, Registration, Settings, router};
 use crate::crypto::ServerKey;
+use crate::query::deliveries::fake::Deaf;
 use crate::query::ephemeral::fake::Silence;
 use crate::query::receipts::fake::NoReceipts;
 use crate::query::relations::fake::NoRelations;
@@ -102,6 +103,7 @@ impl Doors {
             user_directory: UserDirectory::in_memory(world.clone(), world.clone(), world.clone()),
             keyring: Arc::new(keyring),
             queries: Queries::new(client),
+            ears: Arc::new(Deaf),
         };
         Doors {
             router: router(Api::new(ports, settings)),

@@ -12,7 +12,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Method, Url};
 use ruma::{OwnedServerName, ServerName};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::discovery::{Discovery, Route, Step};
 use super::well_known::{WellKnown, literal};
@@ -31,7 +31,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Unused connections that are kept for one server.
 const IDLE_PER_SERVER: usize = 2;
-/// Requests at a time, over all servers.
+/// Requests at a time, over all servers; transactions are not among them.
 const REQUESTS_AT_A_TIME: usize = 256;
 
 /// Bounds on one request and its answer.
@@ -192,14 +192,21 @@ impl FederationClient {
         destination: &ServerName,
         request: &Request<'_>,
     ) -> Result<Bytes, RequestError> {
-        let signed = SignedRequest {
-            method: request.method.as_str(),
-            uri: request.uri,
-            origin: &self.origin,
-            destination,
-            content: request.body,
-        };
-        let authorization = signed.authorization(&self.key);
+        let authorization = self.authorization(destination, request);
+        let _permit = self.permit().await;
+        self.exchange(destination, request, Some(authorization))
+            .await
+    }
+
+    /// [`FederationClient::send`], for what is sent unasked: whoever sends it
+    /// bounds how much that is at a time, so that servers that are gone keep
+    /// nobody waiting who asks something.
+    pub async fn deliver(
+        &self,
+        destination: &ServerName,
+        request: &Request<'_>,
+    ) -> Result<Bytes, RequestError> {
+        let authorization = self.authorization(destination, request);
         self.exchange(destination, request, Some(authorization))
             .await
     }
@@ -220,7 +227,25 @@ impl FederationClient {
         destination: &ServerName,
         request: &Request<'_>,
     ) -> Result<Bytes, RequestError> {
+        let _permit = self.permit().await;
         self.exchange(destination, request, None).await
+    }
+
+    /// The header that signs a request.
+    fn authorization(&self, destination: &ServerName, request: &Request<'_>) -> String {
+        SignedRequest {
+            method: request.method.as_str(),
+            uri: request.uri,
+            origin: &self.origin,
+            destination,
+            content: request.body,
+        }
+        .authorization(&self.key)
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed, so there is always a permit to come.
+        self.requests.acquire().await.ok()
     }
 
     async fn exchange(
@@ -229,8 +254,6 @@ impl FederationClient {
         request: &Request<'_>,
         authorization: Option<String>,
     ) -> Result<Bytes, RequestError> {
-        // Never closed, so there is always a permit to come.
-        let _permit = self.requests.acquire().await;
         let route = self.route(destination).await;
         let (http, url) = self.way(destination, &route, request.uri)?;
         let bounds = request.bounds;

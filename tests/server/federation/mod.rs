@@ -12,6 +12,7 @@ mod joining;
 mod knocking;
 mod receiving;
 mod restricted;
+mod sending;
 mod visitor;
 
 use std::net::Ipv4Addr;
