@@ -251,7 +251,6 @@ pub fn json(record: &Envelope<'_>) -> Result<Value, CodecError> {
             let body: InputServerKeys = codec::decode(bytes)?;
             json!({ "fetched_ms": body.fetched_ms })
         }
-        Kind::OutputServerKeys => decision(record),
         Kind::InputOutsideMembership => {
             let body: InputOutsideMembership = codec::decode(bytes)?;
             json!({ "membership": body.membership.as_str() })
