@@ -19,8 +19,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{accounts, reports, rooms};
+use super::{accounts, purges, reports, rooms};
 use crate::writers::client::accounts::Accounts;
+use crate::writers::client::room_purge::RoomPurger;
 
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
@@ -38,6 +39,7 @@ pub enum Request {
     Account(accounts::Request),
     Room(rooms::Request),
     Reports(reports::Request),
+    Purge(purges::Request),
 }
 
 /// The answer to a request of the same kind.
@@ -47,6 +49,7 @@ pub enum Response {
     Account(accounts::Response),
     Room(rooms::Response),
     Reports(reports::Response),
+    Purge(purges::Response),
 }
 
 /// Who answers.
@@ -54,6 +57,7 @@ pub enum Response {
 pub struct Desk {
     pub accounts: Accounts,
     pub rooms: Arc<rooms::Desk>,
+    pub purger: RoomPurger,
 }
 
 impl Desk {
@@ -61,6 +65,9 @@ impl Desk {
         match request {
             Request::Account(request) => {
                 Response::Account(accounts::perform(&self.accounts, request).await)
+            }
+            Request::Purge(request) => {
+                Response::Purge(purges::perform(&self.purger, request).await)
             }
             Request::Room(request) => {
                 let rooms = self.rooms.clone();

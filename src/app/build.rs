@@ -48,6 +48,7 @@ use crate::storage::open::Store;
 use crate::storage::overlay::StoreError;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::follow_ups;
+use crate::writers::client::room_purge::RoomPurger;
 use crate::writers::federation::given_state::GivenStates;
 use crate::writers::federation::keyring::{Keyring, Parts as KeyringParts};
 use crate::writers::federation::own_keys::OwnKeys;
@@ -81,6 +82,8 @@ pub struct House {
     pub space: Arc<Space>,
     /// Answers the operator's questions about rooms.
     pub rooms: Arc<Desk>,
+    /// Purges rooms for the operator.
+    pub purger: RoomPurger,
     stop_readers: CancellationToken,
     readers: Vec<Arc<dyn Reader>>,
     /// The tasks of the readers, one for each of them and partition.
@@ -88,6 +91,7 @@ pub struct House {
     /// Goes on whatever fails: the rest of the server does without search.
     search_follower: Option<JoinHandle<()>>,
     room_work: JoinHandle<()>,
+    room_purges: JoinHandle<()>,
     follow_ups: Vec<JoinHandle<()>>,
     /// Of what is true for minutes.
     momentary: Vec<JoinHandle<()>>,
@@ -265,6 +269,7 @@ impl House {
         };
         let work = RoomWork::new(Arc::new(tables.rooms.clone()), submitter.clone());
         let api = Api::new(ports, settings(config));
+        let purger = RoomPurger::new(api.room_writer.clone(), tables.rooms.clone());
         let stop_readers = CancellationToken::new();
         let follow_ups = (0..output.partitions())
             .map(|partition| {
@@ -307,6 +312,8 @@ impl House {
             data_dir,
             stop_readers,
             room_work: tokio::spawn(work.run()),
+            room_purges: tokio::spawn(purger.clone().run()),
+            purger,
             follow_ups,
             momentary,
             snapshot_at_stop: schedule.at_stop,
@@ -368,6 +375,7 @@ impl House {
         });
         self.stop_readers.cancel();
         self.room_work.abort();
+        self.room_purges.abort();
         self.follow_ups.iter().for_each(JoinHandle::abort);
         for reader in self.following {
             // A reader that failed has said so, and is rebuilt from its cursor.
@@ -397,6 +405,7 @@ impl House {
     pub async fn abandon(self) {
         self.stop_readers.cancel();
         self.room_work.abort();
+        self.room_purges.abort();
         self.follow_ups.iter().for_each(JoinHandle::abort);
         self.momentary.iter().for_each(JoinHandle::abort);
         let (input, ephemeral, projection) = (self.input, self.ephemeral, self.projection);

@@ -79,7 +79,8 @@ const ROOM_EXAMPLES: &str = "\
 Examples:
   engram room '!abc:example.org'
   engram room '!abc:example.org' --json | jq .extremities
-  engram-log state '!abc:example.org' --at 2h        the whole state, two hours ago";
+  engram-log state '!abc:example.org' --at 2h        the whole state, two hours ago
+  engram room purge '!abc:example.org'               remove it, with all that is kept of it";
 
 const ROOMS_EXAMPLES: &str = "\
 Examples:
@@ -131,12 +132,45 @@ pub struct CheckArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct RoomArguments {
     /// For example '!abc:example.org'; in quotes, as shells take `!` for themselves.
-    pub room_id: OwnedRoomId,
+    #[arg(required = true)]
+    pub room_id: Option<OwnedRoomId>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    #[command(subcommand)]
+    pub verb: Option<RoomVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RoomVerb {
+    /// Remove a room and all that the database keeps of it, whether the server runs or not.
+    ///
+    /// Its aliases and its place in the directory go, its local users leave it, and
+    /// then its events, states, receipts and all that is found by them are dropped:
+    /// it is in no client's list, no search and no directory any more, and neither a
+    /// restart nor a replay brings it back. A running server goes on with it if this
+    /// command is stopped, and after a restart.
+    ///
+    /// What the log holds stays in the log: the records of the room, with what was
+    /// said in it, can still be read there with engram-log, are part of its backups,
+    /// and are folded, to be dropped again, by every replay. Nothing rewrites the log
+    /// yet. Other servers keep what they have. Media are not touched, and neither are
+    /// settings and reports of users that name the room.
+    ///
+    /// Whoever makes or joins a room of that id later on finds a new one.
+    Purge(PurgeArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct PurgeArguments {
+    /// For example '!abc:example.org'; in quotes, as shells take `!` for themselves.
+    pub room_id: OwnedRoomId,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ pub mod foundation;
 mod momentary;
 pub mod old_keys;
 pub mod outbound;
+pub mod purges;
 pub mod reports;
 pub mod rooms;
 pub mod shutdown;

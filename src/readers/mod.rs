@@ -5,6 +5,7 @@
 pub mod client_search;
 pub mod client_sync;
 pub mod federation_sender;
+pub mod purges;
 pub mod relations;
 pub mod run;
 pub mod store;

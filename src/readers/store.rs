@@ -15,9 +15,21 @@ pub trait Write: Read {
     /// Writes a batch. Not flushed: a crash may take the newest batches back,
     /// never one from the middle.
     fn write(&self, writes: Writes) -> Result<(), StoreError>;
+
+    /// Removes all rows whose keys begin with these, in one batch whose size does
+    /// not grow with them.
+    fn remove(&self, prefixes: &[(Table, Vec<u8>)]) -> Result<(), StoreError>;
 }
 
 impl Write for Store {
+    fn remove(&self, prefixes: &[(Table, Vec<u8>)]) -> Result<(), StoreError> {
+        let mut batch = self.batch();
+        for (table, prefix) in prefixes {
+            batch.delete_prefix(*table, prefix)?;
+        }
+        Store::write(self, batch)
+    }
+
     fn write(&self, writes: Writes) -> Result<(), StoreError> {
         let mut batch = self.batch();
         batch.apply(writes)?;
@@ -180,6 +192,15 @@ pub mod memory {
     }
 
     impl Write for MemoryStore {
+        fn remove(&self, prefixes: &[(Table, Vec<u8>)]) -> Result<(), StoreError> {
+            let mut rows = self.rows.write();
+            for (table, prefix) in prefixes {
+                let (family, prefix) = tagged(*table, prefix);
+                rows.retain(|(of, key), _| *of != family || !key.starts_with(&prefix));
+            }
+            Ok(())
+        }
+
         fn write(&self, writes: Writes) -> Result<(), StoreError> {
             let mut rows = self.rows.write();
             for (key, value) in writes {

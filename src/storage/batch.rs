@@ -45,11 +45,14 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Removes the rows from `from` (inclusive) to `to` (exclusive).
-    pub fn delete_range(&mut self, table: Table, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+    /// Removes all rows whose keys begin with `prefix`, however many they are.
+    pub fn delete_prefix(&mut self, table: Table, prefix: &[u8]) -> Result<(), StoreError> {
         let family = self.store.family(table.family)?;
-        let (from, to) = (keys::tagged(table, from), keys::tagged(table, to));
-        self.batch.delete_range_cf(family, from, to);
+        let from = keys::tagged(table, prefix);
+        // A tag is never 0xFF, so a full key always has an end.
+        if let Some(to) = keys::prefix_end(&from) {
+            self.batch.delete_range_cf(family, from, to);
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod federation;
+pub mod purge;
 pub mod replay;
 pub mod reports;
 pub mod room;

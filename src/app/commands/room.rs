@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use log_format::Topic;
 
-use super::room_text;
+use super::{purge, room_text};
 use crate::app::admin;
-use crate::app::cli::{RoomArguments, RoomsArguments};
+use crate::app::cli::{RoomArguments, RoomVerb, RoomsArguments};
 use crate::app::data_dir::DataDir;
 use crate::app::exit::Exit;
 use crate::app::foundation::{self, Tables};
@@ -18,11 +18,15 @@ use crate::logs::ReadOnlyLog;
 use crate::logs::log::Log;
 use crate::projectors::start::witnesses;
 
-/// Shows one room.
+/// Shows one room, or purges it.
 pub fn room(config: &Config, arguments: &RoomArguments) -> Result<(), Exit> {
-    let request = Request::Room {
-        room_id: arguments.room_id.clone(),
+    if let Some(RoomVerb::Purge(arguments)) = &arguments.verb {
+        return purge::run(config, arguments);
+    }
+    let Some(room_id) = arguments.room_id.clone() else {
+        return Err(Exit::usage("which room?".to_owned()));
     };
+    let request = Request::Room { room_id };
     match ask(config, request)? {
         Response::Room(report) if arguments.json => print_json(&report),
         Response::Room(report) => {

@@ -55,6 +55,7 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<(), Exit> {
         let desk = admin::Desk {
             accounts: house.accounts().clone(),
             rooms: house.rooms.clone(),
+            purger: house.purger.clone(),
         };
         running.push(tokio::spawn(admin::serve(socket, desk)));
         write_addresses(&house.data_dir, &addresses)?;

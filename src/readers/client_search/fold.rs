@@ -19,6 +19,7 @@ use crate::logs::log::LogRecord;
 use crate::matrix::redaction::REDACTION_TYPE;
 use crate::query::ids::EventSn;
 use crate::query::rooms::{QueryError, Rooms, StateKey, StoredEvent};
+use crate::readers::purges;
 use crate::readers::run::ReaderError;
 
 pub const ENCRYPTION: &str = "m.room.encryption";
@@ -53,6 +54,18 @@ pub fn fold(
         Kind::OutputRoomState => {
             let body: OutputRoomState = codec::decode(envelope.body).map_err(decoded)?;
             Ok(encrypted(writing, &envelope, &body.state_delta))
+        }
+        Kind::OutputRoomPurged => {
+            let purged = purges::dropped(record, &envelope)?;
+            // Once, at the last of the many records that a large room takes:
+            // nothing is found of it since the first.
+            match (purged, room_of(&envelope)) {
+                (Some(purged), Some(room)) if purged.finished => {
+                    writing.delete_room(room_key(room));
+                    Ok(1)
+                }
+                _ => Ok(0),
+            }
         }
         // Users, receipts and the directory have nothing that is searched here.
         _ => Ok(0),

@@ -13,6 +13,7 @@ use super::history::{Newest, RoomHistory};
 use super::lazy::KnownMembers;
 use super::left::LeftRoom;
 use super::memory::{Memory, RoomIx, RoomSlot, UserSlot};
+use super::purged::stretches_of;
 use super::room::{Candidate, Events, JoinedRoom};
 use super::rows::{self, AccountDataRow, Key};
 use super::stripped::stripped_state;
@@ -121,6 +122,8 @@ pub struct Building<'a> {
     pub unwanted: Unwanted,
     /// Rooms in which others began or ceased to type.
     pub typing: TypingChanges,
+    /// Rooms of the user that were purged since.
+    purged: BTreeSet<OwnedRoomId>,
 }
 
 impl ClientSync {
@@ -136,10 +139,11 @@ impl ClientSync {
         let user_partition = partition_of(request.user.as_str(), self.output.partitions());
         let (changes, is_same_boot) = self.changes_since(since);
         let typing = TypingChanges::new(&changes, &request.filter.room.ephemeral);
-        let (token, candidates, data_changed, mut presence) = {
+        let (token, candidates, data_changed, purged, mut presence) = {
             let memory = self.memory.read();
             let token = self.token(&memory, since, changes.to);
             let candidates = candidates(&memory, request, since, &typing);
+            let purged = stretches_of(memory.user(&request.user), since, &token);
             let known = since.filter(|_| is_same_boot);
             let presence = self.presence_in(&memory, request, known, &changes);
             let since = since.and_then(|since| since.vector.get(user_partition as usize));
@@ -147,7 +151,7 @@ impl ClientSync {
                 .user(&request.user)
                 .and_then(|user| user.account_data_at);
             let changed = changed_at >= since.map(|since| since.0) && changed_at.is_some();
-            (token, candidates, changed, presence)
+            (token, candidates, changed, purged, presence)
         };
         self.add_presence_of_remote(request, &changes, &mut presence)?;
         let lazy = request.filter.room.state.lazy_load_members;
@@ -156,7 +160,9 @@ impl ClientSync {
             self.sent_members
                 .take(&request.user, &request.device, since.as_deref())
         });
-        if since.is_some() && candidates.is_empty() && !data_changed && presence.is_empty() {
+        let purged = self.purged_since(&request.user, &purged)?;
+        let nothing_of_rooms = candidates.is_empty() && purged.is_empty();
+        if since.is_some() && nothing_of_rooms && !data_changed && presence.is_empty() {
             if let Some(known_members) = known_members {
                 known_members.keep(&token.encode());
             }
@@ -171,6 +177,7 @@ impl ClientSync {
             known_members,
             unwanted: Unwanted::of(&*self.users, &request.user),
             typing,
+            purged,
         };
         let changed_data = match data_changed && since.is_some() {
             true => {
@@ -355,6 +362,16 @@ impl<'a> Building<'a> {
         for candidate in candidates {
             let data = changed_data.remove(&Some(candidate.room_id.clone()));
             self.add_room(&candidate, data, &mut rooms)?;
+        }
+        for room_id in std::mem::take(&mut self.purged) {
+            // One that came to be again is told as what it is now.
+            let is_again = rooms.join.contains_key(&room_id)
+                || rooms.invite.contains_key(&room_id)
+                || rooms.knock.contains_key(&room_id);
+            if !is_again && self.request.filter.room.matches_room(&room_id) {
+                let gone = || LeftRoom::gone(self.request.state_section);
+                rooms.leave.entry(room_id).or_insert_with(gone);
+            }
         }
         let next_batch = self.token.encode();
         if let Some(known_members) = self.known_members {

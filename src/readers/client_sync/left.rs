@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use log_format::record::output::Membership;
 
-use super::SyncError;
 use super::answer::Building;
 use super::outside::{end_in_timeline, seen_from_outside};
 use super::room::{Candidate, Events, State, Stretch, TimelineBatch};
@@ -13,6 +12,7 @@ use super::rows::MembershipRow;
 use super::state::StateQuery;
 use super::timeline::Timeline;
 use super::visible::Judge;
+use super::{StateSection, SyncError};
 
 /// `Left Room`.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,17 @@ pub struct LeftRoom {
     state: State,
     timeline: TimelineBatch,
     account_data: Events,
+}
+
+impl LeftRoom {
+    /// A room of which nothing is known any more.
+    pub fn gone(section: StateSection) -> LeftRoom {
+        LeftRoom {
+            state: State::new(section, Vec::new()),
+            timeline: TimelineBatch::default(),
+            account_data: Events::default(),
+        }
+    }
 }
 
 impl Building<'_> {

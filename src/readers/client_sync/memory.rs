@@ -96,6 +96,8 @@ pub struct UserSlot {
     pub own_receipts: BTreeMap<RoomIx, u64>,
     /// Offset of the newest change of account data, in the user's partition.
     pub account_data_at: Option<u64>,
+    /// Offset of the newest purge of a room of theirs, by partition.
+    pub purged_at: BTreeMap<PartitionId, u64>,
 }
 
 /// See the module's header.
@@ -156,6 +158,26 @@ impl Memory {
         ix
     }
 
+    /// Forgets a room that was purged: one that comes to be again under its id is
+    /// another. Returns who had anything to do with it; looks at all users.
+    pub fn remove_room(&mut self, ix: RoomIx) -> Vec<UserIx> {
+        let slot = &mut self.rooms[ix.0 as usize];
+        slot.newest = Newest::default();
+        slot.receipts_at = None;
+        slot.parts_from = None;
+        slot.joined = HashSet::new();
+        slot.joins = VecDeque::new();
+        self.by_room.remove(&slot.room_id);
+        let mut concerned = vec![];
+        for (number, user) in self.users.iter_mut().enumerate() {
+            user.own_receipts.remove(&ix);
+            if user.rooms.remove(&ix).is_some() {
+                concerned.push(UserIx(number as u32));
+            }
+        }
+        concerned
+    }
+
     /// The user's index; a user that is new here gets one.
     pub fn intern_user(&mut self, user: &UserId) -> UserIx {
         if let Some(known) = self.by_user.get(user) {
@@ -167,6 +189,7 @@ impl Memory {
             rooms: BTreeMap::new(),
             own_receipts: BTreeMap::new(),
             account_data_at: None,
+            purged_at: BTreeMap::new(),
         });
         self.by_user.insert(user.to_owned(), ix);
         ix

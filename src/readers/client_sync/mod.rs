@@ -19,6 +19,7 @@ mod notifications;
 mod outside;
 mod positions;
 mod presence;
+mod purged;
 mod recent;
 mod room;
 mod rows;
@@ -67,11 +68,12 @@ use crate::query::rooms::{QueryError, Rooms};
 use crate::query::shown::ShowError;
 use crate::query::tokens::{Epoch, TokenError};
 use crate::query::users::Users;
+use crate::readers::purges::{Stretch, stretches};
 use crate::readers::run::{Reader, ReaderError};
 use crate::readers::store::{Cursor, Write, clear, scan};
 use crate::storage::columns::{
-    SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_OWN_RECEIPTS, SYNC_RECEIPTS, SYNC_RECEIPTS_AT,
-    SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, SYNC_UNREAD, Table,
+    SYNC_DATA, SYNC_DATA_AT, SYNC_MEMBERS, SYNC_OWN_RECEIPTS, SYNC_PURGED, SYNC_RECEIPTS,
+    SYNC_RECEIPTS_AT, SYNC_ROOMS, SYNC_STATE, SYNC_TIMELINE, SYNC_UNREAD, Table,
 };
 use crate::storage::overlay::{Overlay, StoreError};
 
@@ -79,7 +81,7 @@ use crate::storage::overlay::{Overlay, StoreError};
 const NAME: &str = "client_sync";
 
 /// Every table of this reader.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     SYNC_TIMELINE,
     SYNC_STATE,
     SYNC_MEMBERS,
@@ -89,6 +91,7 @@ const TABLES: [Table; 10] = [
     SYNC_RECEIPTS,
     SYNC_OWN_RECEIPTS,
     SYNC_RECEIPTS_AT,
+    SYNC_PURGED,
     SYNC_UNREAD,
 ];
 
@@ -349,6 +352,23 @@ impl ClientSync {
     }
 }
 
+impl ClientSync {
+    fn fold_all(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
+        for stretch in stretches(records)? {
+            match stretch {
+                Stretch::Plain(records) => self.fold_group(partition, records)?,
+                Stretch::Purge(record, purged) => {
+                    for record in record {
+                        self.drop_room(partition, record, &purged)?;
+                    }
+                    self.fold_group(partition, record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Reader for ClientSync {
     fn name(&self) -> &'static str {
         NAME
@@ -360,7 +380,7 @@ impl Reader for ClientSync {
     }
 
     fn fold(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
-        let folded = self.fold_group(partition, records);
+        let folded = self.fold_all(partition, records);
         if folded.is_err() {
             self.stopped.store(true, Ordering::Release);
         }
@@ -442,6 +462,15 @@ fn load(store: &dyn Write, partition: PartitionId, memory: &mut Memory) -> Resul
         if let (Ok(user), Some(room)) = (<&ruma::UserId>::try_from(user), room) {
             let user = memory.intern_user(user);
             memory.user_mut(user).own_receipts.insert(*room, offset);
+        }
+        Ok(())
+    })?;
+    scan(store, SYNC_PURGED, prefix.bytes(), |key, _| {
+        let (user, _) = rows::split_text(SYNC_PURGED, key)?;
+        let offset = rows::last_number(SYNC_PURGED, key)?;
+        if let Ok(user) = <&ruma::UserId>::try_from(user) {
+            let user = memory.intern_user(user);
+            memory.user_mut(user).purged_at.insert(partition, offset);
         }
         Ok(())
     })?;

@@ -50,7 +50,7 @@ impl Events {
 }
 
 /// `TimelineBatch`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct TimelineBatch {
     pub(super) events: Vec<Box<RawValue>>,
     limited: bool,

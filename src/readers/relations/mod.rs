@@ -22,11 +22,12 @@ use tokio::time::{Instant, timeout_at};
 
 use self::fold::Group;
 use self::presence::Presence;
-use self::rows::TABLES_VERSION;
+use self::rows::{RoomKeys, TABLES_VERSION};
 use crate::logs::log::{Log, LogRecord, PartitionId};
 use crate::query::ids::RoomSn;
 use crate::query::rooms::Rooms;
 use crate::query::tokens::Epoch;
+use crate::readers::purges::{Stretch, stretches};
 use crate::readers::run::{Reader, ReaderError};
 use crate::readers::store::{Cursor, Write, clear, scan};
 use crate::storage::columns::{
@@ -138,6 +139,26 @@ impl EventRelations {
         Ok(())
     }
 
+    /// Drops all that relates to anything in a room.
+    fn drop_room(&self, partition: PartitionId, room: RoomSn) -> Result<(), StoreError> {
+        let room = RoomKeys { partition, room }.room();
+        let prefixes = TABLES.map(|table| (table, room.as_ref().to_vec()));
+        self.store.remove(&prefixes)
+    }
+
+    fn fold_all(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
+        for stretch in stretches(records)? {
+            match stretch {
+                Stretch::Plain(records) => self.fold_group(partition, records)?,
+                Stretch::Purge(record, purged) => {
+                    self.drop_room(partition, RoomSn(purged.room_sn))?;
+                    self.fold_group(partition, record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Waits, bounded, until the partitions are folded up to where they end now.
     async fn catch_up(&self, partitions: std::ops::Range<PartitionId>) {
         let ends = partitions.map(|partition| (partition, self.output.end(partition)));
@@ -169,7 +190,7 @@ impl Reader for EventRelations {
     }
 
     fn fold(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
-        let folded = self.fold_group(partition, records);
+        let folded = self.fold_all(partition, records);
         if folded.is_err() {
             self.stopped.store(true, Ordering::Release);
         }

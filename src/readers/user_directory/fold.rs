@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use log_format::codec;
 use log_format::record::output::{
-    Decision, Membership, MembershipChange, OutputRoomEvent, OutputRoomState, OutputUser,
-    StateChange, Visibility,
+    Decision, Membership, MembershipChange, OutputRoomEvent, OutputRoomPurged, OutputRoomState,
+    OutputUser, StateChange, Visibility,
 };
 use log_format::record::{Envelope, Kind};
 use ruma::{EventId, RoomId, ServerName, UserId};
@@ -21,6 +21,7 @@ use crate::matrix::client_event::content_of;
 use crate::matrix::history_visibility::{HISTORY_VISIBILITY_TYPE, visibility_of};
 use crate::query::ids::RoomSn;
 use crate::query::rooms::{QueryError, Rooms, StateKey, StoredEvent};
+use crate::readers::purges;
 use crate::readers::run::ReaderError;
 use crate::readers::words::words;
 use crate::storage::columns::{
@@ -87,6 +88,10 @@ impl<'a, 's> Group<'a, 's> {
                 let body = codec::decode(envelope.body).map_err(decoded)?;
                 Ok(self.user(&envelope, &body)?)
             }
+            Kind::OutputRoomPurged => match purges::dropped(record, &envelope)? {
+                Some(purged) => self.purged(&envelope, &purged),
+                None => Ok(()),
+            },
             // The rest tells nothing of who is who.
             _ => Ok(()),
         }
@@ -120,6 +125,30 @@ impl<'a, 's> Group<'a, 's> {
                 self.member(room_id, room, user, change.to)?;
             }
         }
+        Ok(())
+    }
+
+    /// Nobody meets anybody in a room that is gone.
+    fn purged(
+        &mut self,
+        envelope: &Envelope<'_>,
+        purged: &OutputRoomPurged,
+    ) -> Result<(), ReaderError> {
+        let room = RoomSn(purged.room_sn);
+        let room_id = envelope
+            .room_id
+            .and_then(|room| <&RoomId>::try_from(room).ok());
+        let Some(room_id) = room_id else {
+            return Ok(());
+        };
+        for user in &purged.users {
+            if let Ok(user) = <&UserId>::try_from(&**user) {
+                self.member(room_id, room, user, Membership::Leave)?;
+            }
+        }
+        let key = rows::room_key(self.partition, room);
+        self.rows.delete(DIRECTORY_OPEN, &key);
+        self.opened.insert(room, false);
         Ok(())
     }
 

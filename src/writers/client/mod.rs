@@ -24,6 +24,7 @@ mod relation_checks;
 pub mod reports;
 pub mod room_error;
 pub mod room_presets;
+pub mod room_purge;
 pub mod room_state;
 pub mod room_writer;
 pub mod sequencer;

@@ -5,6 +5,7 @@ mod creation;
 mod ignoring;
 mod membership;
 mod old_sync;
+mod purging;
 mod reading;
 mod redactions;
 mod sending;

@@ -48,6 +48,10 @@ impl Write for Counting {
     fn write(&self, writes: Writes) -> Result<(), StoreError> {
         self.store.write(writes)
     }
+
+    fn remove(&self, prefixes: &[(Table, Vec<u8>)]) -> Result<(), StoreError> {
+        self.store.remove(prefixes)
+    }
 }
 
 /// An answer over a gap, and the rows that it took.

@@ -208,6 +208,17 @@ impl UnreadCounts {
         Ok(())
     }
 
+    /// Forgets a count whose room is gone; its row is the fold's to remove.
+    pub fn forget(&self, user: &UserId, partition: PartitionId, room: RoomSn) {
+        let key = (user.to_owned(), partition, room);
+        self.known.lock().remove(&key);
+    }
+
+    /// The row of a count.
+    pub fn row(user: &UserId, partition: PartitionId, room: RoomSn) -> Key {
+        row_key(user, partition, room)
+    }
+
     fn load(
         &self,
         history: &RoomHistory<'_>,

@@ -315,6 +315,10 @@ impl Write for Counting {
     fn write(&self, writes: Writes) -> Result<(), StoreError> {
         self.inner.write(writes)
     }
+
+    fn remove(&self, prefixes: &[(Table, Vec<u8>)]) -> Result<(), StoreError> {
+        self.inner.remove(prefixes)
+    }
 }
 
 #[test]
