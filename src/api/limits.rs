@@ -21,6 +21,8 @@ pub const REGISTRATIONS_MAX: usize = 2_000;
 /// Searches that run at the same time: each keeps a processor and the disk busy,
 /// and others wait for their turn rather than slow everything down.
 pub const SEARCHES_MAX: usize = 4;
+/// Answers to other servers that read much of a room at the same time, some 20 ms each.
+pub const LARGE_ANSWERS_MAX: usize = 4;
 /// Devices of which is remembered from where they were seen last, some 400 bytes each at most;
 /// the least used is forgotten.
 pub const SIGHTINGS_MAX: usize = 10_000;

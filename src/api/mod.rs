@@ -202,6 +202,8 @@ pub struct Api {
     pub sync: Arc<ClientSync>,
     pub search: Option<Arc<ClientSearch>>,
     pub user_directory: Arc<UserDirectory>,
+    /// Answers to other servers that read much of a room, at work now.
+    pub large_answers: Semaphore,
     /// Searches that run now.
     pub searches: Semaphore,
     pub rate_limits: RateLimits,
@@ -288,6 +290,7 @@ impl Api {
             sync: ports.sync,
             search: ports.search,
             user_directory: ports.user_directory,
+            large_answers: Semaphore::new(limits::LARGE_ANSWERS_MAX),
             searches: Semaphore::new(limits::SEARCHES_MAX),
             keyring: ports.keyring,
             queries: ports.queries,

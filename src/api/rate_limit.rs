@@ -54,12 +54,14 @@ pub enum Limit {
     Report,
     /// Keys of other servers, by address: each may cost a request of ours.
     Notary,
+    /// Questions of another server about a room's history, by server.
+    History,
     /// Joins, leaves, knocks and invites of another server through us, by server.
     Handshake,
 }
 
 impl Limit {
-    const ALL: [Limit; 20] = [
+    const ALL: [Limit; 21] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -80,6 +82,7 @@ impl Limit {
         Limit::Report,
         Limit::Notary,
         Limit::Handshake,
+        Limit::History,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
@@ -104,6 +107,8 @@ impl Limit {
             Limit::LookUp => (Duration::from_millis(100), 500),
             Limit::Report => (Duration::from_secs(10), 10),
             Limit::Notary => (Duration::from_secs(1), 50),
+            // After a partition there is much to ask for.
+            Limit::History => (Duration::from_millis(10), 1_000),
             // Many users of a large server may come at once.
             Limit::Handshake => (Duration::from_millis(100), 200),
         }

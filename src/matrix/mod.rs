@@ -7,6 +7,7 @@
 pub mod auth_rules;
 pub mod build;
 pub mod canonical_json;
+pub mod citing;
 pub mod client_event;
 pub mod event;
 pub mod filter;

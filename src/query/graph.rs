@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::RoomId;
+use ruma::{EventId, OwnedRoomId, RoomId};
 
 use super::ids::{EventSn, StateId};
 use super::rooms::{QueryError, StateKey};
@@ -17,6 +17,10 @@ pub struct StateDifference {
 
 /// Questions about a room's graph. A room that is not known has none.
 pub trait RoomGraph: Send + Sync {
+    /// The rooms that know an event of this id: one, but for ids of room versions
+    /// 1 and 2, which their servers choose. Costs a look-up for each room.
+    fn rooms_with(&self, event: &EventId) -> Result<Vec<OwnedRoomId>, QueryError>;
+
     /// The auth chains of events: what they cite as their authority, what that
     /// cites, and so on; without the events themselves, unless another cites them.
     fn auth_chain(&self, room: &RoomId, of: &[EventSn]) -> Result<BTreeSet<EventSn>, QueryError>;

@@ -20,6 +20,7 @@ pub mod purges;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod served;
 pub mod server_acls;
 pub mod server_keys;
 pub mod shown;

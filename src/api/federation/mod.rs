@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod handshakes;
+pub mod history;
 pub mod invites;
 pub mod joins;
 pub mod knocks;

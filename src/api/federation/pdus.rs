@@ -23,9 +23,8 @@ use crate::query::rooms::{QueryError, Rooms, StoredEvent};
 /// Events that are read and written at a time: some 100 KiB.
 const STEP_EVENTS: usize = 128;
 
-/// What is written of an event; none leaves it out.
-pub type Form =
-    Arc<dyn Fn(&StoredEvent) -> Result<Option<Bytes>, QueryError> + Send + Sync + 'static>;
+/// What is written of events, in their order; some may be left out.
+pub type Form = Arc<dyn Fn(&[Arc<StoredEvent>]) -> Result<Vec<Bytes>, QueryError> + Send + Sync>;
 
 /// An array of the answer.
 pub struct Section {
@@ -36,16 +35,20 @@ pub struct Section {
 
 /// The whole event, unless it was rejected: nobody is given such.
 pub fn whole() -> Form {
-    Arc::new(|event| Ok((event.decision != Decision::Rejected).then(|| event.json.clone())))
+    Arc::new(|events| Ok(served(events).map(|event| event.json.clone()).collect()))
 }
 
 /// The event's id, as JSON.
 pub fn id() -> Form {
-    Arc::new(|event| {
-        let id = serde_json::to_vec(event.event_id.as_str());
-        let id = id.ok().filter(|_| event.decision != Decision::Rejected);
-        Ok(id.map(Bytes::from))
+    Arc::new(|events| {
+        let ids = served(events).filter_map(|event| serde_json::to_vec(&event.event_id).ok());
+        Ok(ids.map(Bytes::from).collect())
     })
+}
+
+fn served(events: &[Arc<StoredEvent>]) -> impl Iterator<Item = &Arc<StoredEvent>> {
+    let events = events.iter();
+    events.filter(|event| event.decision != Decision::Rejected)
 }
 
 /// An object with these fields, and then these arrays.
@@ -117,10 +120,8 @@ impl Writing {
         }
         let rest = section.events.get(self.done..).unwrap_or_default();
         let step = rest.get(..STEP_EVENTS.min(rest.len())).unwrap_or_default();
-        for event in self.rooms.events(&self.room_id, step)? {
-            let Some(written) = (section.form)(&event)? else {
-                continue;
-            };
+        let events = self.rooms.events(&self.room_id, step)?;
+        for written in (section.form)(&events)? {
             if !self.is_first {
                 self.out.push(b',');
             }

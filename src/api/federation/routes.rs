@@ -3,6 +3,7 @@
 
 use axum::routing::{get, post, put};
 
+use super::history::{events, states, timestamps, walks};
 use super::{invites, joins, knocks, leaves, queries, server_keys, transactions, version};
 use crate::api::client::routes::Table;
 
@@ -29,6 +30,15 @@ pub fn add(table: &mut Table) {
     // Inviting our users
     table.add(["/_matrix/federation/v2/invite/{roomId}/{eventId}"], put(invites::invite));
     table.add(["/_matrix/federation/v1/invite/{roomId}/{eventId}"], put(invites::old_invite));
+
+    // History
+    table.add(["/_matrix/federation/v1/event/{eventId}"], get(events::event));
+    table.add(["/_matrix/federation/v1/event_auth/{roomId}/{eventId}"], get(events::event_auth));
+    table.add(["/_matrix/federation/v1/state/{roomId}"], get(states::state));
+    table.add(["/_matrix/federation/v1/state_ids/{roomId}"], get(states::state_ids));
+    table.add(["/_matrix/federation/v1/backfill/{roomId}"], get(walks::backfill));
+    table.add(["/_matrix/federation/v1/get_missing_events/{roomId}"], post(walks::missing_events));
+    table.add(["/_matrix/federation/v1/timestamp_to_event/{roomId}"], get(timestamps::timestamp_to_event));
 
     // Transactions
     table.add(["/_matrix/federation/v1/send/{txnId}"], put(transactions::send));

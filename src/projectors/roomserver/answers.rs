@@ -30,7 +30,7 @@ use crate::query::rooms::{
     StoredEvent,
 };
 use crate::storage::columns::{
-    EVENT_IDS, GIVEN_STATES, IDEMPOTENCY, OUTSIDE, PUBLISHED, TIMELINE, USER_ROOMS,
+    EVENT_IDS, GIVEN_STATES, IDEMPOTENCY, OUTSIDE, PUBLISHED, ROOM_IDS, TIMELINE, USER_ROOMS,
 };
 use crate::storage::keys::{Key, RowReader};
 use crate::storage::open::Store;
@@ -225,6 +225,21 @@ impl BegunStates for RoomTables {
 }
 
 impl RoomGraph for RoomTables {
+    fn rooms_with(&self, event: &EventId) -> Result<Vec<OwnedRoomId>, QueryError> {
+        let mut found = vec![];
+        for partition in 0..self.partitions {
+            self.each_row(ROOM_IDS, &Key::of(partition), |rest, value| {
+                let room = RoomSn(rows::read_number(ROOM_IDS, value)?);
+                let key = rows::room_text_key(partition, room, event.as_str());
+                if self.store.get(EVENT_IDS, key.as_ref())?.is_some() {
+                    found.push(room_id_of(rest)?);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
     fn auth_chain(&self, room: &RoomId, of: &[EventSn]) -> Result<BTreeSet<EventSn>, QueryError> {
         let Some((partition, room)) = self.find(room)? else {
             return Ok(BTreeSet::new());

@@ -3,8 +3,9 @@
 //! Each server has a loopback address of its own, so that all of them can listen
 //! at the usual port, and none gets in the way of another test or process.
 
-mod fake;
+pub mod fake;
 mod guest;
+mod history;
 mod hostile;
 mod identity;
 mod inviting;
@@ -13,7 +14,7 @@ mod knocking;
 mod receiving;
 mod restricted;
 mod sending;
-mod visitor;
+pub mod visitor;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ mod model;
 mod of_rooms;
 mod of_users;
 mod redacted;
+mod servers;
 mod story;
 mod table;
 mod wrong_room;
@@ -132,7 +133,8 @@ async fn walk(world: &World, actor: &'static str) -> Vec<String> {
             faults: Vec::new(),
         })
         .collect();
-    for check in table::checks() {
+    let checks = table::checks().into_iter();
+    for check in checks.filter(|check| !check.starts_with(servers::PREFIX)) {
         let mut user = User {
             cells: &mut cells,
             actor,
