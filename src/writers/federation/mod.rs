@@ -10,4 +10,7 @@ pub mod past;
 pub mod pdu_checks;
 pub mod queries;
 pub mod receiver;
+pub mod remote_join;
+pub mod remote_rooms;
 pub mod resident;
+pub mod template;

@@ -16,20 +16,10 @@ use crate::matrix::canonical_json::{
     CanonicalJsonObject, CanonicalJsonValue, to_bytes, write_object,
 };
 use crate::matrix::event::Pdu;
+use crate::query::stripped::DESCRIBING;
 
 const MEMBER: &str = "m.room.member";
 
-/// State that is kept of a room we are not in: what the specification recommends
-/// (client-server API, *Stripped state*), each once, whatever else was sent.
-const DESCRIBING: [&str; 7] = [
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-];
 /// Bytes of stripped state that are kept. Ours: a record has room for 1 MiB, and
 /// each sync of an invite sends all of it.
 const STATE_BYTES_MAX: usize = 256 * 1024;
@@ -117,6 +107,7 @@ fn told(event: Option<&Pdu>, state: &[CanonicalJsonObject]) -> Vec<u8> {
 /// What is kept of the state: whom the event is from, what describes the room,
 /// and the event itself, as clients are shown them.
 fn stripped(event: &Pdu, state: &[CanonicalJsonObject]) -> Vec<CanonicalJsonObject> {
+    // Whatever else was sent, and each once.
     let mut wanted: Vec<(&str, &str)> = DESCRIBING.map(|kind| (kind, "")).to_vec();
     if event.state_key.as_deref() != Some(event.sender.as_str()) {
         wanted.push((MEMBER, event.sender.as_str()));

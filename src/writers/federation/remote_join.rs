@@ -1,0 +1,296 @@
+//! A user of ours joins a room that lives elsewhere (server-server API, *Joining
+//! Rooms*).
+//!
+//! A join goes on by itself when its client goes away, and whoever asks for the
+//! same one waits for it. What a crash leaves of it are outliers, which nobody
+//! sees and which say nothing of the room's state; the given state and the join
+//! are one batch of the log. So a retry finds a room that we are not in, and
+//! begins anew: what it appends again is dropped as a repeat.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use log_format::record::Source;
+use log_format::record::input::Placement;
+use log_format::record::output::Decision;
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
+
+use super::given_state::{self, KeptEvent};
+use super::pdu_checks::CheckedPdu;
+use super::remote_rooms::{RemoteRoomError, RemoteRooms, Signed};
+use crate::matrix::RoomVersion;
+use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
+use crate::outbound::federation::handshakes::{self, Handshake, Joined};
+
+/// Rooms whose doors are remembered before idle ones are forgotten.
+const DOORS_MAX: usize = 1_024;
+
+/// What became of a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinOutcome {
+    /// The user is in the room.
+    Joined,
+    /// Somebody else of ours was faster: the user can be joined here.
+    Here,
+}
+
+type JoinResult = Result<JoinOutcome, RemoteRoomError>;
+/// A join that runs, for all who wait for it.
+pub type RunningJoin = Shared<Pin<Box<dyn Future<Output = JoinResult> + Send>>>;
+
+/// A join that a user asks for.
+#[derive(Clone, Debug)]
+pub struct JoinRequest {
+    pub room: OwnedRoomId,
+    pub user: OwnedUserId,
+    /// Servers to join through, the best first.
+    pub servers: Vec<OwnedServerName>,
+    /// Of the member event, without the membership.
+    pub content: CanonicalJsonObject,
+}
+
+impl RemoteRooms {
+    /// Joins, and answers once the join is durable and folded.
+    pub async fn join(&self, request: JoinRequest) -> JoinResult {
+        let key = (request.room.clone(), request.user.clone());
+        let running = self
+            .joins
+            .entry(key.clone())
+            .or_insert_with(|| self.start(request))
+            .clone();
+        let joined = running.clone().await;
+        self.joins
+            .remove_if(&key, |_, known| known.ptr_eq(&running));
+        joined
+    }
+
+    fn start(&self, request: JoinRequest) -> RunningJoin {
+        let this = self.clone();
+        // A task of its own: it does not end with who waits for it.
+        let task = tokio::spawn(async move { this.join_by_any(&request).await });
+        let joined = task.map(|ended| ended.unwrap_or(Err(RemoteRoomError::Stopping)));
+        let joined: Pin<Box<dyn Future<Output = JoinResult> + Send>> = Box::pin(joined);
+        joined.shared()
+    }
+
+    async fn join_by_any(&self, request: &JoinRequest) -> JoinResult {
+        let door = self.door(&request.room);
+        let _open = door.lock().await;
+        if self.is_here(&request.room)? {
+            return Ok(JoinOutcome::Here);
+        }
+        let seen = self.parts.rooms.outside(&request.room, &request.user)?;
+        let servers = self.candidates(&request.room, &request.servers, seen.as_ref());
+        let mut worst: Option<RemoteRoomError> = None;
+        for server in &servers {
+            let why = match self.join_by(server, request).await {
+                Ok(()) => return Ok(JoinOutcome::Joined),
+                Err(why) if !why.is_of_the_server() => return Err(why),
+                Err(why) => why,
+            };
+            tracing::info!(room = %request.room, %server, %why, "join through this server failed");
+            if worst
+                .as_ref()
+                .is_none_or(|worst| worst.weight() < why.weight())
+            {
+                worst = Some(why);
+            }
+        }
+        Err(worst.unwrap_or(RemoteRoomError::NoServer))
+    }
+
+    fn door(&self, room: &RoomId) -> Arc<tokio::sync::Mutex<()>> {
+        if self.doors.len() > DOORS_MAX {
+            self.doors.retain(|_, door| Arc::strong_count(door) > 1);
+        }
+        self.doors.entry(room.to_owned()).or_default().clone()
+    }
+
+    async fn join_by(
+        &self,
+        server: &ServerName,
+        request: &JoinRequest,
+    ) -> Result<(), RemoteRoomError> {
+        let (room, user) = (&*request.room, &*request.user);
+        let began = Instant::now();
+        let content = request.content.clone();
+        let signed = self
+            .prepare(server, Handshake::Join, (room, user), content)
+            .await?;
+        let event_id = &*signed.built.event_id;
+        tracing::info!(%room, %server, version = %signed.version.as_str(), "joining a room of other servers");
+        let ids = (room, event_id);
+        let mut joined =
+            handshakes::send_join(&self.parts.client, server, ids, &signed.object).await?;
+        tracing::info!(
+            %room, %server, bytes = joined.bytes, state = joined.state.len(),
+            auth_chain = joined.auth_chain.len(), ms = began.elapsed().as_millis(),
+            "room's state has come"
+        );
+        if joined.members_omitted {
+            return Err(RemoteRoomError::BadAnswer("members are left out"));
+        }
+        let join = self.countersigned(server, &signed, joined.event.take()).await?;
+        self.commit(server, room, join, joined).await?;
+        tracing::info!(%room, %server, ms = began.elapsed().as_millis(), "joined");
+        Ok(())
+    }
+
+    /// Our join with the signature of the resident, where the room asks for one.
+    /// Of what the resident sends nothing but signatures is taken over.
+    async fn countersigned(
+        &self,
+        server: &ServerName,
+        signed: &Signed,
+        theirs: Option<Bytes>,
+    ) -> Result<CheckedPdu, RemoteRoomError> {
+        let mut object = signed.object.clone();
+        let theirs = theirs.and_then(|bytes| given_state::parse(signed.version, &bytes).ok());
+        // Where nobody vouches for the user nobody need sign but us.
+        if let (Some(theirs), true) = (theirs, signed.is_vouched_for) {
+            add_signatures(&mut object, &theirs, server);
+        }
+        let checked = self.parts.checks.check(signed.version, object).await;
+        let checked = checked
+            .map_err(|_| RemoteRoomError::BadAnswer("the join is not signed by the resident"))?;
+        match checked.pdu.event_id == signed.built.event_id && !checked.is_redacted {
+            true => Ok(checked),
+            false => Err(RemoteRoomError::BadAnswer("the join is another event")),
+        }
+    }
+
+    /// Checks what came, and appends it: what authorises the state and the join,
+    /// the state, and the join with the state before it.
+    async fn commit(
+        &self,
+        server: &ServerName,
+        room: &RoomId,
+        join: CheckedPdu,
+        joined: Joined,
+    ) -> Result<(), RemoteRoomError> {
+        let parts = &self.parts;
+        let version = join.pdu.version;
+        let at = (version, room);
+        let state = given_state::check_all(&parts.checks, at, joined.state).await;
+        let chain = given_state::check_all(&parts.checks, at, joined.auth_chain).await;
+        check_state(version, &join, &state)?;
+        let state_ids: Vec<_> = state.iter().map(|event| event.event_id.clone()).collect();
+        let mut events = state;
+        let known: HashSet<_> = state_ids.iter().collect();
+        events.extend(
+            chain
+                .into_iter()
+                .filter(|event| !known.contains(&event.event_id)),
+        );
+        let roots = state_ids.iter().chain(&join.pdu.auth_events);
+        let ordered = given_state::in_auth_order(&events, roots.map(|id| &**id));
+        given_state::append_outliers(&parts.submitter, at, server, &ordered).await?;
+
+        // Frozen as it was when the last of ours left: nothing of it goes on.
+        let head = parts.rooms.head(room)?;
+        let placement = match head.is_some_and(|head| !head.extremities.is_empty()) {
+            true => Placement::Rejoin,
+            false => Placement::New,
+        };
+        let state_ids = state_ids.iter().map(|id| &**id);
+        let mut batch = given_state::give(room, &join.pdu.event_id, state_ids);
+        batch.push(join.record(placement, Source::Federation, server));
+        let submitted = parts.submitter.submit(room.as_str(), batch).await;
+        let decided = submitted.map_err(|error| {
+            tracing::warn!(%room, %server, %error, "the state that was given does not allow the join");
+            error
+        })?;
+        match decided.outcome.decision {
+            Decision::Accepted => Ok(()),
+            _ => Err(RemoteRoomError::BadAnswer("the state is not whole")),
+        }
+    }
+}
+
+/// Adds the signatures of another server to an event of ours.
+pub(super) fn add_signatures(
+    event: &mut CanonicalJsonObject,
+    theirs: &CanonicalJsonObject,
+    server: &ServerName,
+) {
+    let theirs = theirs.get("signatures").and_then(|value| value.as_object());
+    let theirs = theirs.and_then(|theirs| theirs.get(server.as_str()));
+    let ours = event
+        .get_mut("signatures")
+        .and_then(CanonicalJsonValue::as_object_mut);
+    if let (Some(theirs), Some(ours)) = (theirs, ours) {
+        ours.entry(server.to_string())
+            .or_insert_with(|| theirs.clone());
+    }
+}
+
+/// What the fold could only call malformed: a state without the create event of
+/// this room and version, with two events for one key, or with none at all.
+fn check_state(
+    version: RoomVersion,
+    join: &CheckedPdu,
+    state: &[KeptEvent],
+) -> Result<(), RemoteRoomError> {
+    let bad = |why| Err(RemoteRoomError::BadAnswer(why));
+    let mut keys = HashSet::with_capacity(state.len());
+    for event in state {
+        let Some(state_key) = &event.state_key else {
+            return bad("the state has an event that is none");
+        };
+        if event.event_id == join.pdu.event_id || !keys.insert((&event.kind, state_key)) {
+            return bad("the state has two events for one key");
+        }
+    }
+    let mut created = state
+        .iter()
+        .filter(|event| &*event.kind == "m.room.create" && event.state_key.as_deref() == Some(""));
+    let Some(create) = created.next() else {
+        return bad("the state has no create event");
+    };
+    let content = create.content(version).unwrap_or_default();
+    let named = match content.get("room_version") {
+        None => Some("1"),
+        Some(named) => named.as_str(),
+    };
+    match named == Some(version.as_str()) {
+        true => Ok(()),
+        false => bad("the room has another version"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::matrix::canonical_json::parse_object;
+
+    #[test]
+    fn nothing_but_foreign_signatures_is_taken_over() {
+        let object = |json: serde_json::Value| parse_object(json.to_string().as_bytes()).unwrap();
+        let mut ours = object(json!({
+            "type": "m.room.member", "content": {"membership": "join"},
+            "signatures": {"a": {"ed25519:1": "ours"}},
+        }));
+        let theirs = object(json!({
+            "type": "m.room.power_levels", "content": {"membership": "ban"}, "more": 1,
+            "signatures": {"a": {"ed25519:1": "forged"}, "b": {"ed25519:x": "theirs"}, "c": {}},
+        }));
+        let (a, b) = (ruma::server_name!("a"), ruma::server_name!("b"));
+        add_signatures(&mut ours, &theirs, a);
+        add_signatures(&mut ours, &theirs, b);
+        let expected = object(json!({
+            "type": "m.room.member", "content": {"membership": "join"},
+            "signatures": {"a": {"ed25519:1": "ours"}, "b": {"ed25519:x": "theirs"}},
+        }));
+        assert_eq!(ours, expected);
+        add_signatures(&mut ours, &object(json!({"signatures": []})), b);
+        assert_eq!(ours, expected);
+    }
+}
