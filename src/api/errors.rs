@@ -30,6 +30,7 @@ use crate::writers::federation::keyring::KeyError;
 use crate::writers::federation::pdu_checks::PduRefusal;
 use crate::writers::federation::queries::RemoteError;
 use crate::writers::federation::receiver::{ReceiveError, TransactionError};
+use crate::writers::federation::remote_rooms::RemoteRoomError;
 use crate::writers::federation::resident::ResidentError;
 use crate::writers::submit::{AppendError, SubmitError};
 
@@ -403,6 +404,42 @@ fn receive(error: &ReceiveError) -> Answer {
     }
 }
 
+/// What another server says to our users. Its codes are passed on where the
+/// specification has them for this, and no others: `M_UNKNOWN_TOKEN` would log
+/// our user out.
+fn remote_room(error: &RemoteRoomError) -> Answer {
+    use StatusCode as S;
+    let answer = |status, code| Answer::new(status, code, capitalised(error));
+    match error {
+        RemoteRoomError::NoServer => answer(S::NOT_FOUND, "M_NOT_FOUND"),
+        RemoteRoomError::Version(_) => answer(S::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
+        RemoteRoomError::Refused(refusal) => match (refusal.status, refusal.errcode.as_str()) {
+            (403, _) => answer(S::FORBIDDEN, "M_FORBIDDEN"),
+            (404, _) => answer(S::NOT_FOUND, "M_NOT_FOUND"),
+            (400, "M_INCOMPATIBLE_ROOM_VERSION") => {
+                answer(S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
+            }
+            (400, "M_UNABLE_TO_AUTHORISE_JOIN") => {
+                answer(S::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN")
+            }
+            (400, "M_UNABLE_TO_GRANT_JOIN") => answer(S::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),
+            _ => answer(S::BAD_GATEWAY, "M_UNKNOWN"),
+        },
+        RemoteRoomError::Unreachable(_)
+        | RemoteRoomError::Template(_)
+        | RemoteRoomError::BadAnswer(_) => answer(S::BAD_GATEWAY, "M_UNKNOWN"),
+        RemoteRoomError::Build(_) => Answer::new(
+            S::INTERNAL_SERVER_ERROR,
+            "M_UNKNOWN",
+            "Internal server error",
+        ),
+        RemoteRoomError::Submit(SubmitError::Refused(_)) => answer(S::FORBIDDEN, "M_FORBIDDEN"),
+        RemoteRoomError::Submit(error) => submit(error),
+        RemoteRoomError::Query(error) => query(error),
+        RemoteRoomError::Stopping => stopping(),
+    }
+}
+
 fn account(error: &AccountError) -> Answer {
     use StatusCode as S;
     match error {
@@ -590,6 +627,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
             "Internal server error",
         ),
         RoomWriteError::UserData(error) => user_data(error),
+        RoomWriteError::Remote(error) => remote_room(error),
         RoomWriteError::Stopping => stopping(),
     }
 }

@@ -45,7 +45,7 @@ use crate::writers::client::accounts::Accounts;
 use crate::writers::client::passwords::Passwords;
 use crate::writers::client::presence_setter::PresenceSetter;
 use crate::writers::client::receipt_setter::ReceiptSetter;
-use crate::writers::client::room_writer::RoomWriter;
+use crate::writers::client::room_writer::{Parts as RoomWriterParts, RoomWriter};
 use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::client::user_data::UserData;
 use crate::writers::federation::edus::{Edus, Parts as EduParts, RemotePresence};
@@ -53,6 +53,7 @@ use crate::writers::federation::keyring::Keyring;
 use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
 use crate::writers::federation::receiver::{Parts as ReceiverParts, Receiver};
+use crate::writers::federation::remote_rooms::RemoteRooms;
 use crate::writers::federation::resident::{Parts as ResidentParts, Resident};
 use crate::writers::submit::Submitter;
 
@@ -179,6 +180,8 @@ pub struct Ports {
     pub queries: Queries,
     /// Is told which servers speak to us.
     pub ears: Arc<dyn Hears>,
+    /// Rooms that live elsewhere.
+    pub remote: RemoteRooms,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -214,6 +217,8 @@ pub struct Api {
     pub keyring: Arc<Keyring>,
     pub queries: Queries,
     pub ears: Arc<dyn Hears>,
+    /// Rooms that live elsewhere.
+    pub remote: RemoteRooms,
     /// Helps servers that are not in a room.
     pub resident: Resident,
     /// Takes in what other servers send.
@@ -229,15 +234,16 @@ impl Api {
     pub fn new(ports: Ports, settings: Settings) -> ApiState {
         let passwords = Arc::new(Passwords::default());
         let openid = OpenIdTokens::new(&ports.signing_key);
-        let room_writer = RoomWriter::new(
-            settings.server_name.clone(),
-            ports.signing_key,
-            settings.default_room_version.clone(),
-            ports.rooms.clone(),
-            ports.users.clone(),
-            ports.relations.clone(),
-            ports.submitter.clone(),
-        );
+        let room_writer = RoomWriter::new(RoomWriterParts {
+            server_name: settings.server_name.clone(),
+            key: ports.signing_key,
+            default_version: settings.default_room_version.clone(),
+            rooms: ports.rooms.clone(),
+            users: ports.users.clone(),
+            relations: ports.relations.clone(),
+            submitter: ports.submitter.clone(),
+            remote: ports.remote.clone(),
+        });
         let user_data = room_writer.user_data().clone();
         let acls = ServerAcls::new(ports.rooms.clone());
         let resident = Resident::new(ResidentParts {
@@ -295,6 +301,7 @@ impl Api {
             keyring: ports.keyring,
             queries: ports.queries,
             ears: ports.ears,
+            remote: ports.remote,
             resident,
             acls,
             graph: ports.graph,

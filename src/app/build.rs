@@ -54,6 +54,7 @@ use crate::writers::federation::keyring::{Keyring, Parts as KeyringParts};
 use crate::writers::federation::own_keys::OwnKeys;
 use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
+use crate::writers::federation::remote_rooms::{Parts as RemoteParts, RemoteRooms};
 use crate::writers::room_work::RoomWork;
 use crate::writers::submit::Submitter;
 
@@ -248,6 +249,12 @@ impl House {
         let sender = sender.map_err(|error| Exit::failed(format!("federation sender: {error}")))?;
         let sender = Arc::new(sender);
         let ports = ApiPorts {
+            remote: RemoteRooms::new(RemoteParts {
+                client: client.clone(),
+                keyring: keyring.clone(),
+                rooms: rooms.clone(),
+                submitter: submitter.clone(),
+            }),
             keyring,
             queries: Queries::new(client),
             ears: sender.ears(),

@@ -212,6 +212,21 @@ pub fn servers_that_must_sign(
     Ok(servers)
 }
 
+/// Whether a server signed an event with this key, also where its signature is
+/// not one that the event needs: an invite's from the invited user's server.
+pub fn is_signed(
+    version: RoomVersion,
+    event: &CanonicalJsonObject,
+    (server, key_id): (&ServerName, &str),
+    public_key: &[u8],
+) -> bool {
+    let redacted = redact(&version.rules().redaction, event);
+    let signed = to_bytes_without(&redacted, &["signatures", "unsigned"]);
+    let signatures = signatures_of(event, server.as_str());
+    let signature = signatures.and_then(|signatures| signatures.get(key_id)?.as_str());
+    signature.is_some_and(|signature| verify_bytes(&signed, signature, public_key))
+}
+
 /// Checks an event's signatures and content hash.
 ///
 /// `key_of` answers the public key of a server by key id, if it is known and

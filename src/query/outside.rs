@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use log_format::record::output::Membership;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -19,6 +19,8 @@ pub struct OutsideMembership {
     /// The member event, where there is one: a rejection of which the other
     /// server could not be told has none.
     pub event_id: Option<OwnedEventId>,
+    /// The server that told us, of a knock the one that took it.
+    pub origin: Option<OwnedServerName>,
     /// None where it was not said.
     pub version: Option<RoomVersionId>,
     /// See [`OutsideMembership::event`] and [`OutsideMembership::stripped_state`].
@@ -75,6 +77,7 @@ mod tests {
             membership: Membership::Invite,
             sender: owned_user_id!("@b:b"),
             event_id: None,
+            origin: None,
             version: None,
             json: Bytes::from_static(json.as_bytes()),
         };

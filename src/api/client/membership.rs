@@ -3,18 +3,23 @@
 
 use axum::Json;
 use axum::extract::State;
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedUserId, RoomId, RoomOrAliasId, UserId};
+use ruma::{
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, UserId,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::content::OptionalEventContent;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
-use crate::api::extract::{Json as Body, OptionalJson, Path};
+use crate::api::extract::{Json as Body, OptionalJson, Path, Query};
 use crate::api::rate_limit::Limit;
 use crate::api::{Api, ApiState};
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::writers::client::membership::Act;
+
+/// Servers that one request may name. Ours: they are tried one after the other.
+const SERVERS_MAX: usize = 20;
 
 /// Body of what users do to themselves.
 #[derive(Deserialize)]
@@ -42,10 +47,11 @@ pub async fn join_by_id_or_alias(
     State(api): State<ApiState>,
     auth: Auth,
     Path(room): Path<OwnedRoomOrAliasId>,
+    Query(named): Query<Parameters>,
     OptionalEventContent(body): OptionalEventContent,
 ) -> Result<Json<Value>, ApiError> {
-    let room_id = resolve(&api, &room)?;
-    join(&api, &auth, room_id, body).await
+    let (room_id, servers) = find(&api, &room, servers(named)).await?;
+    join(&api, &auth, (room_id, servers), body).await
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
@@ -53,9 +59,10 @@ pub async fn join_by_id(
     State(api): State<ApiState>,
     auth: Auth,
     Path(room_id): Path<OwnedRoomId>,
+    Query(named): Query<Parameters>,
     OptionalEventContent(body): OptionalEventContent,
 ) -> Result<Json<Value>, ApiError> {
-    join(&api, &auth, room_id, body).await
+    join(&api, &auth, (room_id, servers(named)), body).await
 }
 
 /// Joins. What the specification does not know in the body becomes part of the
@@ -63,7 +70,7 @@ pub async fn join_by_id(
 async fn join(
     api: &ApiState,
     auth: &Auth,
-    room_id: OwnedRoomId,
+    (room_id, servers): (OwnedRoomId, Vec<OwnedServerName>),
     mut body: CanonicalJsonObject,
 ) -> Result<Json<Value>, ApiError> {
     let reason = match body.remove("reason") {
@@ -79,13 +86,19 @@ async fn join(
     }
     let user = auth.user_id();
     limit_joins(api, user, &room_id)?;
-    api.room_writer.join(&room_id, user, reason, body).await?;
+    api.room_writer
+        .join(&room_id, user, reason, body, servers)
+        .await?;
     Ok(Json(json!({ "room_id": room_id })))
 }
 
-/// Counts a join of a room that we are in, whichever endpoint asks for it.
+/// Counts a join, whichever endpoint asks for it.
 pub(super) fn limit_joins(api: &Api, user: &UserId, room_id: &RoomId) -> Result<(), ApiError> {
-    api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
+    let limit = match api.remote.is_here(room_id)? {
+        true => Limit::JoinLocal,
+        false => Limit::JoinRemote,
+    };
+    api.rate_limits.check(limit, user.as_str())?;
     api.rate_limits.check(Limit::JoinRoom, room_id.as_str())
 }
 
@@ -106,18 +119,60 @@ pub async fn knock(
     State(api): State<ApiState>,
     auth: Auth,
     Path(room): Path<OwnedRoomOrAliasId>,
+    Query(named): Query<Parameters>,
     OptionalJson(body): OptionalJson<Own>,
 ) -> Result<Json<Value>, ApiError> {
-    let room_id = resolve(&api, &room)?;
+    let (room_id, servers) = find(&api, &room, servers(named)).await?;
     let user = auth.user_id();
-    api.rate_limits.check(Limit::JoinLocal, user.as_str())?;
+    limit_joins(&api, user, &room_id)?;
     api.room_writer
-        .change_membership(Act::Knock, &room_id, user, user, body.reason)
+        .knock(&room_id, user, body.reason, &servers)
         .await?;
     Ok(Json(json!({ "room_id": room_id })))
 }
 
-/// The room that an id or alias names.
+/// Query parameters, any of which may be given several times.
+pub(super) type Parameters = Vec<(String, String)>;
+
+/// The servers in `via`, and in `server_name`, which it was called before. What is
+/// no server name is of no use.
+pub(super) fn servers(named: Parameters) -> Vec<OwnedServerName> {
+    let named = named
+        .into_iter()
+        .filter(|(name, _)| name == "via" || name == "server_name");
+    let servers = named.filter_map(|(_, server)| OwnedServerName::try_from(server).ok());
+    servers.take(SERVERS_MAX).collect()
+}
+
+/// The room that an id or alias names, and the servers to reach it by: those that
+/// were named, then those that the alias names.
+pub(super) async fn find(
+    api: &Api,
+    room: &RoomOrAliasId,
+    mut servers: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), ApiError> {
+    let alias = match OwnedRoomId::try_from(room.to_owned()) {
+        Ok(room_id) => return Ok((room_id, servers)),
+        Err(alias) => alias,
+    };
+    let ours = alias.server_name() == api.settings.server_name;
+    let (room_id, named) = match ours {
+        true => {
+            let known = api.users.alias(&alias);
+            let known = known.ok_or(ApiError::NotFound("Room alias not found"))?;
+            (known.room_id, known.servers)
+        }
+        false => {
+            let known = api.queries.directory(&alias).await?;
+            (known.room_id, known.servers)
+        }
+    };
+    servers.extend(named);
+    servers.truncate(SERVERS_MAX);
+    Ok((room_id, servers))
+}
+
+/// The room that an id or an alias of ours names.
 pub(super) fn resolve(api: &Api, room: &RoomOrAliasId) -> Result<OwnedRoomId, ApiError> {
     match OwnedRoomId::try_from(room.to_owned()) {
         Ok(room_id) => Ok(room_id),

@@ -31,6 +31,7 @@ use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::ephemeral::EphemeralWriter;
 use crate::writers::federation::keyring::Keyring;
 use crate::writers::federation::queries::Queries;
+use crate::writers::federation::remote_rooms::{Parts as RemoteParts, RemoteRooms};
 use crate::writers::submit::Submitter;
 use crate::writers::testing::{Forgetful, World};
 
@@ -85,7 +86,14 @@ impl Doors {
             offline_after: Duration::from_secs(30),
         };
         let (keyring, client) = Keyring::without_others(submitter.clone());
+        let keyring = Arc::new(keyring);
         let ports = Ports {
+            remote: RemoteRooms::new(RemoteParts {
+                client: client.clone(),
+                keyring: keyring.clone(),
+                rooms: world.clone(),
+                submitter: submitter.clone(),
+            }),
             rooms: world.clone(),
             graph: world.clone(),
             users: world.clone(),
@@ -101,7 +109,7 @@ impl Doors {
             sync: ClientSync::in_memory(world.clone(), world.clone(), world.clone()),
             search: None,
             user_directory: UserDirectory::in_memory(world.clone(), world.clone(), world.clone()),
-            keyring: Arc::new(keyring),
+            keyring,
             queries: Queries::new(client),
             ears: Arc::new(Deaf),
         };

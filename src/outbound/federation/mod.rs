@@ -5,6 +5,7 @@ pub mod client;
 pub mod discovery;
 pub mod event;
 pub mod handshakes;
+pub mod invites;
 pub mod missing_events;
 pub mod queries;
 pub mod raw_events;

@@ -7,7 +7,9 @@ use log_format::codec;
 use log_format::record::input::InputOutsideMembership;
 use log_format::record::output::{Decision, Membership, OutputOutsideMembership, Reason};
 use log_format::record::{Kind, NewEnvelope};
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
+};
 
 use super::fold::RoomServer;
 use super::rows;
@@ -25,6 +27,7 @@ struct Said<'a> {
     user: &'a UserId,
     sender: &'a UserId,
     event_id: Option<&'a str>,
+    origin: Option<&'a str>,
     version: Option<&'a str>,
     json: &'a [u8],
 }
@@ -95,6 +98,7 @@ fn said<'a>(record: &FoldInput<'a>) -> Option<Said<'a>> {
         user: <&UserId>::try_from(envelope.state_key?).ok()?,
         sender: <&UserId>::try_from(envelope.sender?).ok()?,
         event_id: envelope.event_id,
+        origin: envelope.origin,
         version: envelope.room_version,
         json: envelope.body_part.bytes().unwrap_or_default(),
     };
@@ -106,6 +110,7 @@ fn encode(said: &Said<'_>) -> Vec<u8> {
     row.u8(rows::membership_byte(Some(said.membership)))
         .text(said.sender.as_str())
         .optional_text(said.event_id)
+        .optional_text(said.origin)
         .optional_text(said.version)
         .bytes(said.json);
     row.finish()
@@ -117,12 +122,14 @@ pub(super) fn read(room_id: OwnedRoomId, bytes: &[u8]) -> Result<OutsideMembersh
     let membership = rows::read_membership(&mut row)?;
     let sender = OwnedUserId::try_from(row.text()?);
     let event_id = row.optional_text()?.map(OwnedEventId::try_from);
+    let origin = row.optional_text()?.map(OwnedServerName::try_from);
     let version = row.optional_text()?.map(RoomVersionId::try_from);
     Ok(OutsideMembership {
         room_id,
         membership: membership.ok_or_else(|| row.error("no membership"))?,
         sender: sender.map_err(|_| row.error("no sender"))?,
         event_id: event_id.and_then(Result::ok),
+        origin: origin.and_then(Result::ok),
         version: version.and_then(Result::ok),
         json: bytes::Bytes::copy_from_slice(row.rest()),
     })

@@ -1,14 +1,17 @@
 //! New rooms: all events of a createRoom are built on one another, checked in
 //! a simulated state, and appended as one batch with one outcome.
 
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
 use log_format::record::input::Placement;
-use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 
 use super::aliases::publish_record;
 use super::authorize::NewRoomState;
 use super::canonical_alias::{self, CANONICAL_ALIAS};
 use super::event_builder::{Draft, Parents, RecordFields};
-use super::membership::{member_event, profile};
+use super::membership::{Act, member_event, profile};
 use super::room_error::RoomWriteError;
 use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
 use super::room_writer::RoomWriter;
@@ -52,20 +55,22 @@ pub struct InitialState {
 }
 
 impl NewRoom {
-    /// Whom the room begins with inviting, by either way to say so.
-    fn invited(&self) -> Vec<OwnedUserId> {
+    /// Whom the initial state invites.
+    fn invited_by_state(&self) -> Vec<OwnedUserId> {
         let by_state = self.initial_state.iter().filter(|state| {
             let membership = state.content.get("membership");
             state.kind == "m.room.member"
                 && membership.and_then(CanonicalJsonValue::as_str) == Some("invite")
         });
         let by_state = by_state.filter_map(|state| UserId::parse(&state.state_key).ok());
-        self.invite.iter().cloned().chain(by_state).collect()
+        by_state.collect()
     }
 }
 
 impl RoomWriter {
     /// Creates a room; it exists with everything that was asked for, or not at all.
+    /// Users of other servers are invited once it does: should their servers be
+    /// away, then they are not, and the room stands.
     pub async fn create_room(
         &self,
         creator: &UserId,
@@ -89,6 +94,8 @@ impl RoomWriter {
             Some(alias) => Some(self.reserve(alias)?),
         };
         let public = request.public;
+        let is_direct = request.is_direct;
+        let elsewhere = self.invited_elsewhere(&request);
         let drafts = self.drafts(creator, version, alias.as_ref(), request);
         let room_id = self.new_room_id(version)?;
         let (room_id, mut batch) = self.build_room(version, room_id, &drafts)?;
@@ -100,7 +107,11 @@ impl RoomWriter {
         }
         let submitted = self.submitter().submit(room_id.as_str(), batch).await;
         match (submitted, &alias) {
-            (Ok(_), _) => Ok(room_id),
+            (Ok(_), _) => {
+                let act = Act::Invite { is_direct };
+                self.invite_all(act, &room_id, creator, &elsewhere).await;
+                Ok(room_id)
+            }
             (Err(error), None) => Err(error.into()),
             (Err(error), Some(alias)) => {
                 // The room's failure is the answer, whatever becomes of this; an
@@ -111,6 +122,28 @@ impl RoomWriter {
                 Err(error.into())
             }
         }
+    }
+
+    fn invited_elsewhere(&self, request: &NewRoom) -> BTreeSet<OwnedUserId> {
+        let invited = request.invite.iter();
+        let elsewhere = invited.filter(|user| user.server_name() != self.server_name());
+        elsewhere.cloned().collect()
+    }
+
+    async fn invite_all(
+        &self,
+        act: Act,
+        room_id: &RoomId,
+        creator: &UserId,
+        invited: &BTreeSet<OwnedUserId>,
+    ) {
+        let invites = invited.iter().map(|user| async move {
+            let done = self.change_membership(act, room_id, creator, user, None);
+            if let Err(error) = done.await {
+                tracing::warn!(%room_id, %user, %error, "a new room's invite failed");
+            }
+        });
+        join_all(invites).await;
     }
 
     fn version_of(&self, request: &NewRoom) -> Result<RoomVersion, RoomWriteError> {
@@ -143,13 +176,14 @@ impl RoomWriter {
             ));
         }
         let ours = self.server_name();
-        let invited = request.invited();
-        if invited.iter().any(|user| user.server_name() != ours) {
-            return Err(RoomWriteError::Forbidden(
-                "this server cannot invite users of other servers yet".into(),
+        let by_state = request.invited_by_state();
+        if by_state.iter().any(|user| user.server_name() != ours) {
+            // Its server has to sign an invite, and initial state is signed by us alone.
+            return Err(RoomWriteError::InvalidRoomState(
+                "users of other servers are invited by `invite`".into(),
             ));
         }
-        let mut invited = invited.into_iter();
+        let mut invited = request.invite.iter().cloned().chain(by_state);
         match invited.find(|user| blocks_invites(&**self.users(), user)) {
             Some(user) => Err(RoomWriteError::InviteBlocked(user)),
             None => Ok(()),
@@ -244,7 +278,8 @@ impl RoomWriter {
         }
         let mut invited: Vec<&OwnedUserId> = Vec::new();
         for user in &request.invite {
-            if user == creator || invited.contains(&user) {
+            let is_ours = user.server_name() == self.server_name();
+            if user == creator || !is_ours || invited.contains(&user) {
                 continue;
             }
             invited.push(user);

@@ -13,6 +13,9 @@ impl RoomWriter {
     ///
     /// Broken off, it can be done again and goes on where it was.
     pub async fn leave_all(&self, user: &UserId) -> Result<(), RoomWriteError> {
+        for seen in self.rooms().outside_of(user)? {
+            self.leave_elsewhere(&seen.room_id, user, None).await?;
+        }
         for room in self.rooms().rooms_of(user)? {
             match room.membership {
                 Membership::Join | Membership::Invite | Membership::Knock => {}

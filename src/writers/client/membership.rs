@@ -10,7 +10,7 @@ use log_format::codec;
 use log_format::record::input::InputRoomForgotten;
 use log_format::record::output::Membership;
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::{OwnedUserId, RoomId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
@@ -63,10 +63,12 @@ impl RoomWriter {
         target: &UserId,
         reason: Option<String>,
     ) -> Result<(), RoomWriteError> {
-        if matches!(act, Act::Invite { .. }) && target.server_name() != self.server_name() {
-            return Err(RoomWriteError::Forbidden(
-                "this server cannot invite users of other servers yet".into(),
-            ));
+        if act == Act::Leave
+            && self
+                .leave_elsewhere(room_id, sender, reason.as_deref())
+                .await?
+        {
+            return Ok(());
         }
         let change = Change {
             rooms: self.rooms().clone(),
@@ -80,16 +82,37 @@ impl RoomWriter {
         self.change(room_id, change).await
     }
 
-    /// Joins a user to a room. What is `beside` becomes part of the member event,
-    /// but for what servers say in it.
+    /// Knocks for a user; through one of `servers` if the room lives elsewhere.
+    pub async fn knock(
+        &self,
+        room_id: &RoomId,
+        user: &UserId,
+        reason: Option<String>,
+        servers: &[OwnedServerName],
+    ) -> Result<(), RoomWriteError> {
+        let elsewhere = (reason.as_deref(), servers);
+        if self.knock_elsewhere(room_id, user, elsewhere).await? {
+            return Ok(());
+        }
+        self.change_membership(Act::Knock, room_id, user, user, reason)
+            .await
+    }
+
+    /// Joins a user to a room; through one of `servers` if it lives elsewhere. What
+    /// is `beside` becomes part of the member event, but for what servers say in it.
     pub async fn join(
         &self,
         room_id: &RoomId,
         user: &UserId,
         reason: Option<String>,
         mut beside: CanonicalJsonObject,
+        servers: Vec<OwnedServerName>,
     ) -> Result<(), RoomWriteError> {
         beside.retain(|field, _| !SAID_BY_SERVERS.contains(&field.as_str()));
+        let elsewhere = (reason.as_deref(), &beside, servers);
+        if self.join_elsewhere(room_id, user, elsewhere).await? {
+            return Ok(());
+        }
         let change = Change {
             rooms: self.rooms().clone(),
             users: self.users().clone(),
@@ -105,7 +128,12 @@ impl RoomWriter {
     async fn change(&self, room_id: &RoomId, change: Change) -> Result<(), RoomWriteError> {
         let (act, target) = (change.act, change.target.clone());
         let choose = Box::new(move |head: &RoomHead| change.draft(head));
-        let done = self.sequencer().set_state(room_id, choose).await;
+        let invites_elsewhere =
+            matches!(act, Act::Invite { .. }) && target.server_name() != self.server_name();
+        let done = match invites_elsewhere {
+            true => self.set_invite(room_id, &target, choose).await,
+            false => self.sequencer().set_state(room_id, choose).await,
+        };
         if let (Act::Join, Ok(Some(_))) = (act, &done) {
             self.after_join(room_id, &target).await;
         }
@@ -365,6 +393,6 @@ pub(super) fn member_event(
     Draft::state(sender, MEMBER, target.as_str(), content)
 }
 
-fn put(content: &mut CanonicalJsonObject, field: &str, text: &str) {
+pub(super) fn put(content: &mut CanonicalJsonObject, field: &str, text: &str) {
     content.insert(field.into(), CanonicalJsonValue::String(text.into()));
 }

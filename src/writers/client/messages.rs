@@ -163,7 +163,9 @@ impl RoomWriter {
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
         check_tombstone(room_id, kind, &content)?;
-        let invited = self.invited_by(kind, state_key, &content)?;
+        let invited = invited_by(kind, state_key, &content);
+        let is_ours = |user: &OwnedUserId| user.server_name() == self.server_name();
+        let invited_elsewhere = invited.clone().filter(|user| !is_ours(user));
         let joins = is_membership(kind, &content, "join") && state_key == sender.as_str();
         let draft = Draft::state(sender, kind, state_key, content);
         let (rooms, users) = (self.rooms().clone(), self.users().clone());
@@ -185,32 +187,23 @@ impl RoomWriter {
             true => self.rooms().membership(room_id, sender)?,
             false => None,
         };
-        let written = self.sequencer().set_state(room_id, choose).await;
+        let elsewhere = invited_elsewhere.as_deref();
+        let written = match elsewhere {
+            Some(target) => self.set_invite(room_id, target, choose).await,
+            None => self.sequencer().set_state(room_id, choose).await,
+        };
         let written = written.map_err(hide_unknown_room)?;
         if joins && before != Some(Membership::Join) {
             self.after_join(room_id, sender).await;
         }
         written.ok_or(RoomWriteError::Contended)
     }
+}
 
-    /// Whom a state event invites. By this way, too, no invite reaches another server.
-    fn invited_by(
-        &self,
-        kind: &str,
-        state_key: &str,
-        content: &CanonicalJsonObject,
-    ) -> Result<Option<OwnedUserId>, RoomWriteError> {
-        let invites = is_membership(kind, content, "invite");
-        match UserId::parse(state_key) {
-            Ok(user) if invites && user.server_name() != self.server_name() => {
-                Err(RoomWriteError::Forbidden(
-                    "this server cannot invite users of other servers yet".into(),
-                ))
-            }
-            Ok(user) if invites => Ok(Some(user)),
-            _ => Ok(None),
-        }
-    }
+/// Whom a state event invites.
+fn invited_by(kind: &str, state_key: &str, content: &CanonicalJsonObject) -> Option<OwnedUserId> {
+    let invited = UserId::parse(state_key).ok()?;
+    is_membership(kind, content, "invite").then_some(invited)
 }
 
 /// Whether an event gives somebody this membership.

@@ -8,6 +8,7 @@ mod canonical_alias;
 pub mod create_room;
 pub(in crate::writers) mod deadlines;
 pub mod devices;
+mod elsewhere;
 pub mod event_builder;
 pub mod filters;
 pub mod follow_ups;

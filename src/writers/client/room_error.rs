@@ -4,6 +4,7 @@ use ruma::{OwnedRoomAliasId, OwnedUserId};
 
 use super::user_data::UserDataError;
 use crate::query::rooms::QueryError;
+use crate::writers::federation::remote_rooms::RemoteRoomError;
 use crate::writers::submit::SubmitError;
 
 /// A refused or failed write to a room. Texts are for the user: short, no internals.
@@ -73,6 +74,9 @@ pub enum RoomWriteError {
     /// What the user keeps about the room could not be written.
     #[error(transparent)]
     UserData(#[from] UserDataError),
+    /// Through other servers.
+    #[error(transparent)]
+    Remote(#[from] RemoteRoomError),
     /// A task ended before its work did; the process is stopping.
     #[error("server is stopping")]
     Stopping,

@@ -16,6 +16,7 @@ use crate::crypto::signing_key::ServerKey;
 use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
 use crate::query::users::Users;
+use crate::writers::federation::remote_rooms::RemoteRooms;
 use crate::writers::submit::Submitter;
 
 /// Writes to rooms. Cheap to clone.
@@ -37,18 +38,34 @@ struct Inner {
     /// Aliases that are being given to a room which is not there yet.
     reserved_aliases: DashSet<OwnedRoomAliasId>,
     annotating: Annotating,
+    remote: RemoteRooms,
+}
+
+/// What the writer is made from.
+pub struct Parts {
+    pub server_name: OwnedServerName,
+    pub key: Arc<ServerKey>,
+    pub default_version: RoomVersionId,
+    pub rooms: Arc<dyn Rooms>,
+    pub users: Arc<dyn Users>,
+    pub relations: Arc<dyn Relations>,
+    pub submitter: Submitter,
+    /// Rooms that live elsewhere.
+    pub remote: RemoteRooms,
 }
 
 impl RoomWriter {
-    pub fn new(
-        server_name: OwnedServerName,
-        key: Arc<ServerKey>,
-        default_version: RoomVersionId,
-        rooms: Arc<dyn Rooms>,
-        users: Arc<dyn Users>,
-        relations: Arc<dyn Relations>,
-        submitter: Submitter,
-    ) -> RoomWriter {
+    pub fn new(parts: Parts) -> RoomWriter {
+        let Parts {
+            server_name,
+            key,
+            default_version,
+            rooms,
+            users,
+            relations,
+            submitter,
+            remote,
+        } = parts;
         let user_data = UserData::new(users.clone(), submitter.clone());
         let builder = Arc::new(EventBuilder::new(server_name.clone(), key));
         let sequencer = Sequencer::new(submitter.clone(), rooms.clone(), builder.clone());
@@ -65,6 +82,7 @@ impl RoomWriter {
                 sequencer,
                 reserved_aliases: DashSet::new(),
                 annotating: Annotating::default(),
+                remote,
             }),
         }
     }
@@ -91,6 +109,10 @@ impl RoomWriter {
 
     pub(super) fn annotating(&self) -> &Annotating {
         &self.inner.annotating
+    }
+
+    pub(super) fn remote(&self) -> &RemoteRooms {
+        &self.inner.remote
     }
 
     /// The writer that all changes of users' data go through: it takes turns.

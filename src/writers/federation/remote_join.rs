@@ -136,7 +136,9 @@ impl RemoteRooms {
         if joined.members_omitted {
             return Err(RemoteRoomError::BadAnswer("members are left out"));
         }
-        let join = self.countersigned(server, &signed, joined.event.take()).await?;
+        let join = self
+            .countersigned(server, &signed, joined.event.take())
+            .await?;
         self.commit(server, room, join, joined).await?;
         tracing::info!(%room, %server, ms = began.elapsed().as_millis(), "joined");
         Ok(())
@@ -156,7 +158,7 @@ impl RemoteRooms {
         if let (Some(theirs), true) = (theirs, signed.is_vouched_for) {
             add_signatures(&mut object, &theirs, server);
         }
-        let checked = self.parts.checks.check(signed.version, object).await;
+        let checked = self.checks.check(signed.version, object).await;
         let checked = checked
             .map_err(|_| RemoteRoomError::BadAnswer("the join is not signed by the resident"))?;
         match checked.pdu.event_id == signed.built.event_id && !checked.is_redacted {
@@ -177,8 +179,8 @@ impl RemoteRooms {
         let parts = &self.parts;
         let version = join.pdu.version;
         let at = (version, room);
-        let state = given_state::check_all(&parts.checks, at, joined.state).await;
-        let chain = given_state::check_all(&parts.checks, at, joined.auth_chain).await;
+        let state = given_state::check_all(&self.checks, at, joined.state).await;
+        let chain = given_state::check_all(&self.checks, at, joined.auth_chain).await;
         check_state(version, &join, &state)?;
         let state_ids: Vec<_> = state.iter().map(|event| event.event_id.clone()).collect();
         let mut events = state;

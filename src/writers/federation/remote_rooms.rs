@@ -7,10 +7,11 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
+use super::keyring::Keyring;
+use super::own_keys::OwnKeys;
 use super::pdu_checks::PduChecks;
 use super::remote_join::RunningJoin;
 use super::template::{self, Asked, TemplateError};
-use crate::crypto::ServerKey;
 use crate::matrix::RoomVersion;
 use crate::matrix::build::{BuiltEvent, build_and_sign};
 use crate::matrix::canonical_json::{CanonicalJsonObject, parse_stored_object};
@@ -103,10 +104,8 @@ impl RemoteRoomError {
 
 /// What [`RemoteRooms`] is made from.
 pub struct Parts {
-    pub server_name: OwnedServerName,
-    pub key: Arc<ServerKey>,
     pub client: Arc<FederationClient>,
-    pub checks: PduChecks,
+    pub keyring: Arc<Keyring>,
     pub rooms: Arc<dyn Rooms>,
     pub submitter: Submitter,
 }
@@ -115,6 +114,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct RemoteRooms {
     pub(super) parts: Arc<Parts>,
+    pub(super) checks: PduChecks,
     /// Joins that run, so that nobody does one twice.
     pub(super) joins: Arc<DashMap<(OwnedRoomId, OwnedUserId), RunningJoin>>,
     /// Held by whoever brings us into a room.
@@ -133,10 +133,15 @@ pub(super) struct Signed {
 impl RemoteRooms {
     pub fn new(parts: Parts) -> RemoteRooms {
         RemoteRooms {
+            checks: PduChecks::new(parts.keyring.clone()),
             parts: Arc::new(parts),
             joins: Arc::default(),
             doors: Arc::default(),
         }
+    }
+
+    pub(super) fn own(&self) -> &OwnKeys {
+        self.parts.keyring.own()
     }
 
     /// Whether we know the room ourselves, and need no other server for it.
@@ -149,11 +154,11 @@ impl RemoteRooms {
     /// know of it is as good as what anybody knows.
     pub fn lives_here(&self, head: &RoomHead) -> bool {
         let is_entered = !head.extremities.is_empty();
-        is_entered && (head.is_resident(&self.parts.server_name) || head.servers.is_empty())
+        is_entered && (head.is_resident(&self.own().server) || head.servers.is_empty())
     }
 
     /// Servers that may be in the room: those that were named, then who invited
-    /// the user, then who made the room, where its id says so.
+    /// the user or took the knock, then who made the room, where its id says so.
     pub(super) fn candidates(
         &self,
         room: &RoomId,
@@ -161,10 +166,17 @@ impl RemoteRooms {
         seen: Option<&OutsideMembership>,
     ) -> Vec<OwnedServerName> {
         let inviter = seen.map(|seen| seen.sender.server_name().to_owned());
+        let teller = seen.and_then(|seen| seen.origin.clone());
         let maker = room.server_name().map(ToOwned::to_owned);
         let mut candidates: Vec<OwnedServerName> = Vec::new();
-        for server in named.iter().cloned().chain(inviter).chain(maker) {
-            if server != self.parts.server_name && !candidates.contains(&server) {
+        for server in named
+            .iter()
+            .cloned()
+            .chain(inviter)
+            .chain(teller)
+            .chain(maker)
+        {
+            if server != self.own().server && !candidates.contains(&server) {
                 candidates.push(server);
             }
         }
@@ -196,7 +208,8 @@ impl RemoteRooms {
         };
         let event = template::rebuild(&asked, &made.event, content)?;
         let is_vouched_for = event.content.contains_key(AUTHORISED_BY);
-        let built = build_and_sign(version, event, &parts.server_name, &parts.key);
+        let own = self.own();
+        let built = build_and_sign(version, event, &own.server, &own.current);
         let built = built.map_err(|error| RemoteRoomError::Build(error.to_string()))?;
         let object = parse_stored_object(&built.json);
         let object = object.map_err(|error| RemoteRoomError::Build(error.to_string()))?;

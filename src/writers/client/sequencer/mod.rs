@@ -3,7 +3,8 @@
 //! It picks `prev_events` and `auth_events`, has the event built and signed,
 //! and hands it to the append while it holds the room's gate, so local senders
 //! never fork the graph. A message may build on one that is appended but not
-//! yet folded; a state event, and what follows one, waits for the fold.
+//! yet folded; a state event, and what follows one, waits for the fold. Only an
+//! invite that another server has to sign stands beside what came meanwhile.
 //!
 //! Lock order: a line's `gate`, then its `tip`. The gate of a message is never
 //! held across an await; that of a state event is held until its fold.
@@ -26,9 +27,10 @@ use tokio::sync::Notify;
 
 use self::standing::standing;
 use super::authorize::{authorize, check, message_auth_events};
-use super::event_builder::{Draft, EventBuilder, Parents, RecordFields, reference_to};
+use super::event_builder::{Built, Draft, EventBuilder, Parents, RecordFields, reference_to};
 use super::room_error::RoomWriteError;
 use crate::limits::{INTEGER_MAX, PREV_EVENTS_MAX};
+use crate::logs::log::NewRecord;
 use crate::matrix::build::EventRef;
 use crate::query::ids::{EventSn, StateId};
 use crate::query::rooms::{RoomHead, Rooms};
@@ -36,6 +38,8 @@ use crate::writers::submit::{SubmitError, Submitted, Submitter};
 
 /// How often an event is built anew because the fold saw another head.
 const REBUILDS_MAX: usize = 16;
+/// How often another server is asked to sign an event that is built anew.
+const SIGNED_REBUILDS_MAX: usize = 3;
 /// Rooms whose lines are kept; idle ones beyond it are dropped.
 const LINES_MAX: usize = 16_384;
 /// Senders whose auth events are remembered per room, so that a huge room stays small here.
@@ -194,6 +198,14 @@ impl Drop for RequestGuard {
     }
 }
 
+/// What there is to write.
+enum Chosen {
+    Nothing,
+    /// The room's state says so already.
+    Standing(OwnedEventId),
+    Event(Box<Built>),
+}
+
 enum Claim {
     /// This request is the first with its key.
     First(RequestGuard),
@@ -219,6 +231,13 @@ pub type StateChoice =
 pub type Beforehand = Box<dyn FnOnce(OwnedEventId) -> Work + Send + 'static>;
 /// See [`Beforehand`].
 pub type Work = Pin<Box<dyn Future<Output = Result<(), RoomWriteError>> + Send>>;
+
+/// Has another server sign a state event that was built on a head: its id and
+/// its JSON go in, its record comes out. Asked again if the event is built anew.
+pub type Countersign =
+    Box<dyn FnMut(Arc<RoomHead>, OwnedEventId, Vec<u8>) -> Countersigned + Send + 'static>;
+/// See [`Countersign`].
+pub type Countersigned = Pin<Box<dyn Future<Output = Result<NewRecord, RoomWriteError>> + Send>>;
 
 /// See the module's header. Cheap to clone.
 #[derive(Clone)]
@@ -311,6 +330,23 @@ impl Sequencer {
         before: Beforehand,
     ) -> Result<Option<OwnedEventId>, RoomWriteError> {
         self.spawn_state(room_id, choose, Some(before)).await
+    }
+
+    /// Writes a state event that another server signs as well. The room does not
+    /// wait for that server: what is written meanwhile stands beside the event.
+    pub async fn set_state_signed(
+        &self,
+        room_id: &RoomId,
+        choose: StateChoice,
+        countersign: Countersign,
+    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
+        let shared = self.shared.clone();
+        let room_id = room_id.to_owned();
+        let work = async move { shared.write_signed(&room_id, choose, countersign).await };
+        match tokio::spawn(work).await {
+            Ok(written) => written,
+            Err(_) => Err(RoomWriteError::Stopping),
+        }
     }
 
     async fn spawn_state(
@@ -464,6 +500,65 @@ impl Shared {
         })
     }
 
+    async fn write_signed(
+        &self,
+        room_id: &RoomId,
+        mut choose: StateChoice,
+        mut countersign: Countersign,
+    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
+        let line = self.line(room_id);
+        for _ in 0..SIGNED_REBUILDS_MAX {
+            let (head, built) = {
+                let _gate = line.gate.lock().await;
+                line.drained().await;
+                let head = self.head(room_id)?;
+                match self.build_state(&head, &mut choose)? {
+                    Chosen::Nothing => return Ok(None),
+                    Chosen::Standing(event_id) => return Ok(Some(event_id)),
+                    Chosen::Event(built) => (head, built),
+                }
+            };
+            let signed = countersign(head, built.event_id.clone(), built.json);
+            let record = signed.await?;
+            let _gate = line.gate.lock().await;
+            line.drained().await;
+            let pending = self.submitter.enqueue(room_id.as_str(), vec![record])?;
+            match pending.finish().await {
+                Ok(_) => return Ok(Some(built.event_id)),
+                Err(refusal) => rebuild_or_give_up(refusal)?,
+            }
+        }
+        Err(RoomWriteError::Contended)
+    }
+
+    /// Builds what is chosen on a head.
+    fn build_state(
+        &self,
+        head: &Arc<RoomHead>,
+        choose: &mut StateChoice,
+    ) -> Result<Chosen, RoomWriteError> {
+        let Some(draft) = choose(head)? else {
+            return Ok(Chosen::Nothing);
+        };
+        let version = head.authority.create_info.version;
+        let parents = parents_of(&*self.rooms, head)?;
+        let auth_events = authorize(&*self.rooms, head, version, &draft, &parents)?;
+        if let Some(same) = standing(&*self.rooms, head, &draft)? {
+            return Ok(Chosen::Standing(same));
+        }
+        let fields = RecordFields {
+            room_id: Some(&head.room_id),
+            version,
+            parents,
+            auth_events: &auth_events,
+            transaction: None,
+            placement: Placement::New,
+            batch: (0, 1),
+        };
+        let built = self.builder.build(&draft, fields)?;
+        Ok(Chosen::Event(Box::new(built)))
+    }
+
     async fn write_state(
         &self,
         room_id: &RoomId,
@@ -475,25 +570,11 @@ impl Shared {
         for _ in 0..REBUILDS_MAX {
             line.drained().await;
             let head = self.head(room_id)?;
-            let Some(draft) = choose(&head)? else {
-                return Ok(None);
+            let built = match self.build_state(&head, &mut choose)? {
+                Chosen::Nothing => return Ok(None),
+                Chosen::Standing(event_id) => return Ok(Some(event_id)),
+                Chosen::Event(built) => built,
             };
-            let version = head.authority.create_info.version;
-            let parents = parents_of(&*self.rooms, &head)?;
-            let auth_events = authorize(&*self.rooms, &head, version, &draft, &parents)?;
-            if let Some(same) = standing(&*self.rooms, &head, &draft)? {
-                return Ok(Some(same));
-            }
-            let fields = RecordFields {
-                room_id: Some(room_id),
-                version,
-                parents,
-                auth_events: &auth_events,
-                transaction: None,
-                placement: Placement::New,
-                batch: (0, 1),
-            };
-            let built = self.builder.build(&draft, fields)?;
             if let Some(before) = before.take() {
                 before(built.event_id.clone()).await?;
             }

@@ -1,0 +1,132 @@
+//! Memberships that take another server: of rooms that live elsewhere, and of
+//! users of other servers whom ours invite.
+
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
+
+use super::joins::is_guest;
+use super::membership::{profile, put};
+use super::room_error::RoomWriteError;
+use super::room_writer::RoomWriter;
+use super::sequencer::{Countersign, StateChoice};
+use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::writers::federation::remote_join::{JoinOutcome, JoinRequest};
+use crate::writers::federation::remote_rooms::RemoteRoomError;
+
+impl RoomWriter {
+    /// Joins a room that lives elsewhere; false if it lives here.
+    pub(super) async fn join_elsewhere(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        (reason, beside, servers): (Option<&str>, &CanonicalJsonObject, Vec<OwnedServerName>),
+    ) -> Result<bool, RoomWriteError> {
+        if self.remote().is_here(room)? {
+            return Ok(false);
+        }
+        // Whether the room admits guests is known only from inside.
+        if is_guest(&**self.users(), user) {
+            return Err(RoomWriteError::GuestForbidden);
+        }
+        let mut content = beside.clone();
+        content.extend(self.said_of(user, reason));
+        let request = JoinRequest {
+            room: room.to_owned(),
+            user: user.to_owned(),
+            servers,
+            content,
+        };
+        match self.remote().join(request).await {
+            Ok(JoinOutcome::Here) => Ok(false),
+            Ok(JoinOutcome::Joined) => {
+                self.after_join(room, user).await;
+                Ok(true)
+            }
+            Err(error) => Err(nobody_knows(error)),
+        }
+    }
+
+    /// Knocks on a room that lives elsewhere; false if it lives here.
+    pub(super) async fn knock_elsewhere(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        (reason, servers): (Option<&str>, &[OwnedServerName]),
+    ) -> Result<bool, RoomWriteError> {
+        if self.remote().is_here(room)? {
+            return Ok(false);
+        }
+        let content = self.said_of(user, reason);
+        let knocked = self.remote().knock(room, user, servers, content).await;
+        knocked.map(|()| true).map_err(nobody_knows)
+    }
+
+    /// Rejects an invite, or takes back a knock, that is seen from outside; false
+    /// if there is none.
+    pub(super) async fn leave_elsewhere(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        reason: Option<&str>,
+    ) -> Result<bool, RoomWriteError> {
+        let mut content = CanonicalJsonObject::new();
+        if let Some(reason) = reason {
+            put(&mut content, "reason", reason);
+        }
+        Ok(self.remote().leave(room, user, content).await?)
+    }
+
+    /// Writes the invite of a user of another server once that has signed it.
+    pub(super) async fn set_invite(
+        &self,
+        room: &RoomId,
+        target: &UserId,
+        choose: StateChoice,
+    ) -> Result<Option<OwnedEventId>, RoomWriteError> {
+        let (remote, target) = (self.remote().clone(), target.to_owned());
+        let countersign: Countersign = Box::new(move |head, event_id, json| {
+            let (remote, target) = (remote.clone(), target.clone());
+            Box::pin(async move {
+                let server = target.server_name();
+                let signed = remote.invite(server, &head, (&event_id, &json)).await;
+                signed.map_err(|error| invite_failed(error, target))
+            })
+        });
+        let sequencer = self.sequencer();
+        sequencer.set_state_signed(room, choose, countersign).await
+    }
+
+    /// What a member event says of its user: the profile, and why.
+    fn said_of(&self, user: &UserId, reason: Option<&str>) -> CanonicalJsonObject {
+        let mut content = profile(&**self.users(), user);
+        if let Some(reason) = reason {
+            put(&mut content, "reason", reason);
+        }
+        content
+    }
+}
+
+/// A room of which nobody is known is one that is not known.
+fn nobody_knows(error: RemoteRoomError) -> RoomWriteError {
+    match error {
+        RemoteRoomError::NoServer => RoomWriteError::UnknownRoom,
+        error => error.into(),
+    }
+}
+
+/// Source: client-server API, *POST invite*, and server-server API, *PUT invite*.
+fn invite_failed(error: RemoteRoomError, target: OwnedUserId) -> RoomWriteError {
+    match &error {
+        RemoteRoomError::Refused(refusal) => match refusal.errcode.as_str() {
+            "M_INVITE_BLOCKED" => RoomWriteError::InviteBlocked(target),
+            "M_INCOMPATIBLE_ROOM_VERSION" | "M_UNSUPPORTED_ROOM_VERSION" => {
+                RoomWriteError::UnsupportedRoomVersion(format!("of this room by {target}'s server"))
+            }
+            // That is between the servers.
+            "M_MISSING_PARAM" | "M_INVALID_PARAM" => {
+                RemoteRoomError::BadAnswer("the invite was not understood").into()
+            }
+            _ => error.into(),
+        },
+        _ => error.into(),
+    }
+}
