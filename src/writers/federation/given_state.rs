@@ -22,7 +22,7 @@ use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::Instant;
 
-use self::order::Order;
+use self::order::{Order, Roots};
 use super::past::is_known;
 use super::pdu_checks::PduChecks;
 use crate::clock::now_us;
@@ -32,7 +32,7 @@ use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{Numbers, parse_object_with};
 use crate::query::begun_states::BegunState;
 use crate::query::rooms::{QueryError, Rooms};
-use crate::writers::submit::{PendingSubmit, SubmitError, Submitter};
+use crate::writers::submit::{PendingSubmit, SubmitError, Submitted, Submitter};
 
 /// Events that are checked and appended at a time.
 const BATCH_EVENTS: usize = 200;
@@ -43,6 +43,8 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// Of a state so many parts may be missing, and the rest counts all the same:
 /// old rooms have events that nobody can verify any more.
 const MISSING_PART: usize = 10;
+/// How often the progress of a large room is told, in events.
+const PROGRESS_EVENTS: usize = 5_000;
 /// How long what was appended may take to be folded.
 const FOLD_MAX: Duration = Duration::from_secs(60);
 /// Look-ups between which others get a turn.
@@ -97,10 +99,49 @@ impl GivenStates {
         from: &ServerName,
         events: Vec<Bytes>,
     ) -> Result<Vec<Option<OwnedEventId>>, GivenStateError> {
+        self.append_ordered(room, version, from, events, None).await
+    }
+
+    /// [`GivenStates::append_outliers`] of a state and what authorises it and an
+    /// event that cites `cited`; other events among them are left out. The ids
+    /// of the state's events that are here now.
+    pub async fn append_state(
+        &self,
+        room: &RoomId,
+        version: RoomVersion,
+        from: &ServerName,
+        (mut state, auth_chain): (Vec<Bytes>, Vec<Bytes>),
+        cited: &[OwnedEventId],
+    ) -> Result<Vec<OwnedEventId>, GivenStateError> {
+        let count = state.len();
+        state.extend(auth_chain);
+        let roots = (count, cited.to_vec());
+        let ids = self.append_ordered(room, version, from, state, Some(roots));
+        let mut ids = ids.await?;
+        ids.truncate(count);
+        let missing = ids.iter().filter(|id| id.is_none()).count();
+        if missing > count / MISSING_PART {
+            return Err(GivenStateError::Incomplete { missing, of: count });
+        }
+        Ok(ids.into_iter().flatten().collect())
+    }
+
+    async fn append_ordered(
+        &self,
+        room: &RoomId,
+        version: RoomVersion,
+        from: &ServerName,
+        events: Vec<Bytes>,
+        roots: Option<(usize, Vec<OwnedEventId>)>,
+    ) -> Result<Vec<Option<OwnedEventId>>, GivenStateError> {
         let order = {
             let room = room.to_owned();
             let read = spawn_blocking(move || {
-                let order = Order::of(version, &room, &events);
+                let roots = roots.as_ref().map(|(first, cited)| Roots {
+                    first: *first,
+                    cited,
+                });
+                let order = Order::of(version, &room, &events, roots);
                 (order, events)
             });
             read.await.map_err(|_| GivenStateError::Panicked)?
@@ -110,7 +151,11 @@ impl GivenStates {
         let mut pending: Option<PendingSubmit> = None;
         let mut batch: Vec<usize> = Vec::new();
         let mut bytes = 0;
+        let of = order.authorities_first.len();
         for (done, index) in order.authorities_first.into_iter().enumerate() {
+            if done > 0 && done % PROGRESS_EVENTS == 0 {
+                tracing::info!(%room, done, of, "events of a large room are checked and appended");
+            }
             if done % LOOKUPS_AT_A_TIME == 0 {
                 yield_now().await;
             }
@@ -202,6 +247,54 @@ impl GivenStates {
         event: &EventId,
         state: &[OwnedEventId],
     ) -> Result<(), GivenStateError> {
+        let known = self.known(room, event, state).await?;
+        let given: GivenState = random::bytes();
+        let committed = self.commit(room, event, given, known).await;
+        match committed {
+            // The event was accepted while its state was fetched.
+            Ok(()) | Err(SubmitError::Refused(Reason::Taken)) => Ok(()),
+            Err(SubmitError::Refused(reason)) => Err(GivenStateError::Refused(reason)),
+            Err(error) => {
+                // If this fails as well, the next start does it.
+                let _ = self.abandon(room, given);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Gives the state before an event and appends the event, as one batch of the
+    /// log: a crash leaves both or nothing. Answers what became of the event.
+    pub async fn give_and_append(
+        &self,
+        room: &RoomId,
+        event: &EventId,
+        state: &[OwnedEventId],
+        appended: NewRecord,
+    ) -> Result<Submitted, GivenStateError> {
+        let known = self.known(room, event, state).await?;
+        let given: GivenState = random::bytes();
+        let mut batch = vec![begin(room, event, given)];
+        for event_ids in chunks(known) {
+            let body = codec::encode(&InputStateChunk { given, event_ids });
+            batch.push(record(room, Kind::InputStateChunk, &body));
+        }
+        let commit = codec::encode(&InputStateCommit { given });
+        batch.push(record(room, Kind::InputStateCommit, &commit));
+        batch.push(appended);
+        let submitted = self.submitter.submit(room.as_str(), batch).await;
+        submitted.map_err(|error| match error {
+            SubmitError::Refused(reason) => GivenStateError::Refused(reason),
+            error => error.into(),
+        })
+    }
+
+    /// Those of a state's events that are here; few may be missing.
+    async fn known(
+        &self,
+        room: &RoomId,
+        event: &EventId,
+        state: &[OwnedEventId],
+    ) -> Result<Vec<String>, GivenStateError> {
         let mut known: Vec<String> = Vec::with_capacity(state.len());
         for (done, id) in state.iter().enumerate() {
             if done % LOOKUPS_AT_A_TIME == 0 {
@@ -219,18 +312,7 @@ impl GivenStates {
         if missing > 0 {
             tracing::warn!(%room, %event, missing, of = state.len(), "a state is given in part");
         }
-        let given: GivenState = random::bytes();
-        let committed = self.commit(room, event, given, known).await;
-        match committed {
-            // The event was accepted while its state was fetched.
-            Ok(()) | Err(SubmitError::Refused(Reason::Taken)) => Ok(()),
-            Err(SubmitError::Refused(reason)) => Err(GivenStateError::Refused(reason)),
-            Err(error) => {
-                // If this fails as well, the next start does it.
-                let _ = self.abandon(room, given);
-                Err(error.into())
-            }
-        }
+        Ok(known)
     }
 
     async fn commit(
@@ -240,23 +322,11 @@ impl GivenStates {
         given: GivenState,
         ids: Vec<String>,
     ) -> Result<(), SubmitError> {
-        let begin = codec::encode(&InputStateBegin {
-            given,
-            event_id: event.to_string(),
-        });
-        let begin = record(room, Kind::InputStateBegin, &begin);
+        let begin = begin(room, event, given);
         self.submitter.submit(room.as_str(), vec![begin]).await?;
-        let mut chunk: Vec<String> = Vec::new();
-        let mut bytes = 0;
-        for id in ids {
-            bytes += id.len();
-            chunk.push(id);
-            if bytes >= CHUNK_BYTES {
-                self.chunk(room, given, std::mem::take(&mut chunk)).await?;
-                bytes = 0;
-            }
+        for event_ids in chunks(ids) {
+            self.chunk(room, given, event_ids).await?;
         }
-        self.chunk(room, given, chunk).await?;
         let commit = codec::encode(&InputStateCommit { given });
         let commit = record(room, Kind::InputStateCommit, &commit);
         self.submitter.submit(room.as_str(), vec![commit]).await?;
@@ -291,6 +361,31 @@ impl GivenStates {
         }
         Ok(())
     }
+}
+
+fn begin(room: &RoomId, event: &EventId, given: GivenState) -> NewRecord {
+    let body = codec::encode(&InputStateBegin {
+        given,
+        event_id: event.to_string(),
+    });
+    record(room, Kind::InputStateBegin, &body)
+}
+
+/// Ids in lists that fit into a record each; at least one, if an empty one.
+fn chunks(ids: Vec<String>) -> Vec<Vec<String>> {
+    let mut chunks = vec![Vec::new()];
+    let mut bytes = 0;
+    for id in ids {
+        bytes += id.len();
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push(id);
+        }
+        if bytes >= CHUNK_BYTES {
+            chunks.push(Vec::new());
+            bytes = 0;
+        }
+    }
+    chunks
 }
 
 fn record(room: &RoomId, kind: Kind, body: &[u8]) -> NewRecord {

@@ -6,13 +6,14 @@ use log_format::record::Source;
 use log_format::record::input::{Placement, VerifiedKey};
 use ruma::{EventId, ServerName};
 
-use super::given_state;
 use super::pdu_checks::CheckedPdu;
 use super::remote_join::add_signatures;
 use super::remote_rooms::{RemoteRoomError, RemoteRooms};
 use crate::logs::log::NewRecord;
 use crate::matrix::RoomVersion;
-use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue, parse_stored_object};
+use crate::matrix::canonical_json::{
+    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with, parse_stored_object,
+};
 use crate::matrix::event::Pdu;
 use crate::matrix::server_keys::Validity;
 use crate::matrix::signing::is_signed;
@@ -46,7 +47,7 @@ impl RemoteRooms {
             room_state: &room_state,
         };
         let theirs = invites::invite(&self.parts.client, server, &invite).await?;
-        let theirs = given_state::parse(version, &theirs);
+        let theirs = parse_object_with(&theirs, Numbers::Kept);
         let theirs = theirs.map_err(|_| RemoteRoomError::BadAnswer("it is no event"))?;
         add_signatures(&mut event, &theirs, server);
         let invite = self.countersigned_invite(version, server, event).await?;

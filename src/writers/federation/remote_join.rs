@@ -7,7 +7,6 @@
 //! are one batch of the log. So a retry finds a room that we are not in, and
 //! begins anew: what it appends again is dropped as a repeat.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,11 +20,11 @@ use log_format::record::input::Placement;
 use log_format::record::output::Decision;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 
-use super::given_state::{self, KeptEvent};
 use super::pdu_checks::CheckedPdu;
 use super::remote_rooms::{RemoteRoomError, RemoteRooms, Signed};
-use crate::matrix::RoomVersion;
-use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
+use crate::matrix::canonical_json::{
+    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with,
+};
 use crate::outbound::federation::handshakes::{self, Handshake, Joined};
 
 /// Rooms whose doors are remembered before idle ones are forgotten.
@@ -153,7 +152,7 @@ impl RemoteRooms {
         theirs: Option<Bytes>,
     ) -> Result<CheckedPdu, RemoteRoomError> {
         let mut object = signed.object.clone();
-        let theirs = theirs.and_then(|bytes| given_state::parse(signed.version, &bytes).ok());
+        let theirs = theirs.and_then(|bytes| parse_object_with(&bytes, Numbers::Kept).ok());
         // Where nobody vouches for the user nobody need sign but us.
         if let (Some(theirs), true) = (theirs, signed.is_vouched_for) {
             add_signatures(&mut object, &theirs, server);
@@ -176,41 +175,34 @@ impl RemoteRooms {
         join: CheckedPdu,
         joined: Joined,
     ) -> Result<(), RemoteRoomError> {
-        let parts = &self.parts;
-        let version = join.pdu.version;
-        let at = (version, room);
-        let state = given_state::check_all(&self.checks, at, joined.state).await;
-        let chain = given_state::check_all(&self.checks, at, joined.auth_chain).await;
-        check_state(version, &join, &state)?;
-        let state_ids: Vec<_> = state.iter().map(|event| event.event_id.clone()).collect();
-        let mut events = state;
-        let known: HashSet<_> = state_ids.iter().collect();
-        events.extend(
-            chain
-                .into_iter()
-                .filter(|event| !known.contains(&event.event_id)),
-        );
-        let roots = state_ids.iter().chain(&join.pdu.auth_events);
-        let ordered = given_state::in_auth_order(&events, roots.map(|id| &**id));
-        given_state::append_outliers(&parts.submitter, at, server, &ordered).await?;
-
+        let (version, event_id) = (join.pdu.version, &join.pdu.event_id);
+        let cited = &join.pdu.auth_events;
+        let events = (joined.state, joined.auth_chain);
+        let given = &self.given;
+        let state = given
+            .append_state(room, version, server, events, cited)
+            .await?;
+        // That the state begins with its create event is the fold's to say, which
+        // knows the room by it; that nobody told us another version is ours.
+        let head = self.parts.rooms.head(room)?;
+        let head = head.ok_or(RemoteRoomError::BadAnswer("the state has no create event"))?;
+        if head.authority.create_info.version != version {
+            return Err(RemoteRoomError::BadAnswer("the room has another version"));
+        }
         // Frozen as it was when the last of ours left: nothing of it goes on.
-        let head = parts.rooms.head(room)?;
-        let placement = match head.is_some_and(|head| !head.extremities.is_empty()) {
-            true => Placement::Rejoin,
-            false => Placement::New,
+        let placement = match head.extremities.is_empty() {
+            true => Placement::New,
+            false => Placement::Rejoin,
         };
-        let state_ids = state_ids.iter().map(|id| &**id);
-        let mut batch = given_state::give(room, &join.pdu.event_id, state_ids);
-        batch.push(join.record(placement, Source::Federation, server));
-        let submitted = parts.submitter.submit(room.as_str(), batch).await;
-        let decided = submitted.map_err(|error| {
-            tracing::warn!(%room, %server, %error, "the state that was given does not allow the join");
-            error
-        })?;
+        let record = join.record(placement, Source::Federation, server);
+        let decided = given
+            .give_and_append(room, event_id, &state, record)
+            .await?;
         match decided.outcome.decision {
             Decision::Accepted => Ok(()),
-            _ => Err(RemoteRoomError::BadAnswer("the state is not whole")),
+            _ => Err(RemoteRoomError::BadAnswer(
+                "its state does not allow the join",
+            )),
         }
     }
 }
@@ -229,40 +221,6 @@ pub(super) fn add_signatures(
     if let (Some(theirs), Some(ours)) = (theirs, ours) {
         ours.entry(server.to_string())
             .or_insert_with(|| theirs.clone());
-    }
-}
-
-/// What the fold could only call malformed: a state without the create event of
-/// this room and version, with two events for one key, or with none at all.
-fn check_state(
-    version: RoomVersion,
-    join: &CheckedPdu,
-    state: &[KeptEvent],
-) -> Result<(), RemoteRoomError> {
-    let bad = |why| Err(RemoteRoomError::BadAnswer(why));
-    let mut keys = HashSet::with_capacity(state.len());
-    for event in state {
-        let Some(state_key) = &event.state_key else {
-            return bad("the state has an event that is none");
-        };
-        if event.event_id == join.pdu.event_id || !keys.insert((&event.kind, state_key)) {
-            return bad("the state has two events for one key");
-        }
-    }
-    let mut created = state
-        .iter()
-        .filter(|event| &*event.kind == "m.room.create" && event.state_key.as_deref() == Some(""));
-    let Some(create) = created.next() else {
-        return bad("the state has no create event");
-    };
-    let content = create.content(version).unwrap_or_default();
-    let named = match content.get("room_version") {
-        None => Some("1"),
-        Some(named) => named.as_str(),
-    };
-    match named == Some(version.as_str()) {
-        true => Ok(()),
-        false => bad("the room has another version"),
     }
 }
 

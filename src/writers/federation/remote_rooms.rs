@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
+use super::given_state::{GivenStateError, GivenStates};
 use super::keyring::Keyring;
 use super::own_keys::OwnKeys;
 use super::pdu_checks::PduChecks;
@@ -57,6 +58,23 @@ pub enum RemoteRoomError {
 impl From<QueryError> for RemoteRoomError {
     fn from(error: QueryError) -> RemoteRoomError {
         RemoteRoomError::Query(Arc::new(error))
+    }
+}
+
+impl From<GivenStateError> for RemoteRoomError {
+    fn from(error: GivenStateError) -> RemoteRoomError {
+        match error {
+            GivenStateError::Incomplete { .. } => {
+                RemoteRoomError::BadAnswer("much of its state does not pass its checks")
+            }
+            GivenStateError::Refused(_) => {
+                RemoteRoomError::BadAnswer("its state does not allow the join")
+            }
+            GivenStateError::Parked => RemoteRoomError::BadAnswer("its state takes too long"),
+            GivenStateError::Panicked => RemoteRoomError::Stopping,
+            GivenStateError::Submit(error) => error.into(),
+            GivenStateError::Query(error) => error.into(),
+        }
     }
 }
 
@@ -115,6 +133,7 @@ pub struct Parts {
 pub struct RemoteRooms {
     pub(super) parts: Arc<Parts>,
     pub(super) checks: PduChecks,
+    pub(super) given: GivenStates,
     /// Joins that run, so that nobody does one twice.
     pub(super) joins: Arc<DashMap<(OwnedRoomId, OwnedUserId), RunningJoin>>,
     /// Held by whoever brings us into a room.
@@ -132,8 +151,11 @@ pub(super) struct Signed {
 
 impl RemoteRooms {
     pub fn new(parts: Parts) -> RemoteRooms {
+        let checks = PduChecks::new(parts.keyring.clone());
+        let (rooms, submitter) = (parts.rooms.clone(), parts.submitter.clone());
         RemoteRooms {
-            checks: PduChecks::new(parts.keyring.clone()),
+            given: GivenStates::new(checks.clone(), rooms, submitter),
+            checks,
             parts: Arc::new(parts),
             joins: Arc::default(),
             doors: Arc::default(),

@@ -3,6 +3,7 @@
 //! Each server has a loopback address of its own, so that all of them can listen
 //! at the usual port, and none gets in the way of another test or process.
 
+mod elsewhere;
 pub mod fake;
 mod guest;
 mod history;

@@ -9,6 +9,15 @@ use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{Numbers, parse_object_with};
 use crate::matrix::event::Pdu;
 
+/// Which events are wanted for themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Roots<'a> {
+    /// So many of the first.
+    pub first: usize,
+    /// And those that something else cites.
+    pub cited: &'a [OwnedEventId],
+}
+
 /// Events of one room, told apart and ordered.
 #[derive(Debug, Default, PartialEq)]
 pub struct Order {
@@ -20,13 +29,25 @@ pub struct Order {
 
 impl Order {
     /// Reads each event once and keeps no more than its id and its authorities,
-    /// as numbers.
-    pub fn of(version: RoomVersion, room: &RoomId, events: &[Bytes]) -> Order {
+    /// as numbers. With `roots`, what leads to none of them is left out.
+    pub fn of(
+        version: RoomVersion,
+        room: &RoomId,
+        events: &[Bytes],
+        roots: Option<Roots<'_>>,
+    ) -> Order {
         let mut ids = Vec::with_capacity(events.len());
+        let mut creates = Vec::new();
         let mut numbers: HashMap<OwnedEventId, usize> = HashMap::new();
         let mut cited: Vec<Box<[OwnedEventId]>> = Vec::new();
         for event in events {
             let pdu = read(version, room, event);
+            if pdu
+                .as_ref()
+                .is_some_and(|pdu| &*pdu.kind == "m.room.create")
+            {
+                creates.push(ids.len());
+            }
             let (id, authorities) = pdu.map(|pdu| (pdu.event_id, pdu.auth_events)).unzip();
             if let Some(id) = &id {
                 numbers.entry(id.clone()).or_insert(ids.len());
@@ -47,7 +68,17 @@ impl Order {
             Some(Some(id)) => numbers.get(id) == Some(index),
             _ => false,
         };
-        let starts = (0..events.len()).filter(first);
+        let is_root = |index: &usize| {
+            let named = |roots: Roots<'_>| match ids.get(*index) {
+                Some(Some(id)) => *index < roots.first || roots.cited.contains(id),
+                _ => false,
+            };
+            roots.is_none_or(named)
+        };
+        // The room begins with its create event, which from version 12 on no other
+        // event cites.
+        let starts = creates.into_iter().chain(0..events.len());
+        let starts = starts.filter(first).filter(is_root);
         let authorities_first = depth_first(starts, &authorities);
         Order {
             ids,
@@ -108,7 +139,7 @@ mod tests {
     }
 
     fn order(events: &[Bytes]) -> (Vec<String>, Vec<usize>) {
-        let order = Order::of(RoomVersion::V2, ruma::room_id!("!r:hs"), events);
+        let order = Order::of(RoomVersion::V2, ruma::room_id!("!r:hs"), events, None);
         let name = |id: Option<OwnedEventId>| id.map_or_else(String::new, |id| id.to_string());
         (
             order.ids.into_iter().map(name).collect(),
@@ -146,6 +177,29 @@ mod tests {
         order.sort();
         order.dedup();
         assert_eq!(order.len(), 3);
+    }
+
+    #[test]
+    fn what_nothing_wanted_leads_to_is_left_out() {
+        let mut create = String::from_utf8(event("$create:hs", &[]).to_vec()).expect("UTF-8");
+        create = create.replace(r#""type":"x""#, r#""type":"m.room.create""#);
+        let events = [
+            event("$state:hs", &["$a:hs"]),
+            event("$a:hs", &[]),
+            create.into_bytes().into(),
+            event("$stranger:hs", &["$a:hs"]),
+            event("$cited:hs", &[]),
+        ];
+        let cited = [OwnedEventId::try_from("$cited:hs").expect("an id")];
+        let roots = |first| Roots {
+            first,
+            cited: &cited,
+        };
+        let room = ruma::room_id!("!r:hs");
+        let order = |first| Order::of(RoomVersion::V2, room, &events, Some(roots(first)));
+        assert_eq!(order(1).authorities_first, [1, 0, 4]);
+        // The create event comes before all others, whoever cites it.
+        assert_eq!(order(3).authorities_first, [2, 1, 0, 4]);
     }
 
     #[test]
