@@ -10,7 +10,6 @@ use crate::harness::{Answer, Api, Server, escape};
 
 /// Two servers with a user each.
 pub struct Pair {
-    pub neighbourhood: Neighbourhood,
     pub a: Server,
     pub b: Server,
     pub alice: Api,
@@ -27,13 +26,7 @@ pub async fn pair() -> Pair {
         neighbourhood.builder("b.test").start()
     );
     let (alice, bob) = tokio::join!(a.register("alice"), b.register("bob"));
-    Pair {
-        neighbourhood,
-        a,
-        b,
-        alice,
-        bob,
-    }
+    Pair { a, b, alice, bob }
 }
 
 /// Joins through a server.
