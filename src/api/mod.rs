@@ -128,6 +128,8 @@ pub struct Settings {
     pub support: Support,
     /// The name at which other servers find us, if it is another.
     pub delegated_to: Option<OwnedServerName>,
+    /// Whether other servers may read our directory.
+    pub serves_public_rooms: bool,
 }
 
 impl Settings {
@@ -146,6 +148,7 @@ impl Settings {
             turn: None,
             support: Support::default(),
             delegated_to: None,
+            serves_public_rooms: false,
         }
     }
 }

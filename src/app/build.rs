@@ -541,6 +541,7 @@ fn settings(config: &Config) -> Settings {
     };
     settings.turn = turn(config);
     settings.support = support(config);
+    settings.serves_public_rooms = config.federation.public_rooms;
     settings.delegated_to = config.federation.delegate_to.clone();
     settings.default_room_version = config.rooms.default_version.clone();
     settings.access_token_lifetime =

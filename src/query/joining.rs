@@ -108,6 +108,35 @@ pub fn may_know_of(
     }
 }
 
+/// Whether another server may know of a room: one of its users is in it or
+/// invited, or could look at it, join or knock (server-server API, *GET
+/// hierarchy*).
+pub fn may_server_know_of(
+    rooms: &dyn Rooms,
+    head: &RoomHead,
+    server: &ServerName,
+) -> Result<bool, QueryError> {
+    if head.is_resident(server) || may_know_of(rooms, head, None)? {
+        return Ok(true);
+    }
+    let mut members = head.authority.members.iter();
+    let is_invited = members.any(|(user, member)| {
+        user.server_name() == server && member.membership == Membership::Invite
+    });
+    if is_invited {
+        return Ok(true);
+    }
+    for allowed in allowed_rooms(rooms, head)? {
+        if rooms
+            .head(&allowed)?
+            .is_some_and(|allowed| allowed.is_resident(server))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether members of other rooms may join.
 pub fn is_restricted(head: &RoomHead) -> bool {
     let rules = &head.authority.create_info.version.rules().authorization;

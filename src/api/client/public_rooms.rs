@@ -31,7 +31,8 @@ pub struct ServerQuery {
     server: Option<OwnedServerName>,
 }
 
-#[derive(Deserialize)]
+/// What is asked for.
+#[derive(Default, Deserialize)]
 pub struct Search {
     limit: Option<u64>,
     since: Option<String>,
@@ -40,10 +41,25 @@ pub struct Search {
     third_party_instance_id: Option<String>,
 }
 
+impl Search {
+    /// For a page of all rooms.
+    pub fn for_all(limit: Option<u64>, since: Option<String>, network: Option<String>) -> Search {
+        Search {
+            limit,
+            since,
+            third_party_instance_id: network,
+            ..Search::default()
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 struct Filter {
     generic_search_term: Option<String>,
     room_types: Option<Vec<Option<String>>>,
+    /// Nobody asks for it; it depends on who asks.
+    #[serde(skip)]
+    federated_only: bool,
 }
 
 #[derive(Serialize)]
@@ -54,6 +70,17 @@ pub struct PublicRooms {
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<String>,
     total_room_count_estimate: usize,
+}
+
+impl PublicRooms {
+    fn none() -> PublicRooms {
+        PublicRooms {
+            chunk: Vec::new(),
+            next_batch: None,
+            prev_batch: None,
+            total_room_count_estimate: 0,
+        }
+    }
 }
 
 /// `GET /_matrix/client/v3/publicRooms`, open to everybody
@@ -80,15 +107,25 @@ pub async fn search(
             ));
         }
         // No network is bridged, so none has rooms.
-        return Ok(Json(PublicRooms {
-            chunk: Vec::new(),
-            next_batch: None,
-            prev_batch: None,
-            total_room_count_estimate: 0,
-        }));
+        return Ok(Json(PublicRooms::none()));
     }
     let filter = search.filter.unwrap_or_default();
     page(&api, search.limit, search.since, &filter)
+}
+
+/// What another server is given of the directory: the same, but for rooms that
+/// no other server can be in. A `limit` of zero is none (server-server API, *GET
+/// publicRooms*).
+pub fn for_servers(api: &Api, search: Search) -> Result<Json<PublicRooms>, ApiError> {
+    if search.third_party_instance_id.is_some() {
+        return Ok(Json(PublicRooms::none()));
+    }
+    let filter = Filter {
+        federated_only: true,
+        ..search.filter.unwrap_or_default()
+    };
+    let limit = search.limit.filter(|limit| *limit > 0);
+    page(api, limit, search.since, &filter)
 }
 
 fn must_be_ours(api: &Api, server: Option<OwnedServerName>) -> Result<(), ApiError> {
@@ -122,7 +159,7 @@ fn page(
     });
     let limit = limit.min(PUBLIC_ROOMS_MAX);
     let (chunk, total) = match filter.asks_for_all() {
-        true => listed(api, skip, limit)?,
+        true => listed(api, filter, skip, limit)?,
         false => found(api, filter, skip, limit)?,
     };
     let next = skip.saturating_add(chunk.len());
@@ -136,11 +173,14 @@ fn page(
 }
 
 /// Published rooms that somebody is in, the largest first.
-fn largest_first(api: &Api) -> Result<Vec<Arc<RoomHead>>, ApiError> {
+fn largest_first(api: &Api, filter: &Filter) -> Result<Vec<Arc<RoomHead>>, ApiError> {
     let mut heads = Vec::new();
     for room_id in api.rooms.published()? {
         let head = api.rooms.head(&room_id)?;
-        heads.extend(head.filter(|head| head.joined_members > 0));
+        let is_shown = |head: &Arc<RoomHead>| {
+            head.joined_members > 0 && (head.authority.federates || !filter.federated_only)
+        };
+        heads.extend(head.filter(is_shown));
     }
     // The sort is stable and `published` is in the order of room ids.
     heads.sort_by_key(|head| Reverse(head.joined_members));
@@ -148,8 +188,13 @@ fn largest_first(api: &Api) -> Result<Vec<Arc<RoomHead>>, ApiError> {
 }
 
 /// One page of all rooms, and how many there are: only what is shown is read.
-fn listed(api: &Api, skip: usize, limit: usize) -> Result<(Vec<PublicRoom>, usize), ApiError> {
-    let heads = largest_first(api)?;
+fn listed(
+    api: &Api,
+    filter: &Filter,
+    skip: usize,
+    limit: usize,
+) -> Result<(Vec<PublicRoom>, usize), ApiError> {
+    let heads = largest_first(api, filter)?;
     let page = heads.iter().skip(skip).take(limit);
     let chunk = page.map(|head| describe(api, head));
     Ok((chunk.collect::<Result<_, _>>()?, heads.len()))
@@ -164,7 +209,7 @@ fn found(
 ) -> Result<(Vec<PublicRoom>, usize), ApiError> {
     let mut total = 0;
     let mut chunk = Vec::new();
-    for head in largest_first(api)? {
+    for head in largest_first(api, filter)? {
         let room = describe(api, &head)?;
         if filter.matches(&room) {
             total += 1;

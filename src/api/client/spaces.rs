@@ -153,7 +153,7 @@ impl Walk<'_> {
             if !may_know_of(&*self.api.rooms, &head, Some(self.user))? {
                 continue;
             }
-            let children = self.children(&head)?;
+            let children = children(self.api, &head, self.suggested_only)?;
             if depth < self.max_depth {
                 let below = children.iter().rev();
                 let below = below.map(|child| (child.room_id.clone(), depth + 1));
@@ -164,39 +164,40 @@ impl Walk<'_> {
         }
         Ok(None)
     }
+}
 
-    /// The children of a space in their order; a room that is no space has none.
-    fn children(&self, head: &RoomHead) -> Result<Vec<Child>, ApiError> {
-        let create = content(self.api, head, "m.room.create")?;
-        let kind = create.as_ref().and_then(|create| create.get("type"));
-        if kind.and_then(Value::as_str) != Some("m.space") {
-            return Ok(Vec::new());
-        }
-        let first = StateKey::new(CHILD, "");
-        let entries: Vec<EventSn> = head
-            .state
-            .range(first..)
-            .take_while(|(key, _)| &*key.kind == CHILD)
-            .map(|(_, event)| *event)
-            .take(SPACE_CHILDREN_MAX)
-            .collect();
-        let events = self.api.rooms.events(&head.room_id, &entries)?;
-        let children = events.iter().filter_map(|event| Child::read(&event.json));
-        let mut children: Vec<Child> = children
-            .filter(|child| child.suggested || !self.suggested_only)
-            .collect();
-        children.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        Ok(children)
+/// The children of a space in their order; a room that is no space has none.
+pub fn children(api: &Api, head: &RoomHead, suggested_only: bool) -> Result<Vec<Child>, ApiError> {
+    let create = content(api, head, "m.room.create")?;
+    let kind = create.as_ref().and_then(|create| create.get("type"));
+    if kind.and_then(Value::as_str) != Some("m.space") {
+        return Ok(Vec::new());
     }
+    let first = StateKey::new(CHILD, "");
+    let entries: Vec<EventSn> = head
+        .state
+        .range(first..)
+        .take_while(|(key, _)| &*key.kind == CHILD)
+        .map(|(_, event)| *event)
+        .take(SPACE_CHILDREN_MAX)
+        .collect();
+    let events = api.rooms.events(&head.room_id, &entries)?;
+    let children = events.iter().filter_map(|event| Child::read(&event.json));
+    let mut children: Vec<Child> = children
+        .filter(|child| child.suggested || !suggested_only)
+        .collect();
+    children.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    Ok(children)
 }
 
 /// An `m.space.child` that counts.
-struct Child {
-    room_id: OwnedRoomId,
+pub struct Child {
+    pub room_id: OwnedRoomId,
     suggested: bool,
     order: Option<String>,
     origin_server_ts: u64,
-    shown: Box<RawValue>,
+    /// The event as it is shown of a space.
+    pub shown: Box<RawValue>,
 }
 
 impl Child {

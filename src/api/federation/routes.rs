@@ -4,7 +4,10 @@
 use axum::routing::{get, post, put};
 
 use super::history::{events, states, timestamps, walks};
-use super::{invites, joins, knocks, leaves, queries, server_keys, transactions, version};
+use super::{
+    invites, joins, knocks, leaves, public_rooms, queries, server_keys, spaces, transactions,
+    version,
+};
 use crate::api::client::routes::Table;
 
 /// Adds the table to the router's.
@@ -46,4 +49,6 @@ pub fn add(table: &mut Table) {
     // Queries
     table.add(["/_matrix/federation/v1/query/profile"], get(queries::profile));
     table.add(["/_matrix/federation/v1/query/directory"], get(queries::directory));
+    table.add(["/_matrix/federation/v1/publicRooms"], get(public_rooms::list).post(public_rooms::search));
+    table.add(["/_matrix/federation/v1/hierarchy/{roomId}"], get(spaces::hierarchy));
 }

@@ -12,6 +12,7 @@ mod identity;
 mod inviting;
 mod joining;
 mod knocking;
+mod listing;
 mod receiving;
 mod restricted;
 mod sending;
@@ -76,5 +77,6 @@ impl Neighbourhood {
             .set("FEDERATION__TLS_KEY", pem("test_key.pem").display())
             .set("FEDERATION__EXTRA_CA", pem("test_ca.pem").display())
             .set("FEDERATION__STATIC_HOSTS", hosts.join(","))
+            .set("FEDERATION__PUBLIC_ROOMS", true)
     }
 }

@@ -123,6 +123,11 @@ async fn tell(
         _ => {}
     }
     teller.time_passes().await;
+    // From here on nobody knows of the room just because they could enter it.
+    teller
+        .sets("m.room.join_rules", json!({ "join_rule": "invite" }))
+        .await;
+    teller.time_passes().await;
     let page = alice
         .get(&of_room(&room, "messages?dir=f&limit=500"))
         .await
@@ -241,9 +246,39 @@ async fn check(name: &str, cell: &mut Cell<'_>) -> bool {
         "federation_backfill" => backfill(cell).await,
         "federation_missing_events" => missing_events(cell).await,
         "federation_timestamp_to_event" => timestamp_to_event(cell).await,
+        "federation_public_rooms" => public_rooms(cell).await,
+        "federation_hierarchy" => hierarchy(cell).await,
         _ => return false,
     }
     true
+}
+
+/// None of the rooms is in the directory.
+async fn public_rooms(cell: &mut Cell<'_>) {
+    let (status, body) = cell.c.get(&format!("{V1}/publicRooms")).await;
+    let told = body.to_string();
+    let is_hidden = !told.contains(&cell.room) && !told.contains(MARK);
+    cell.expect(
+        status == 200 && is_hidden,
+        format!("publicRooms tells {told}"),
+    );
+}
+
+/// Who may know that the room exists and what it is called.
+async fn hierarchy(cell: &mut Cell<'_>) {
+    let (status, body) = cell.c.get(&cell.of_room("hierarchy")).await;
+    if !cell.is_resident() && !cell.history.is_world_readable() {
+        let is_silent = !body.to_string().contains(MARK);
+        let refused = status == 404 && is_silent;
+        cell.expect(refused, format!("hierarchy answers {status} {body}"));
+        return;
+    }
+    let topic = cell.history.held(cell.count(), "m.room.topic", "");
+    let same = topic.is_some_and(|topic| body["room"]["topic"] == topic.content["topic"]);
+    cell.expect(
+        status == 200 && same,
+        format!("hierarchy answers {status} {body}"),
+    );
 }
 
 async fn event(cell: &mut Cell<'_>) {
