@@ -50,6 +50,7 @@ use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::client::user_data::UserData;
 use crate::writers::federation::edus::{Edus, Parts as EduParts, RemotePresence};
 use crate::writers::federation::keyring::Keyring;
+use crate::writers::federation::missing::MissingEvents;
 use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
 use crate::writers::federation::receiver::{Parts as ReceiverParts, Receiver};
@@ -185,6 +186,8 @@ pub struct Ports {
     pub ears: Arc<dyn Hears>,
     /// Rooms that live elsewhere.
     pub remote: RemoteRooms,
+    /// Fetches what events of other servers build on.
+    pub missing: MissingEvents,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -276,6 +279,7 @@ impl Api {
             rooms: ports.rooms.clone(),
             checks: PduChecks::new(ports.keyring.clone()),
             acls: acls.clone(),
+            missing: ports.missing,
             submitter: ports.submitter.clone(),
             edus,
         });

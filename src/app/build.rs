@@ -51,6 +51,7 @@ use crate::writers::client::follow_ups;
 use crate::writers::client::room_purge::RoomPurger;
 use crate::writers::federation::given_state::GivenStates;
 use crate::writers::federation::keyring::{Keyring, Parts as KeyringParts};
+use crate::writers::federation::missing::{MissingEvents, Parts as MissingParts};
 use crate::writers::federation::own_keys::OwnKeys;
 use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
@@ -232,7 +233,7 @@ impl House {
             notaries: config.federation.notaries.clone(),
         }));
         let checks = PduChecks::new(keyring.clone());
-        let given = GivenStates::new(checks, rooms.clone(), submitter.clone());
+        let given = GivenStates::new(checks.clone(), rooms.clone(), submitter.clone());
         close_given_states(&given, &*rooms).await;
         let sender = FederationSender::open(SenderPorts {
             store: store.clone(),
@@ -248,6 +249,14 @@ impl House {
         });
         let sender = sender.map_err(|error| Exit::failed(format!("federation sender: {error}")))?;
         let sender = Arc::new(sender);
+        let missing = MissingEvents::new(MissingParts {
+            own: config.identity.server_name.clone(),
+            rooms: rooms.clone(),
+            client: client.clone(),
+            checks,
+            given,
+            submitter: submitter.clone(),
+        });
         let ports = ApiPorts {
             remote: RemoteRooms::new(RemoteParts {
                 client: client.clone(),
@@ -258,6 +267,7 @@ impl House {
             keyring,
             queries: Queries::new(client),
             ears: sender.ears(),
+            missing,
             rooms,
             graph: tables.rooms.clone(),
             users,

@@ -83,6 +83,10 @@ pub const PDUS_RECEIVED: &str = "engram_federation_pdus_received_total";
 pub const EDUS_RECEIVED: &str = "engram_federation_edus_received_total";
 /// EDUs, or parts of them, that were dropped, by `reason`.
 pub const EDUS_DROPPED: &str = "engram_federation_edus_dropped_total";
+/// Gaps before events of other servers, by `result`.
+pub const GAPS: &str = "engram_federation_gaps_total";
+/// Events that filled gaps.
+pub const GAP_EVENTS: &str = "engram_federation_gap_events_total";
 /// Bodies of transactions that are at work or wait.
 pub const RECEIVING_BYTES: &str = "engram_federation_receiving_bytes";
 /// Transactions to other servers that ended, by `result`: taken, refused for what
@@ -227,6 +231,8 @@ pub const ALL: &[Metric] = &[
         Kind::Counter,
         "EDUs of other servers, or parts of them, that were dropped.",
     ),
+    metric(GAPS, Kind::Counter, "Gaps before events of other servers."),
+    metric(GAP_EVENTS, Kind::Counter, "Events that filled gaps."),
     metric(
         RECEIVING_BYTES,
         Kind::Gauge,

@@ -29,7 +29,10 @@ use crate::readers::user_directory::UserDirectory;
 use crate::writers::client::presence_setter::{PresenceSetter, Timing};
 use crate::writers::client::typing_setter::TypingSetter;
 use crate::writers::ephemeral::EphemeralWriter;
+use crate::writers::federation::given_state::GivenStates;
 use crate::writers::federation::keyring::Keyring;
+use crate::writers::federation::missing::{MissingEvents, Parts as MissingParts};
+use crate::writers::federation::pdu_checks::PduChecks;
 use crate::writers::federation::queries::Queries;
 use crate::writers::federation::remote_rooms::{Parts as RemoteParts, RemoteRooms};
 use crate::writers::submit::Submitter;
@@ -87,7 +90,17 @@ impl Doors {
         };
         let (keyring, client) = Keyring::without_others(submitter.clone());
         let keyring = Arc::new(keyring);
+        let checks = PduChecks::new(keyring.clone());
+        let missing = MissingEvents::new(MissingParts {
+            own: settings.server_name.clone(),
+            rooms: world.clone(),
+            client: client.clone(),
+            checks: checks.clone(),
+            given: GivenStates::new(checks, world.clone(), submitter.clone()),
+            submitter: submitter.clone(),
+        });
         let ports = Ports {
+            missing,
             remote: RemoteRooms::new(RemoteParts {
                 client: client.clone(),
                 keyring: keyring.clone(),

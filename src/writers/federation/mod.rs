@@ -4,6 +4,7 @@
 pub mod edus;
 pub mod given_state;
 pub mod keyring;
+pub mod missing;
 pub mod outside_membership;
 pub mod own_keys;
 pub mod past;

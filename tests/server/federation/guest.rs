@@ -12,6 +12,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
 
 use super::fake::{Fake, object};
+use super::library::Library;
 use crate::harness::{Api, escape};
 
 /// An event as it is sent.
@@ -33,6 +34,8 @@ pub struct Guest<'a> {
     pub depth: u64,
     /// Current state as far as the guest knows it.
     state: HashMap<(String, String), EventRef>,
+    /// Where its server looks up what it is asked for.
+    pub library: Library,
 }
 
 impl<'a> Guest<'a> {
@@ -63,6 +66,7 @@ impl<'a> Guest<'a> {
             tips: vec![reference(&text(&last["chunk"][0], "event_id"))],
             depth: 1_000,
             state: state.collect(),
+            library: Library::default(),
         }
     }
 
@@ -104,9 +108,13 @@ impl<'a> Guest<'a> {
             event_localpart: Some(format!("g{number}").into()),
         };
         let built = build_and_sign(self.version, proto, &self.fake.name, &self.fake.key).unwrap();
+        let id = built.event_id.to_string();
+        let json = serde_json::from_slice(&built.json).unwrap();
+        let state = self.state.values().map(|event| event.event_id.to_string());
+        self.library.add(&id, &json, state.collect());
         Event {
-            id: built.event_id.to_string(),
-            json: serde_json::from_slice(&built.json).unwrap(),
+            id,
+            json,
             reference: built.reference(),
         }
     }

@@ -22,7 +22,7 @@ async fn seen(local: &Api, room: &str, event: &str) -> crate::harness::Answer {
 }
 
 /// The texts of a room, oldest first.
-async fn texts(local: &Api, room: &str) -> Vec<String> {
+pub async fn texts(local: &Api, room: &str) -> Vec<String> {
     let path = format!(
         "/_matrix/client/v3/rooms/{}/messages?dir=f&limit=100",
         escape(room)
@@ -43,7 +43,7 @@ async fn start(version: &str) -> (Neighbourhood, Server, Fake, Api, String) {
     (neighbourhood, a, b, alice, room)
 }
 
-async fn public_room(local: &Api, version: &str) -> String {
+pub async fn public_room(local: &Api, version: &str) -> String {
     let body = json!({ "preset": "public_chat", "room_version": version });
     local.create_room(body).await
 }
@@ -52,7 +52,7 @@ async fn put(fake: &Fake, uri: &str, body: &Value) -> (u16, Value) {
     fake.send("a.test", Method::PUT, uri, &object(body)).await
 }
 
-fn error<'a>(results: &'a Value, event: &Event) -> &'a str {
+pub fn error<'a>(results: &'a Value, event: &Event) -> &'a str {
     let error = results[&event.id]["error"].as_str();
     error.unwrap_or_else(|| panic!("{} was taken: {results}", event.json))
 }

@@ -25,6 +25,7 @@ pub use self::transaction::TransactionError;
 use self::origins::{NoTurn, Origins};
 use self::transaction::Transaction;
 use super::edus::Edus;
+use super::missing::MissingEvents;
 use super::pdu_checks::PduChecks;
 use crate::matrix::canonical_json::{CanonicalJsonObject, to_bytes};
 use crate::query::rooms::{QueryError, Rooms};
@@ -77,6 +78,7 @@ pub struct Parts {
     pub rooms: Arc<dyn Rooms>,
     pub checks: PduChecks,
     pub acls: ServerAcls,
+    pub missing: MissingEvents,
     pub submitter: Submitter,
     pub edus: Edus,
 }

@@ -17,6 +17,7 @@ use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::query::rooms::{QueryError, RoomHead};
 use crate::telemetry::names;
+use crate::writers::federation::missing::GapError;
 use crate::writers::federation::past::{self, has_state};
 use crate::writers::federation::pdu_checks::{CheckedPdu, PduRefusal};
 use crate::writers::submit::{Durable, PendingSubmit, SubmitError};
@@ -33,8 +34,8 @@ enum Refused {
     Acl(String),
     #[error(transparent)]
     Check(#[from] PduRefusal),
-    #[error("events that it builds on are not known: {0}")]
-    UnknownPast(String),
+    #[error(transparent)]
+    UnknownPast(#[from] GapError),
     #[error("rejected: {}", words(*.0))]
     Rejected(Reason),
     /// It was here before.
@@ -166,10 +167,17 @@ impl Inner {
         // Of a parked room nobody sees what is appended already: the fold tells
         // what is missing when it gets there.
         if !missing.is_empty() && !self.is_parked(&head.room_id)? {
-            let named = missing.prev_events.iter().chain(&missing.auth_events);
-            let named: Vec<&str> = named.map(|id| id.as_str()).collect();
-            in_room.refuse(id, &Refused::UnknownPast(named.join(", ")));
-            return Ok(());
+            // What was sent before it may be what is missing.
+            self.settle(&head.room_id, in_room).await?;
+            match self.parts.missing.fill(origin, head, &event).await {
+                Ok(()) => (),
+                Err(GapError::Submit(error)) => return Err(error.into()),
+                Err(GapError::Query(error)) => return Err(error.into()),
+                Err(error) => {
+                    in_room.refuse(id, &error.into());
+                    return Ok(());
+                }
+            }
         }
         let record = event.record(Placement::New, Source::Federation, origin);
         let pending = match self

@@ -1,0 +1,313 @@
+//! Fetches what an event from elsewhere builds on and is not here (server-server
+//! API, *Backfilling and retrieving missing events*).
+//!
+//! First the events in between, by `get_missing_events` ([`walk`]): if they close
+//! the gap they are appended before the event, as news, since nobody here has
+//! seen them. Otherwise the state before the oldest of them, or before the event
+//! itself, is fetched and given ([`state`]). What authorises an event and is
+//! missing is fetched by `event_auth`. All of it has bounds ([`budget`]), and one
+//! gap of a room is filled at a time.
+
+mod budget;
+mod lines;
+mod state;
+mod walk;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use self::budget::Budget;
+use self::lines::Lines;
+use self::walk::Walked;
+use super::given_state::{GivenStateError, GivenStates};
+use super::past::{self, Missing};
+use super::pdu_checks::{CheckedPdu, PduChecks};
+use crate::matrix::RoomVersion;
+use crate::outbound::answer::RequestError;
+use crate::outbound::federation::{FederationClient, event};
+use crate::query::rooms::{QueryError, RoomHead, Rooms};
+use crate::telemetry::names;
+use crate::writers::submit::{SubmitError, Submitter};
+
+/// Gaps that are filled at a time, over all rooms: each holds its events.
+const GAPS_AT_ONCE: usize = 8;
+/// How long one waits for the room's line, and for a turn.
+const TURN_MAX: Duration = Duration::from_secs(60);
+/// Servers that are asked beside the one that sent the event.
+const OTHER_SERVERS: usize = 2;
+/// Events before which a state is given to close one gap; with more loose ends
+/// it is given before the event itself.
+const LOOSE_ENDS_MAX: usize = 2;
+
+/// Why an event's past is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum GapError {
+    #[error("its room waits for another event's past")]
+    Busy,
+    #[error("its past could not be fetched a moment ago")]
+    Pausing,
+    #[error("fetching its past takes too long")]
+    TooLong,
+    #[error("fetching its past takes too many requests")]
+    TooMuch,
+    #[error("its past could not be fetched: {0}")]
+    Request(#[from] RequestError),
+    #[error("its past is not taken over: {0}")]
+    Given(GivenStateError),
+    /// Servers were asked, and did not help.
+    #[error("events that authorise it cannot be had: {0}")]
+    NoAuthority(OwnedEventId),
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+}
+
+impl From<GivenStateError> for GapError {
+    fn from(error: GivenStateError) -> GapError {
+        match error {
+            GivenStateError::Submit(error) => GapError::Submit(error),
+            GivenStateError::Query(error) => GapError::Query(error),
+            error => GapError::Given(error),
+        }
+    }
+}
+
+/// What is made use of.
+pub struct Parts {
+    /// Our own name.
+    pub own: OwnedServerName,
+    pub rooms: Arc<dyn Rooms>,
+    pub client: Arc<FederationClient>,
+    pub checks: PduChecks,
+    pub given: GivenStates,
+    pub submitter: Submitter,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct MissingEvents {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    lines: Lines,
+    turns: Semaphore,
+}
+
+/// Where an event's past is looked for.
+struct Place<'a> {
+    room: &'a RoomId,
+    version: RoomVersion,
+    /// What is at the end of what is known.
+    extremities: Vec<&'a EventId>,
+    /// The server that sent the event, then others that are in the room.
+    servers: Vec<&'a ServerName>,
+}
+
+impl MissingEvents {
+    pub fn new(parts: Parts) -> MissingEvents {
+        MissingEvents {
+            inner: Arc::new(Inner {
+                parts,
+                lines: Lines::default(),
+                turns: Semaphore::new(GAPS_AT_ONCE),
+            }),
+        }
+    }
+
+    /// Sees to it that an event that `origin` sent can be judged: what it builds
+    /// on is here afterwards, or the state before it was given.
+    ///
+    /// Errors: nothing more is done about it; the event is better not appended.
+    pub async fn fill(
+        &self,
+        origin: &ServerName,
+        head: &RoomHead,
+        event: &CheckedPdu,
+    ) -> Result<(), GapError> {
+        let (inner, room) = (&self.inner, &*head.room_id);
+        let line = inner.lines.of(room);
+        let turn = timeout(TURN_MAX, line.lock()).await;
+        let _in_line = turn.map_err(|_| GapError::Busy)?;
+        // Whoever was here before may have fetched the same.
+        let missing = inner.missing(event)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if inner.lines.pause(room, origin).is_some() {
+            return Err(GapError::Pausing);
+        }
+        let turn = timeout(TURN_MAX, inner.turns.acquire()).await;
+        let _turn = turn.map_err(|_| GapError::Busy)?;
+        let filled = timeout(budget::TIME_MAX, inner.fill(origin, head, event, missing)).await;
+        let filled = filled.unwrap_or(Err(GapError::TooLong));
+        inner.lines.note(room, origin, filled.is_ok());
+        let result = if filled.is_ok() { "filled" } else { "failed" };
+        metrics::counter!(names::GAPS, "result" => result).increment(1);
+        if let Err(error) = &filled {
+            let event = &event.pdu.event_id;
+            tracing::info!(%room, %origin, %event, %error, "a gap is not filled");
+        }
+        filled
+    }
+}
+
+impl Inner {
+    fn missing(&self, event: &CheckedPdu) -> Result<Missing, QueryError> {
+        past::missing(&*self.parts.rooms, &event.pdu, |_| false)
+    }
+
+    async fn fill(
+        &self,
+        origin: &ServerName,
+        head: &RoomHead,
+        event: &CheckedPdu,
+        missing: Missing,
+    ) -> Result<(), GapError> {
+        let place = self.place(origin, head, event);
+        let mut budget = Budget::default();
+        if !missing.prev_events.is_empty() {
+            self.fill_past(&place, event, &missing.prev_events, &mut budget)
+                .await?;
+        }
+        self.fetch_authorities(&place, event, |_| false, &mut budget)
+            .await
+    }
+
+    fn place<'a>(
+        &self,
+        origin: &'a ServerName,
+        head: &'a RoomHead,
+        event: &'a CheckedPdu,
+    ) -> Place<'a> {
+        let mut servers = vec![origin];
+        let sender = event.pdu.sender.server_name();
+        let mut others: Vec<_> = head.servers.iter().collect();
+        // Those with most users there are most likely to have all of it.
+        others.sort_by(|(a, most_a), (b, most_b)| most_b.cmp(most_a).then_with(|| a.cmp(b)));
+        let others = others.into_iter().map(|(server, _)| &**server);
+        for server in std::iter::once(sender).chain(others) {
+            if servers.len() <= OTHER_SERVERS
+                && server != self.parts.own
+                && !servers.contains(&server)
+            {
+                servers.push(server);
+            }
+        }
+        let extremities = head.extremities.iter();
+        Place {
+            room: &head.room_id,
+            version: event.pdu.version,
+            extremities: extremities
+                .take(crate::limits::PREV_EVENTS_MAX)
+                .map(|extremity| &*extremity.event_id)
+                .collect(),
+            servers,
+        }
+    }
+
+    /// The events between what is known and the event; or a state before the
+    /// oldest of them, or before the event.
+    async fn fill_past(
+        &self,
+        place: &Place<'_>,
+        event: &CheckedPdu,
+        missing: &[OwnedEventId],
+        budget: &mut Budget,
+    ) -> Result<(), GapError> {
+        let walked = self.walk(place, &event.pdu, missing, budget).await?;
+        let loose = walked.loose_ends(&*self.parts.rooms)?;
+        let reaches = walked.holds_all(missing);
+        if reaches && loose.len() <= LOOSE_ENDS_MAX {
+            let given = self.give_before_each(place, &loose, budget).await;
+            match given {
+                Ok(()) => return self.append_walked(place, walked, budget).await,
+                Err(error @ (GapError::Submit(_) | GapError::Query(_))) => return Err(error),
+                Err(error) => tracing::debug!(%error, "no state before a gap"),
+            }
+        }
+        drop(walked);
+        self.give_before(place, &event.pdu.event_id, budget).await
+    }
+
+    async fn give_before_each(
+        &self,
+        place: &Place<'_>,
+        events: &[OwnedEventId],
+        budget: &mut Budget,
+    ) -> Result<(), GapError> {
+        for event in events {
+            self.give_before(place, event, budget).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends the events of a walk, oldest first, as news.
+    async fn append_walked(
+        &self,
+        place: &Place<'_>,
+        walked: Walked,
+        budget: &mut Budget,
+    ) -> Result<(), GapError> {
+        let origin = place.servers.first().copied().unwrap_or(&self.parts.own);
+        let mut batch = walk::Batch::new(place.room, origin, &self.parts.submitter);
+        for event in walked.oldest_first() {
+            let ids = batch.ids();
+            let comes = |id: &EventId| ids.contains(id);
+            self.fetch_authorities(place, &event, comes, budget).await?;
+            batch.push(&event).await?;
+        }
+        metrics::counter!(names::GAP_EVENTS).increment(batch.ids().len() as u64);
+        batch.finish().await?;
+        Ok(())
+    }
+
+    /// What authorises an event and is neither here nor on its way.
+    async fn fetch_authorities(
+        &self,
+        place: &Place<'_>,
+        event: &CheckedPdu,
+        comes: impl Fn(&EventId) -> bool,
+        budget: &mut Budget,
+    ) -> Result<(), GapError> {
+        let rooms = &*self.parts.rooms;
+        let lacking = |event: &CheckedPdu| -> Result<Option<OwnedEventId>, QueryError> {
+            for id in &event.pdu.auth_events {
+                if !comes(id) && !past::is_known(rooms, place.room, id)? {
+                    return Ok(Some(id.clone()));
+                }
+            }
+            Ok(None)
+        };
+        let mut failed = None;
+        for server in &place.servers {
+            if lacking(event)?.is_none() {
+                return Ok(());
+            }
+            if !budget.request() {
+                return Err(GapError::TooMuch);
+            }
+            let id = &event.pdu.event_id;
+            match event::event_auth(&self.parts.client, server, place.room, id).await {
+                Ok(chain) => {
+                    let given = &self.parts.given;
+                    given
+                        .append_outliers(place.room, place.version, server, chain)
+                        .await?;
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        match (lacking(event)?, failed) {
+            (None, _) => Ok(()),
+            (Some(_), Some(error)) => Err(error.into()),
+            (Some(id), None) => Err(GapError::NoAuthority(id)),
+        }
+    }
+}
