@@ -132,33 +132,35 @@ class Engram(Homeserver):
 
     def __init__(self, binary, name, folder, host, authority, peer):
         super().__init__(name, folder, host)
-        self.binary, self.authority, self.peer = binary, authority, peer
-
-    def command(self):
-        certificate, key = self.authority.certify(self.client[0])
-        settings = {
-            "SERVER_NAME": self.name,
+        self.binary = binary
+        certificate, key = authority.certify(host)
+        self.settings = {
+            "SERVER_NAME": name,
             "DATA_DIR": self.folder / "data",
             "CLIENT__BIND": "%s:%d" % self.client,
             "FEDERATION__BIND": "%s:%d" % self.federation,
             "FEDERATION__TLS_CERT": certificate,
             "FEDERATION__TLS_KEY": key,
-            "FEDERATION__EXTRA_CA": self.authority.path,
-            "FEDERATION__STATIC_HOSTS": "%s=%s:%d" % (self.peer[0], *self.peer[1]),
+            "FEDERATION__EXTRA_CA": authority.path,
+            "FEDERATION__STATIC_HOSTS": "%s=%s:%d" % (peer[0], *peer[1]),
             "TELEMETRY__METRICS_BIND": "127.0.0.1:0",
             "REGISTRATION__OPEN": "true",
             "RATE_LIMITS__ENABLED": "false",
         }
+
+    def command(self):
         environment = dict(os.environ)
-        environment.update(("ENGRAM__" + key, str(value)) for key, value in settings.items())
+        environment.update(("ENGRAM__" + key, str(value)) for key, value in self.settings.items())
         return [str(self.binary), "serve"], environment
 
 
 class Synapse(Homeserver):
     """With SQLite, in the virtual environment that this runs in."""
 
-    def __init__(self, name, folder, host, authority):
+    def __init__(self, name, folder, host, authority, named_by_address=False):
         super().__init__(name, folder, host)
+        if named_by_address:
+            self.name = name = "%s:%d" % self.federation
         certificate, key = authority.certify(name.split(":")[0])
         values = dict(
             name=name, folder=self.folder, client=self.client, federation=self.federation,

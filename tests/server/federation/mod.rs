@@ -15,10 +15,12 @@ mod knocking;
 mod library;
 mod listing;
 mod missing;
+mod partition;
 mod receiving;
 mod restricted;
 mod sending;
 pub mod visitor;
+mod wire;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
