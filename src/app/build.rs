@@ -267,7 +267,7 @@ impl House {
             keyring,
             queries: Queries::new(client),
             ears: sender.ears(),
-            missing,
+            missing: missing.clone(),
             rooms,
             graph: tables.rooms.clone(),
             users,
@@ -289,9 +289,13 @@ impl House {
         let purger = RoomPurger::new(api.room_writer.clone(), tables.rooms.clone());
         let stop_readers = CancellationToken::new();
         let follow_ups = (0..output.partitions())
-            .map(|partition| {
+            .flat_map(|partition| {
                 let rooms = api.room_writer.clone();
-                tokio::spawn(follow_ups::follow(rooms, output.clone(), partition))
+                let gaps = missing.clone().follow(output.clone(), partition);
+                [
+                    tokio::spawn(follow_ups::follow(rooms, output.clone(), partition)),
+                    tokio::spawn(gaps),
+                ]
             })
             .collect();
         let readers: Vec<Arc<dyn Reader>> = vec![

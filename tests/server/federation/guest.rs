@@ -119,6 +119,11 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// The next event builds on this one.
+    pub fn go_on_from(&mut self, event: &Event) {
+        self.tips = vec![event.reference.clone()];
+    }
+
     /// The next event, a text.
     pub fn text(&mut self, body: &str) -> Event {
         self.event(

@@ -319,3 +319,25 @@ async fn an_endless_past_ends_with_the_budget() {
         .collect();
     assert_eq!(bodies[0], "the end");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_builds_on_a_refused_event_comes_in_with_a_state() {
+    let scene = scene().await;
+    let mut bob = scene.guest("11").await;
+    let since = scene.alice.sync("").await["next_batch"].clone();
+    // The room server keeps nothing of a second create event.
+    let second = bob.aside("m.room.create", Some(""), json!({ "room_version": "11" }));
+    bob.go_on_from(&second);
+    let text = bob.text("on top of it");
+    let results = bob.send(&[&second, &text]).await;
+    assert!(error(&results, &second).contains("create"), "{results}");
+    assert_eq!(results[&text.id], json!({}));
+    let since = since.as_str().expect("a token");
+    let sync = scene
+        .alice
+        .sync(&format!("since={since}&timeout=30000"))
+        .await;
+    let timeline = &sync["rooms"]["join"][&bob.room]["timeline"]["events"];
+    assert_eq!(timeline[0]["event_id"], json!(text.id), "{sync}");
+    assert_eq!(scene.library.asked("/state_ids/"), 1);
+}

@@ -9,6 +9,7 @@
 //! gap of a room is filled at a time.
 
 mod budget;
+mod follower;
 mod lines;
 mod state;
 mod walk;
@@ -227,12 +228,17 @@ impl Inner {
         if reaches && loose.len() <= LOOSE_ENDS_MAX {
             let given = self.give_before_each(place, &loose, budget).await;
             match given {
-                Ok(()) => return self.append_walked(place, walked, budget).await,
+                Ok(()) => {
+                    self.append_walked(place, walked, budget).await?;
+                    // One of them may be refused for ever.
+                    if self.missing(event)?.prev_events.is_empty() {
+                        return Ok(());
+                    }
+                }
                 Err(error @ (GapError::Submit(_) | GapError::Query(_))) => return Err(error),
                 Err(error) => tracing::debug!(%error, "no state before a gap"),
             }
         }
-        drop(walked);
         self.give_before(place, &event.pdu.event_id, budget).await
     }
 
