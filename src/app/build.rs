@@ -40,7 +40,8 @@ use crate::query::begun_states::BegunStates;
 use crate::query::tokens::Epoch;
 use crate::readers::client_search::{self, ClientSearch, Ports as SearchPorts};
 use crate::readers::client_sync::{ClientSync, Ports as SyncPorts};
-use crate::readers::federation_sender::{FederationSender, Ports as SenderPorts, Time};
+use crate::readers::federation_sender::time::WallClock;
+use crate::readers::federation_sender::{FederationSender, Ports as SenderPorts};
 use crate::readers::relations::EventRelations;
 use crate::readers::run::{Reader, ReaderError, spawn};
 use crate::readers::user_directory::{Ports as DirectoryPorts, UserDirectory};
@@ -245,7 +246,7 @@ impl House {
             carrier: client.clone(),
             server_name: config.identity.server_name.clone(),
             epoch,
-            time: Time::real(),
+            time: Arc::new(WallClock),
         });
         let sender = sender.map_err(|error| Exit::failed(format!("federation sender: {error}")))?;
         let sender = Arc::new(sender);

@@ -147,6 +147,13 @@ pub mod memory {
     }
 
     impl MemoryStore {
+        /// Another store with the same rows.
+        pub fn copy(&self) -> MemoryStore {
+            MemoryStore {
+                rows: RwLock::new(self.rows.read().clone()),
+            }
+        }
+
         /// Whether another store holds the same.
         pub fn same_rows(&self, other: &MemoryStore) -> bool {
             *self.rows.read() == *other.rows.read()

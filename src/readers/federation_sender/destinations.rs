@@ -7,9 +7,9 @@ use parking_lot::{Mutex, RwLock};
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::Time;
 use super::back_off::pause_if_heard;
 use super::destination::{Courier, Destination};
+use super::time::Time;
 use crate::query::deliveries::{Deliveries, Hears};
 use crate::query::rooms::QueryError;
 
@@ -26,14 +26,14 @@ pub enum Call {
 pub struct Destinations {
     known: RwLock<HashMap<OwnedServerName, Arc<Destination>>>,
     deliveries: Arc<dyn Deliveries>,
-    time: Time,
+    time: Arc<dyn Time>,
     calls: UnboundedSender<Call>,
     /// Taken by the runner.
     called: Mutex<Option<UnboundedReceiver<Call>>>,
 }
 
 impl Destinations {
-    pub fn new(deliveries: Arc<dyn Deliveries>, time: Time) -> Destinations {
+    pub fn new(deliveries: Arc<dyn Deliveries>, time: Arc<dyn Time>) -> Destinations {
         let (calls, called) = unbounded_channel();
         Destinations {
             known: RwLock::default(),

@@ -10,161 +10,308 @@ use serde_json::{Value, json};
 
 use crate::limits::TRANSACTION_EDUS_MAX;
 
-/// Rooms and users who began or ceased to type since the last transaction.
-const TYPING_MAX: usize = 50;
-/// Receipts that wait, each of some 300 bytes: 20 KiB.
-const RECEIPTS_MAX: usize = 64;
-/// Users whose presence waits, each of some 150 bytes and a line of text at most:
-/// 30 KiB for the usual, 64 KiB if all of them have long status messages.
-const PRESENCE_MAX: usize = 64;
+/// Bytes that wait for one server. Thousands of servers may be away at a time,
+/// and each is to cost 64 KiB at most.
+const BYTES_MAX: usize = 48 * 1024;
+/// What an entry takes beside its texts: pointers, and its share of the map.
+const ENTRY_BYTES: usize = 128;
 
-/// Whose receipt, and of what.
+/// What an EDU is about: a later one of the same replaces it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReceiptOf {
-    pub room_id: OwnedRoomId,
-    pub user_id: OwnedUserId,
-    /// `main` or the root of a thread; none for the room as a whole.
-    pub thread: Option<Box<str>>,
+pub enum About {
+    Typing {
+        room_id: OwnedRoomId,
+        user_id: OwnedUserId,
+    },
+    Receipt {
+        room_id: OwnedRoomId,
+        user_id: OwnedUserId,
+        /// `main` or the root of a thread; none for the room as a whole.
+        thread: Option<Box<str>>,
+    },
+    Presence {
+        user_id: OwnedUserId,
+    },
 }
 
-/// Up to where, and when.
+/// What it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReceiptTo {
-    pub event_id: OwnedEventId,
-    pub ts: u64,
+pub enum Said {
+    Typing(bool),
+    Receipt {
+        event_id: OwnedEventId,
+        /// When, in milliseconds since the epoch.
+        ts: u64,
+    },
+    Presence {
+        state: PresenceState,
+        status_msg: Option<Box<str>>,
+        /// In milliseconds since the epoch.
+        last_active_ms: Option<u64>,
+        currently_active: bool,
+    },
 }
 
-/// A user's presence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PresenceNow {
-    pub state: PresenceState,
-    pub status_msg: Option<Box<str>>,
-    /// In milliseconds since the epoch.
-    pub last_active_ms: Option<u64>,
-    pub currently_active: bool,
-}
-
-/// What waits for one server.
+/// What waits for one server, or goes to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edus {
-    typing: BTreeMap<(OwnedRoomId, OwnedUserId), bool>,
-    receipts: BTreeMap<ReceiptOf, ReceiptTo>,
-    presence: BTreeMap<OwnedUserId, PresenceNow>,
+    latest: BTreeMap<About, Said>,
+    bytes: usize,
 }
 
 impl Edus {
     pub fn is_empty(&self) -> bool {
-        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
+        self.latest.is_empty()
     }
 
-    /// A user began or ceased to type.
-    pub fn typing(&mut self, room_id: OwnedRoomId, user_id: OwnedUserId, typing: bool) {
-        let full = self.typing.len() >= TYPING_MAX;
-        let key = (room_id, user_id);
-        if !full || self.typing.contains_key(&key) {
-            self.typing.insert(key, typing);
+    /// Keeps what is said, in place of what was said before of the same; drops it
+    /// where too much waits already.
+    pub fn add(&mut self, about: About, said: Said) {
+        if let Some(before) = self.latest.remove(&about) {
+            self.bytes -= bytes(&about, &before);
         }
-    }
-
-    /// A user read up to an event.
-    pub fn receipt(&mut self, of: ReceiptOf, to: ReceiptTo) {
-        keep(&mut self.receipts, RECEIPTS_MAX, of, to);
-    }
-
-    /// A user's presence changed.
-    pub fn presence(&mut self, user_id: OwnedUserId, now: PresenceNow) {
-        keep(&mut self.presence, PRESENCE_MAX, user_id, now);
+        let more = bytes(&about, &said);
+        if self.bytes + more <= BYTES_MAX {
+            self.bytes += more;
+            self.latest.insert(about, said);
+        }
     }
 
     /// What one transaction takes.
     pub fn take(&mut self) -> Edus {
-        let mut taken = Edus {
-            typing: std::mem::take(&mut self.typing),
-            presence: std::mem::take(&mut self.presence),
-            receipts: BTreeMap::new(),
-        };
-        // All presence is one EDU.
-        let mut room = TRANSACTION_EDUS_MAX.saturating_sub(taken.typing.len() + 1);
-        while room > 0
-            && let Some((of, to)) = self.receipts.pop_first()
-        {
-            taken.receipts.insert(of, to);
-            room -= 1;
+        let mut taken = Edus::default();
+        // All presence is one EDU, and sorts last.
+        let mut others = TRANSACTION_EDUS_MAX - 1;
+        while let Some(first) = self.latest.first_entry() {
+            if !matches!(first.key(), About::Presence { .. }) {
+                if others == 0 {
+                    break;
+                }
+                others -= 1;
+            }
+            let (about, said) = first.remove_entry();
+            self.bytes -= bytes(&about, &said);
+            taken.add(about, said);
         }
         taken
     }
 
-    /// Gives back what was not sent, but for what is newer by now. Who types is
-    /// not worth telling a second time.
+    /// Gives back what was not sent, but for what is newer by now.
     pub fn put_back(&mut self, taken: Edus) {
-        for (of, to) in taken.receipts {
-            if !self.receipts.contains_key(&of) {
-                self.receipt(of, to);
-            }
-        }
-        for (user_id, now) in taken.presence {
-            if !self.presence.contains_key(&user_id) {
-                self.presence(user_id, now);
+        for (about, said) in taken.latest {
+            if !self.latest.contains_key(&about) {
+                self.add(about, said);
             }
         }
     }
 
     /// Forgets who types: nobody is there to see it.
     pub fn drop_typing(&mut self) {
-        self.typing.clear();
+        let all = std::mem::take(self);
+        for (about, said) in all.latest {
+            if !matches!(about, About::Typing { .. }) {
+                self.add(about, said);
+            }
+        }
     }
 
     /// As they stand in a transaction.
     pub fn to_json(&self, now_ms: u64) -> Vec<Value> {
-        let typing = self.typing.iter().map(|((room_id, user_id), typing)| {
-            let content = json!({ "room_id": room_id, "user_id": user_id, "typing": typing });
-            edu("m.typing", content)
-        });
-        let mut edus: Vec<Value> = typing.collect();
-        edus.extend(self.receipts.iter().map(receipt));
-        if !self.presence.is_empty() {
-            let push = self.presence.iter().map(|(user_id, now)| {
-                let last_active = now.last_active_ms.unwrap_or(0);
-                let mut update = json!({
-                    "user_id": user_id,
-                    "presence": now.state.as_str(),
-                    "last_active_ago": now_ms.saturating_sub(last_active),
-                    "currently_active": now.currently_active,
-                });
-                if let Some(status) = &now.status_msg {
-                    update["status_msg"] = json!(status);
+        let mut push = Vec::new();
+        let mut edus = Vec::new();
+        for entry in &self.latest {
+            match entry {
+                (About::Typing { room_id, user_id }, Said::Typing(typing)) => {
+                    let content =
+                        json!({ "room_id": room_id, "user_id": user_id, "typing": typing });
+                    edus.push(edu("m.typing", content));
                 }
-                update
-            });
-            let push: Vec<Value> = push.collect();
+                (
+                    About::Receipt {
+                        room_id,
+                        user_id,
+                        thread,
+                    },
+                    Said::Receipt { event_id, ts },
+                ) => {
+                    // A user may have a receipt in each thread, and an EDU has
+                    // room for one: each is an EDU of its own.
+                    let mut data = json!({ "ts": ts });
+                    if let Some(thread) = thread {
+                        data["thread_id"] = json!(thread);
+                    }
+                    let one = json!({ "event_ids": [event_id], "data": data });
+                    let of_user = json!({ user_id.as_str(): one });
+                    let content = json!({ room_id.as_str(): { "m.read": of_user } });
+                    edus.push(edu("m.receipt", content));
+                }
+                (About::Presence { user_id }, Said::Presence { .. }) => {
+                    push.extend(presence(user_id, entry.1, now_ms));
+                }
+                // Nobody says of one what is said of another.
+                _ => (),
+            }
+        }
+        if !push.is_empty() {
             edus.push(edu("m.presence", json!({ "push": push })));
         }
         edus
     }
 }
 
-/// Keeps the latest of each key; of too many, those that are there.
-fn keep<K: Ord, V>(kept: &mut BTreeMap<K, V>, max: usize, key: K, value: V) {
-    if kept.len() < max || kept.contains_key(&key) {
-        kept.insert(key, value);
+fn presence(user_id: &OwnedUserId, said: &Said, now_ms: u64) -> Option<Value> {
+    let Said::Presence {
+        state,
+        status_msg,
+        last_active_ms,
+        currently_active,
+    } = said
+    else {
+        return None;
+    };
+    let mut update = json!({
+        "user_id": user_id,
+        "presence": state.as_str(),
+        "last_active_ago": now_ms.saturating_sub(last_active_ms.unwrap_or(0)),
+        "currently_active": currently_active,
+    });
+    if let Some(status) = status_msg {
+        update["status_msg"] = json!(status);
     }
+    Some(update)
 }
 
 fn edu(kind: &str, content: Value) -> Value {
     json!({ "edu_type": kind, "content": content })
 }
 
-/// A user may have a receipt in each thread, and an EDU has room for one: each
-/// is an EDU of its own.
-fn receipt((of, to): (&ReceiptOf, &ReceiptTo)) -> Value {
-    let mut data = json!({ "ts": to.ts });
-    if let Some(thread) = &of.thread {
-        data["thread_id"] = json!(thread);
+fn bytes(about: &About, said: &Said) -> usize {
+    let of_text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+    let about = match about {
+        About::Typing { room_id, user_id } => room_id.as_str().len() + user_id.as_str().len(),
+        About::Receipt {
+            room_id,
+            user_id,
+            thread,
+        } => room_id.as_str().len() + user_id.as_str().len() + of_text(thread),
+        About::Presence { user_id } => user_id.as_str().len(),
+    };
+    let said = match said {
+        Said::Typing(_) => 0,
+        Said::Receipt { event_id, .. } => event_id.as_str().len(),
+        Said::Presence { status_msg, .. } => of_text(status_msg),
+    };
+    ENTRY_BYTES + about + said
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn user(number: usize) -> OwnedUserId {
+        OwnedUserId::try_from(format!("@user{number}:a.test")).unwrap()
     }
-    let one = json!({ "event_ids": [to.event_id], "data": data });
-    let of_user = json!({ of.user_id.as_str(): one });
-    edu(
-        "m.receipt",
-        json!({ of.room_id.as_str(): { "m.read": of_user } }),
-    )
+
+    fn room(number: usize) -> OwnedRoomId {
+        OwnedRoomId::try_from(format!("!room{number}:a.test")).unwrap()
+    }
+
+    fn receipt(number: usize, thread: &str, ts: u64) -> (About, Said) {
+        let about = About::Receipt {
+            room_id: room(number),
+            user_id: user(number),
+            thread: (!thread.is_empty()).then(|| thread.into()),
+        };
+        let event_id = OwnedEventId::try_from(format!("$event{ts}")).unwrap();
+        (about, Said::Receipt { event_id, ts })
+    }
+
+    fn typing(number: usize, typing: bool) -> (About, Said) {
+        let about = About::Typing {
+            room_id: room(number),
+            user_id: user(number),
+        };
+        (about, Said::Typing(typing))
+    }
+
+    #[test]
+    fn the_latest_replaces_what_is_older_and_not_what_is_newer() {
+        let mut edus = Edus::default();
+        for (about, said) in [
+            receipt(1, "", 1),
+            receipt(1, "main", 2),
+            receipt(1, "", 3),
+            typing(1, true),
+            typing(1, false),
+        ] {
+            edus.add(about, said);
+        }
+        assert_eq!(edus.latest.len(), 3);
+        let taken = edus.take();
+        assert!(edus.is_empty());
+        let (about, said) = receipt(1, "", 9);
+        edus.add(about.clone(), said.clone());
+        edus.put_back(taken);
+        assert_eq!(edus.latest.get(&about), Some(&said));
+        assert_eq!(edus.latest.len(), 3);
+        edus.drop_typing();
+        assert_eq!(edus.latest.len(), 2);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_leaves_in_transactions_that_are_allowed() {
+        let mut edus = Edus::default();
+        for number in 0..1_000 {
+            let (about, said) = receipt(number, "main", 1);
+            edus.add(about, said);
+            let about = About::Presence {
+                user_id: user(number),
+            };
+            let said = Said::Presence {
+                state: PresenceState::Online,
+                status_msg: Some("x".repeat(1_000).into()),
+                last_active_ms: Some(5),
+                currently_active: false,
+            };
+            edus.add(about, said);
+        }
+        assert!(edus.bytes <= BYTES_MAX);
+        assert!(edus.latest.len() > 40);
+        let mut sent = 0;
+        while !edus.is_empty() {
+            let taken = edus.take();
+            assert!(taken.to_json(10).len() <= TRANSACTION_EDUS_MAX);
+            sent += taken.latest.len();
+        }
+        assert!(sent > 40);
+        assert_eq!(edus, Edus::default());
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_are_counted_right(
+            ops in prop::collection::vec((0usize..4, 0usize..3, any::<bool>()), 0..60),
+        ) {
+            let mut edus = Edus::default();
+            let mut taken = Edus::default();
+            for (number, op, flag) in ops {
+                match op {
+                    0 => {
+                        let (about, said) = typing(number, flag);
+                        edus.add(about, said);
+                    }
+                    1 => {
+                        let (about, said) = receipt(number, "main", number as u64);
+                        edus.add(about, said);
+                    }
+                    _ if flag => taken = edus.take(),
+                    _ => edus.put_back(std::mem::take(&mut taken)),
+                }
+                let counted: usize = edus.latest.iter().map(|(about, said)| bytes(about, said)).sum();
+                prop_assert_eq!(edus.bytes, counted);
+            }
+        }
+    }
 }

@@ -30,7 +30,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, 
 
 use super::destination::Destination;
 use super::destinations::Destinations;
-use super::edus::{ReceiptOf, ReceiptTo};
+use super::edus::{About, Said};
 use super::queue::{self, NEWEST_ONLY_ABOVE};
 use super::rows::{self, Queued, Tip};
 use super::servers::Federated;
@@ -48,7 +48,7 @@ const TIPS_MAX: usize = crate::limits::PREV_EVENTS_MAX;
 pub struct News {
     /// Rows that were added for a server.
     pub queued: BTreeMap<OwnedServerName, (Arc<Destination>, u64)>,
-    pub receipts: Vec<(OwnedServerName, ReceiptOf, ReceiptTo)>,
+    pub receipts: Vec<(OwnedServerName, About, Said)>,
 }
 
 /// One group of records on its way into rows.
@@ -319,17 +319,17 @@ impl Group<'_, '_> {
         if !is_news || user_id.server_name() != self.server_name {
             return Ok(());
         }
-        let of = ReceiptOf {
+        let about = About::Receipt {
             room_id,
             user_id,
             thread: receipt.thread.as_deref().map(Into::into),
         };
-        let to = ReceiptTo {
+        let said = Said::Receipt {
             event_id,
             ts: envelope.origin_ts_ms,
         };
         for server in self.servers_of(room)?.0 {
-            let told = (server, of.clone(), to.clone());
+            let told = (server, about.clone(), said.clone());
             self.news.receipts.push(told);
         }
         Ok(())

@@ -21,6 +21,7 @@ mod run;
 mod servers;
 #[cfg(test)]
 mod tests;
+pub mod time;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ use self::fold::{Group, News};
 use self::rows::TABLES_VERSION;
 use self::run::Ways;
 use self::servers::Federated;
-use crate::clock;
+use self::time::Time;
 use crate::logs::log::{Append, AppendTicket, Log, LogRecord, NewRecord, PartitionId};
 use crate::query::deliveries::{Deliveries, Hears};
 use crate::query::ephemeral::Ephemeral;
@@ -69,34 +70,13 @@ pub struct Ports {
     pub carrier: Arc<dyn Carrier>,
     pub server_name: OwnedServerName,
     pub epoch: Epoch,
-    pub time: Time,
-}
-
-/// The wall clock, or a test's.
-#[derive(Clone)]
-pub struct Time(Arc<dyn Fn() -> u64 + Send + Sync>);
-
-impl Time {
-    /// The wall clock.
-    pub fn real() -> Time {
-        Time(Arc::new(clock::now_ms))
-    }
-
-    /// Whatever `now_ms` says.
-    pub fn of(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Time {
-        Time(Arc::new(now_ms))
-    }
-
-    /// Milliseconds since the epoch.
-    fn now_ms(&self) -> u64 {
-        (self.0)()
-    }
+    pub time: Arc<dyn Time>,
 }
 
 /// The reader, and what sends.
 pub struct FederationSender {
     ports: Ports,
-    time: Time,
+    time: Arc<dyn Time>,
     cursors: Box<[AtomicU64]>,
     /// By partition, where *output* ended at the start: older receipts were told
     /// before, or are lost with what held them.
@@ -201,9 +181,9 @@ impl FederationSender {
 
     /// Tells destinations what is in the tables for them by now.
     fn spread(&self, partition: PartitionId, news: News) -> Result<(), QueryError> {
-        for (server, of, to) in news.receipts {
+        for (server, about, said) in news.receipts {
             let destination = self.destinations.of(&server)?;
-            destination.state().edus.receipt(of, to);
+            destination.state().edus.add(about, said);
             self.destinations.call(&destination);
         }
         for (destination, added) in news.queued.into_values() {

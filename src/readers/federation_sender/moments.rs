@@ -8,7 +8,7 @@ use log_format::record::output::Membership;
 use ruma::{OwnedServerName, RoomId, UserId};
 
 use super::FederationSender;
-use super::edus::{Edus, PresenceNow};
+use super::edus::{About, Edus, Said};
 use super::servers::servers_in;
 use crate::logs::log::partition_of;
 use crate::query::ephemeral::{Changes, Presence, Since, TypingRoom};
@@ -60,7 +60,11 @@ impl FederationSender {
         self.tell_servers(self.servers_in(&room.room_id)?, |edus, failing| {
             // Nobody reads it by the time that server is back.
             for (user, typist) in news.iter().filter(|_| !failing) {
-                edus.typing(room.room_id.clone(), (*user).clone(), typist.typing);
+                let about = About::Typing {
+                    room_id: room.room_id.clone(),
+                    user_id: (*user).clone(),
+                };
+                edus.add(about, Said::Typing(typist.typing));
             }
         })
     }
@@ -73,14 +77,17 @@ impl FederationSender {
                 servers.extend(self.servers_in(&room.room_id)?);
             }
         }
-        let now = PresenceNow {
+        let said = Said::Presence {
             state: presence.state,
             status_msg: presence.status_msg.clone(),
             last_active_ms: presence.last_active_ms,
             currently_active: presence.currently_active,
         };
         self.tell_servers(servers, |edus, _| {
-            edus.presence(presence.user_id.clone(), now.clone());
+            let about = About::Presence {
+                user_id: presence.user_id.clone(),
+            };
+            edus.add(about, said.clone());
         })
     }
 

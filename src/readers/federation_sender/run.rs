@@ -88,7 +88,7 @@ impl FederationSender {
                 Some(ended) = couriers.join_next() => if let Err(error) = ended {
                     tracing::error!(%error, "a courier panicked");
                 },
-                () = tokio::time::sleep(sleep) => (),
+                () = self.time.sleep(sleep) => (),
             }
             let now = self.time.now_ms();
             while let Some(Reverse(first)) = timed.peek()
