@@ -19,7 +19,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{accounts, purges, reports, rooms};
+use super::{accounts, purges, queues, reports, rooms};
+use crate::readers::federation_sender::FederationSender;
 use crate::writers::client::accounts::Accounts;
 use crate::writers::client::room_purge::RoomPurger;
 
@@ -40,6 +41,7 @@ pub enum Request {
     Room(rooms::Request),
     Reports(reports::Request),
     Purge(purges::Request),
+    Queues(queues::Request),
 }
 
 /// The answer to a request of the same kind.
@@ -50,6 +52,7 @@ pub enum Response {
     Room(rooms::Response),
     Reports(reports::Response),
     Purge(purges::Response),
+    Queues(queues::Response),
 }
 
 /// Who answers.
@@ -58,6 +61,7 @@ pub struct Desk {
     pub accounts: Accounts,
     pub rooms: Arc<rooms::Desk>,
     pub purger: RoomPurger,
+    pub sender: Arc<FederationSender>,
 }
 
 impl Desk {
@@ -68,6 +72,14 @@ impl Desk {
             }
             Request::Purge(request) => {
                 Response::Purge(purges::perform(&self.purger, request).await)
+            }
+            Request::Queues(request) => {
+                let sender = self.sender.clone();
+                let answered = spawn_blocking(move || queues::answer(&sender, request)).await;
+                let refused = |_| queues::Response::Refused {
+                    why: "looking at queues panicked, see the server's log".to_owned(),
+                };
+                Response::Queues(answered.unwrap_or_else(refused))
             }
             Request::Room(request) => {
                 let rooms = self.rooms.clone();

@@ -111,6 +111,11 @@ pub enum FederationVerb {
     /// 1 if a step fails, with a hint what to do about it.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArguments),
+    /// List the servers that are sent to: what waits for each, and since when it fails.
+    ///
+    /// Asks the running server, or reads what a stopped one left.
+    #[command(after_help = QUEUES_EXAMPLES)]
+    Queues(QueuesArguments),
     /// Replace the signing key of this server, which must be stopped.
     ///
     /// The old key stays published, so that what it signed can still be verified.
@@ -121,6 +126,22 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   engram federation check matrix.org
   engram federation check matrix.example.org:8448 --json | jq '.[] | select(.ok | not)'";
+
+const QUEUES_EXAMPLES: &str = "\
+Examples:
+  engram federation queues
+  engram federation queues --troubled            only those that fail or are behind
+  engram federation queues --json | jq 'map(.waiting) | add'";
+
+#[derive(Debug, Args)]
+pub struct QueuesArguments {
+    /// Leave out servers for which nothing waits and which take what they are sent.
+    #[arg(long)]
+    pub troubled: bool,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+}
 
 #[derive(Debug, Args)]
 pub struct CheckArguments {

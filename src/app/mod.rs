@@ -16,6 +16,7 @@ mod momentary;
 pub mod old_keys;
 pub mod outbound;
 pub mod purges;
+pub mod queues;
 pub mod reports;
 pub mod rooms;
 pub mod shutdown;

@@ -23,6 +23,7 @@ use crate::outbound::federation::{FederationClient, server_keys, version};
 pub fn run(config: &Config, verb: &FederationVerb) -> Result<(), Exit> {
     match verb {
         FederationVerb::Check(arguments) => check(config, arguments),
+        FederationVerb::Queues(arguments) => super::queues::run(config, arguments),
         FederationVerb::RotateKey => rotate_key(config),
     }
 }

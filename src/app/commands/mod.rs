@@ -3,6 +3,7 @@
 pub mod config;
 pub mod federation;
 pub mod purge;
+pub mod queues;
 pub mod replay;
 pub mod reports;
 pub mod room;

@@ -56,6 +56,7 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<(), Exit> {
             accounts: house.accounts().clone(),
             rooms: house.rooms.clone(),
             purger: house.purger.clone(),
+            sender: house.sender.clone(),
         };
         running.push(tokio::spawn(admin::serve(socket, desk)));
         write_addresses(&house.data_dir, &addresses)?;

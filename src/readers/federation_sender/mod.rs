@@ -15,6 +15,7 @@ mod destinations;
 mod edus;
 mod fold;
 mod moments;
+pub mod overview;
 mod queue;
 mod rows;
 mod run;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::Neighbourhood;
 use super::fake::{FAR, Fake, answer, own_keys};
 use super::visitor::{CAROL, Visitor, events};
+use crate::commands::run;
 use crate::harness::{Api, Server, escape};
 
 /// How long anything may take to arrive.
@@ -349,4 +350,58 @@ async fn what_failed_is_repeated_under_the_same_id() {
         .collect();
     assert_eq!(first[0].id, first[1].id);
     assert_eq!(first[0].body["pdus"], first[1].body["pdus"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_what_waits_for_whom() {
+    let neighbourhood = Neighbourhood::new();
+    let (mut a, alice) = start(&neighbourhood).await;
+    let inbox = Inbox::default();
+    let c = inbox.open(&neighbourhood).await;
+    let room = room(&alice, "11").await;
+    c.join(&room, CAROL).await;
+    alice.send_text(&room, "hello").await;
+    inbox.wait_for("hello").await;
+    inbox.answer_with(503);
+    for text in ["one", "two"] {
+        alice.send_text(&room, text).await;
+    }
+    inbox.wait_for("one").await;
+    let queues = |a: &Server| {
+        let listed = run(a, &["federation", "queues", "--json"], "");
+        assert_eq!(listed.status.code(), Some(0));
+        let queues: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        queues[0].clone()
+    };
+    let mut queue = queues(&a);
+    // The answer may still be on its way.
+    for _ in 0..50 {
+        if queue["failures"] == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        queue = queues(&a);
+    }
+    assert_eq!(queue["destination"], "c.test");
+    assert_eq!(
+        (&queue["waiting"], &queue["failures"]),
+        (&json!(2), &json!(1))
+    );
+    assert!(queue["last_success_ms"].is_u64());
+    assert!(queue["next_try_ms"].as_u64() > queue["last_success_ms"].as_u64());
+    assert!(
+        queue["last_error"].as_str().unwrap().contains("503"),
+        "{queue}"
+    );
+    let table = run(&a, &["federation", "queues", "--troubled"], "");
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("c.test"), "{table}");
+    assert!(table.contains("1 of 1 servers"), "{table}");
+    // Also beside a stopped server.
+    a.terminate().await;
+    let queue = queues(&a);
+    assert_eq!(
+        (&queue["waiting"], &queue["failures"]),
+        (&json!(2), &json!(1))
+    );
 }

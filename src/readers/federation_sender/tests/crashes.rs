@@ -156,7 +156,7 @@ async fn a_crash_repeats_the_transaction_as_it_was() {
         *world.outside.takes.lock() = Duration::from_millis(10);
         *world.input.takes.lock() = Duration::from_millis(10);
         world.say(&Said::theirs(room.as_str(), "@u:b.test", true));
-        let mut say = |world: &mut World, count: usize| {
+        let say = |world: &mut World, count: usize| {
             for _ in 0..count {
                 world.say(&Said::message(room.as_str()));
             }
