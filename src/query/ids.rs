@@ -70,6 +70,12 @@ impl Place {
         self.0.saturating_sub(earlier.0) >= Place::GAP
     }
 
+    /// Whether nothing can have its place between the event at `earlier` and the
+    /// one here: both are live, or of one chunk of history.
+    pub fn is_next_to(self, earlier: Place) -> bool {
+        self.0.saturating_sub(earlier.0) <= Place::STEP
+    }
+
     /// A place for history between two neighbours: close behind the earlier one
     /// if that belongs to the same chunk, else where a new chunk begins. None if
     /// there is no room left between them.

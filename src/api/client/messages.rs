@@ -82,9 +82,23 @@ pub async fn messages(
         Some(given) => Some(read_token(&api, &view, given, "to")?),
         None => None,
     };
+    // What is missing of the past is with other servers.
+    let mut is_missing = false;
+    let view = match direction {
+        Direction::Backward if view.is_joined() => {
+            is_missing = api.remote.fill_past(&view.head, from, limit).await;
+            api.relations.passed(Some(&room_id)).await;
+            RoomView::open(&api, auth.user_id(), &room_id)?
+        }
+        Direction::Backward | Direction::Forward => view,
+    };
     let page = walk(&view, from, to.as_ref(), direction, limit, &filter)?;
     let behind = direction == Direction::Forward;
     let end = match (page.rest, page.last) {
+        // The client may ask again: what is missing may be there then.
+        (Rest::Nothing, last) if is_missing && to.is_none() => {
+            Some(last.map_or_else(|| start.clone(), |last| token(last, behind)))
+        }
         (Rest::Nothing, _) => None,
         (Rest::More, None) => Some(start.clone()),
         (Rest::More, Some(last)) => Some(token(last, behind)),
@@ -139,6 +153,13 @@ pub async fn context(
         .event(&event_id)?
         .ok_or(ApiError::NotFound("Event not found"))?;
     let (place, half) = (event.place, limit / 2);
+    let view = match view.is_joined() {
+        true => {
+            api.remote.fill_past(&view.head, place, half).await;
+            RoomView::open(&api, auth.user_id(), &room_id)?
+        }
+        false => view,
+    };
     let before = walk(&view, place, None, Direction::Backward, half, &filter)?;
     let after = limit - half;
     let after = walk(&view, place, None, Direction::Forward, after, &filter)?;

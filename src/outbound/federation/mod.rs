@@ -1,6 +1,7 @@
 //! Requests to other homeservers (server-server API): finding them, signing
 //! what we ask, and one file for each kind of request.
 
+pub mod backfill;
 pub mod client;
 pub mod discovery;
 pub mod event;

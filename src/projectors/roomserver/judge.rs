@@ -273,7 +273,12 @@ impl<'a> Event<'a> {
             return Err(Stop::Refuse(Reason::Malformed));
         }
         if self.kind == "m.room.create" {
-            return Err(Stop::Refuse(Reason::RoomExists));
+            return match (&self.body.placement, prior) {
+                (Placement::Backfill { before }, Some(row)) if self.sn.0 == head.shown.room.0 => {
+                    self.place_create(head, row, before, scope)
+                }
+                _ => Err(Stop::Refuse(Reason::RoomExists)),
+            };
         }
         // What this server makes is news.
         let is_news = self.body.placement == Placement::New || !self.is_local();
@@ -349,6 +354,27 @@ impl<'a> Event<'a> {
                 self.keep(head, &case, kept, Some(before), vec![], scope)
             }
         }
+    }
+
+    /// Gives the create event of a room that was known from outside its place at
+    /// the begin of the history. By what it says the room has been known.
+    fn place_create(
+        &self,
+        head: &mut Head,
+        row: EventRow,
+        later: &str,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<Judged, Stop> {
+        let event = self.to_judge();
+        let case = Case {
+            version: head.shown.authority.create_info.version,
+            event: event.map_err(|_| Stop::Refuse(Reason::Forbidden))?,
+            content: None,
+            cited: Cited::default(),
+            prior: Some(row),
+            waiters: self.waiters(head, scope)?,
+        };
+        self.accept_history(head, &case, &StateNode::EMPTY, later, scope)
     }
 
     /// Why what the event cites as its authority does not allow it; none if it

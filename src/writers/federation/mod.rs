@@ -15,6 +15,7 @@ pub mod remote_invite;
 pub mod remote_join;
 pub mod remote_knock;
 pub mod remote_leave;
+pub mod remote_past;
 pub mod remote_rooms;
 pub mod resident;
 pub mod template;

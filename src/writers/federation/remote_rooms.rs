@@ -12,6 +12,7 @@ use super::keyring::Keyring;
 use super::own_keys::OwnKeys;
 use super::pdu_checks::PduChecks;
 use super::remote_join::RunningJoin;
+use super::remote_past::Line;
 use super::template::{self, Asked, TemplateError};
 use crate::matrix::RoomVersion;
 use crate::matrix::build::{BuiltEvent, build_and_sign};
@@ -136,6 +137,8 @@ pub struct RemoteRooms {
     pub(super) given: GivenStates,
     /// Joins that run, so that nobody does one twice.
     pub(super) joins: Arc<DashMap<(OwnedRoomId, OwnedUserId), RunningJoin>>,
+    /// See [`super::remote_past`].
+    pub(super) lines: Arc<DashMap<OwnedRoomId, Arc<Line>>>,
     /// Held by whoever brings us into a room.
     pub(super) doors: Arc<DashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -158,6 +161,7 @@ impl RemoteRooms {
             checks,
             parts: Arc::new(parts),
             joins: Arc::default(),
+            lines: Arc::default(),
             doors: Arc::default(),
         }
     }

@@ -1,6 +1,8 @@
 //! What users do in rooms of other servers: join, leave and come back. Two
 //! servers of ours, or one and a server of the test's own that lies.
 
+use std::time::{Duration, Instant};
+
 use engram::matrix::RoomVersion;
 use serde_json::{Value, json};
 
@@ -436,4 +438,132 @@ async fn a_knock_is_let_in_or_taken_back() {
     bob.post(&knock, json!({}))
         .await
         .refused(403, "M_FORBIDDEN");
+}
+
+/// Waits until a user's membership is what it should become.
+pub async fn becomes(api: &Api, room: &str, user: &str, wanted: &str) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while membership(api, room, user).await.as_deref() != Some(wanted) {
+        assert!(Instant::now() < until, "{user} does not become {wanted}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_left_as_the_last_comes_back_to_the_room_as_it_is() {
+    let Pair {
+        alice,
+        bob,
+        a,
+        mut b,
+        ..
+    } = pair().await;
+    let _running = a;
+    for version in ["1", "6", "10", "11", "12"] {
+        let body = json!({ "room_version": version, "preset": "public_chat", "name": "Old" });
+        let room = alice.create_room(body).await;
+        join(&bob, &room).await;
+        act(&bob, &room, "leave", json!({})).await.ok();
+        becomes(&alice, &room, BOB, "leave").await;
+        let since = bob.sync("").await["next_batch"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let path = format!(
+            "/_matrix/client/v3/rooms/{}/state/m.room.name",
+            escape(&room)
+        );
+        alice.put(&path, json!({ "name": "New" })).await.ok();
+        let missed = alice.send_text(&room, "missed").await;
+        // Nothing of it is known here.
+        let event = format!(
+            "/_matrix/client/v3/rooms/{}/event/{}",
+            escape(&room),
+            escape(&missed)
+        );
+        assert_eq!(bob.get(&event).await.status, 404, "{version}");
+        let name = bob.get(&path).await.ok();
+        assert_eq!(name["name"], "Old", "{version}");
+
+        join(&bob, &room).await;
+        assert_eq!(
+            state(&bob, &room).await,
+            state(&alice, &room).await,
+            "{version}"
+        );
+        let synced = bob.sync(&format!("since={since}")).await;
+        let joined = &synced["rooms"]["join"][&room];
+        assert_eq!(joined["timeline"]["limited"], true, "{version}: {synced}");
+        bob.send_text(&room, "back").await;
+    }
+    b.kill();
+    b.start().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_kicked_and_banned_across_servers() {
+    let Pair {
+        alice, bob, a, b, ..
+    } = &pair().await;
+    let _running = (a, b);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    join(bob, &room).await;
+    act(alice, &room, "kick", json!({ "user_id": BOB }))
+        .await
+        .ok();
+    becomes(bob, &room, BOB, "leave").await;
+    join(bob, &room).await;
+    act(alice, &room, "ban", json!({ "user_id": BOB }))
+        .await
+        .ok();
+    becomes(bob, &room, BOB, "ban").await;
+    join_by(bob, &room, "a.test")
+        .await
+        .refused(403, "M_FORBIDDEN");
+    act(alice, &room, "unban", json!({ "user_id": BOB }))
+        .await
+        .ok();
+    join(bob, &room).await;
+    assert_eq!(membership(alice, &room, BOB).await.unwrap(), "join");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restricted_room_is_joined_through_who_can_vouch() {
+    let Pair {
+        alice, bob, a, b, ..
+    } = &pair().await;
+    let _running = (a, b);
+    for version in ["8", "10", "11", "12"] {
+        let open = alice.create_room(json!({ "preset": "public_chat" })).await;
+        let rule = json!({ "type": "m.room.join_rules", "content": {
+            "join_rule": "restricted",
+            "allow": [{ "type": "m.room_membership", "room_id": open }],
+        }});
+        let body = json!({ "room_version": version, "initial_state": [rule] });
+        let room = alice.create_room(body).await;
+        join_by(bob, &room, "a.test")
+            .await
+            .refused(403, "M_FORBIDDEN");
+        join(bob, &open).await;
+        let path = format!(
+            "/_matrix/client/v3/join/{}?via=c.test&via=a.test",
+            escape(&room)
+        );
+        bob.post(&path, json!({})).await.ok();
+        let member = format!(
+            "/_matrix/client/v3/rooms/{}/state/m.room.member/{}",
+            escape(&room),
+            escape(BOB)
+        );
+        let member = bob.get(&member).await.ok();
+        assert_eq!(
+            member["join_authorised_via_users_server"], ALICE,
+            "{version}"
+        );
+        assert_eq!(
+            state(bob, &room).await,
+            state(alice, &room).await,
+            "{version}"
+        );
+    }
 }

@@ -16,6 +16,7 @@ mod library;
 mod listing;
 mod missing;
 mod partition;
+mod past;
 mod receiving;
 mod restricted;
 mod sending;

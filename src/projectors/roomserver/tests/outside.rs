@@ -205,6 +205,45 @@ fn whoever_comes_back_starts_from_the_state_that_is_given() {
     }
 }
 
+/// The room was known by its create event from outside; history that reaches back
+/// to it gives it its place, once.
+#[test]
+fn the_create_event_has_the_first_place_of_the_history() {
+    for version in VERSIONS {
+        let mut other = House::new();
+        let room = other.room(version);
+        let first = join(&mut other, &room, Placement::New);
+        let before = other.drafts[..other.drafts.len() - 1].to_vec();
+        let mut house = House::new();
+        come_in(&mut house, &other, &before, 1, &first);
+        let head = house.head(&room);
+        let mut create = before[0].clone();
+        create.source = Source::Backfill;
+        create.placement = Placement::Backfill {
+            before: first.id.to_string(),
+        };
+        let placed = house.fold(&create).accepted();
+        assert_eq!(placed.last().timeline, Timeline::History, "{version}");
+        assert!(placed.last().state_delta.is_empty());
+        let again = house.fold(&create);
+        assert_eq!(again.verdict().0, Decision::Duplicate, "{version}");
+        let timeline = house
+            .tables
+            .timeline(&room, Place::END, Direction::Backward, 9)
+            .unwrap();
+        assert_eq!(timeline.len(), 2, "{version}");
+        assert_eq!(timeline[1].1.0, head.room.0);
+        let after = house.head(&room);
+        assert_eq!(after.state, head.state);
+        assert_eq!(after.extremities, head.extremities);
+        // What builds on it has a state now, and needs none that is given.
+        let mut creator = before[1].clone();
+        creator.source = Source::Backfill;
+        creator.placement = create.placement.clone();
+        house.fold(&creator).accepted();
+    }
+}
+
 /// Without a state that was given it is an event like any other.
 #[test]
 fn nobody_comes_back_without_a_given_state() {
