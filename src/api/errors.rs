@@ -357,7 +357,9 @@ fn resident(error: &ResidentError) -> Answer {
             answer(S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
         }
         ResidentError::InviteBlocked => answer(S::FORBIDDEN, "M_INVITE_BLOCKED"),
-        ResidentError::Misfit(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),
+        ResidentError::SenderElsewhere | ResidentError::Misfit(_) => {
+            answer(S::BAD_REQUEST, "M_INVALID_PARAM")
+        }
         ResidentError::Pdu(refusal) => match refusal {
             PduRefusal::Format(_) | PduRefusal::Signature(_) | PduRefusal::Keys(_) => {
                 answer(S::BAD_REQUEST, "M_INVALID_PARAM")

@@ -10,9 +10,10 @@ use crate::api::errors::ApiError;
 use crate::api::rate_limit::Limit;
 use crate::limits::PDU_BYTES_MAX;
 use crate::matrix::canonical_json::CanonicalJsonObject;
-use crate::writers::federation::resident::Handshake;
+use crate::writers::federation::pdu_checks::PduRefusal;
 use crate::writers::federation::resident::handed::{Handed, TakenIn};
 use crate::writers::federation::resident::template::Asked;
+use crate::writers::federation::resident::{Handshake, ResidentError};
 
 /// Largest body with one event: beside it may stand what is not signed.
 pub const PDU_BODY_BYTES_MAX: usize = 2 * PDU_BYTES_MAX;
@@ -50,6 +51,18 @@ pub fn template(
         "room_version": template.version.as_str(),
         "event": template.event,
     })))
+}
+
+/// The error of an endpoint that is older than the codes of today: what is signed
+/// by the wrong server or not at all is forbidden, which servers that use it expect.
+pub fn as_before(error: ApiError) -> ApiError {
+    match error {
+        ApiError::Resident(
+            ResidentError::SenderElsewhere
+            | ResidentError::Pdu(PduRefusal::Signature(_) | PduRefusal::Keys(_)),
+        ) => ApiError::Forbidden("The event is not signed by the server that sends it"),
+        error => error,
+    }
 }
 
 /// Takes an event in.

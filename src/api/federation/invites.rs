@@ -7,6 +7,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, UserId};
 use serde_json::{Value, json};
 
 use super::auth::SignedJson;
+use super::handshakes::as_before;
 use crate::api::client::membership::limit_invites;
 use crate::api::errors::ApiError;
 use crate::api::extract::Path;
@@ -60,7 +61,7 @@ pub async fn old_invite(
         state: entries(state.cloned()),
         ..invite_of(origin, room_id, event_id, body)
     };
-    let event = take_in(&api, invite).await?;
+    let event = take_in(&api, invite).await.map_err(as_before)?;
     Ok(Json(json!([200, { "event": event }])))
 }
 

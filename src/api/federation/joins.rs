@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::task::spawn_blocking;
 
 use super::auth::{Signed, SignedJson};
-use super::handshakes::{self, PDU_BODY_BYTES_MAX, Parameters};
+use super::handshakes::{self, PDU_BODY_BYTES_MAX, Parameters, as_before};
 use super::pdus::{self, Section};
 use crate::api::errors::ApiError;
 use crate::api::extract::{Path, Query};
@@ -48,16 +48,42 @@ pub async fn send(
 ) -> Result<Response, ApiError> {
     let omit = |(name, value): &(String, String)| name == "omit_members" && value == "true";
     let omits_members = parameters.iter().any(omit);
+    take_in(&api, of, request, omits_members, ("", "")).await
+}
+
+/// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`
+pub async fn old_send(
+    State(api): State<ApiState>,
+    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    request: SignedJson<PDU_BODY_BYTES_MAX>,
+) -> Result<Response, ApiError> {
+    let answered = take_in(&api, of, request, false, ("[200,", "]")).await;
+    answered.map_err(as_before)
+}
+
+/// Takes a join in; the answer stands between two texts.
+async fn take_in(
+    api: &ApiState,
+    of: (OwnedRoomId, OwnedEventId),
+    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+    omits_members: bool,
+    around: (&'static str, &'static str),
+) -> Result<Response, ApiError> {
     api.rate_limits.check(Limit::JoinRoom, of.0.as_str())?;
-    let SignedJson { origin, body } = request;
-    let taken = handshakes::take_in(&api, Handshake::Join, origin, of, body).await?;
+    let taken = handshakes::take_in(api, Handshake::Join, origin, of, body).await?;
+    let api = api.clone();
     // Reads the room's whole state.
-    let answered = spawn_blocking(move || answer(&api, &taken, omits_members));
+    let answered = spawn_blocking(move || answer(&api, &taken, omits_members, around));
     answered.await.map_err(|_| ApiError::Panicked)?
 }
 
 /// The state before the join, and what authorises that and the join.
-fn answer(api: &Api, taken: &TakenIn, omits_members: bool) -> Result<Response, ApiError> {
+fn answer(
+    api: &Api,
+    taken: &TakenIn,
+    omits_members: bool,
+    around: (&'static str, &'static str),
+) -> Result<Response, ApiError> {
     let room_id = &taken.before.room_id;
     let before = &taken.before;
     let state = match before.state_id == taken.event.state_before {
@@ -96,7 +122,10 @@ fn answer(api: &Api, taken: &TakenIn, omits_members: bool) -> Result<Response, A
         section("auth_chain", chain.into_iter().collect()),
     ];
     let rooms = api.rooms.clone();
-    Ok(pdus::answer(rooms, room_id.clone(), fields, sections))
+    let room_id = room_id.clone();
+    Ok(pdus::answer_within(
+        around, rooms, room_id, fields, sections,
+    ))
 }
 
 /// The state without its members, but for those by whom a room is called that has

@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
 
 use super::auth::{Signed, SignedJson};
-use super::handshakes::{self, PDU_BODY_BYTES_MAX};
+use super::handshakes::{self, PDU_BODY_BYTES_MAX, as_before};
 use crate::api::ApiState;
 use crate::api::errors::ApiError;
 use crate::api::extract::Path;
@@ -30,4 +30,15 @@ pub async fn send(
 ) -> Result<Json<Value>, ApiError> {
     handshakes::take_in(&api, Handshake::Leave, origin, of, body).await?;
     Ok(Json(json!({})))
+}
+
+/// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`
+pub async fn old_send(
+    State(api): State<ApiState>,
+    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+) -> Result<Json<Value>, ApiError> {
+    let taken = handshakes::take_in(&api, Handshake::Leave, origin, of, body).await;
+    taken.map_err(as_before)?;
+    Ok(Json(json!([200, {}])))
 }

@@ -13,5 +13,6 @@ pub mod queries;
 pub mod routes;
 pub mod server_keys;
 pub mod spaces;
+pub mod third_party;
 pub mod transactions;
 pub mod version;

@@ -58,8 +58,20 @@ pub fn answer(
     fields: Map<String, Value>,
     sections: Vec<Section>,
 ) -> Response {
-    let mut opening = serde_json::to_vec(&fields).unwrap_or_else(|_| b"{}".to_vec());
-    opening.pop();
+    answer_within(("", ""), rooms, room_id, fields, sections)
+}
+
+/// [`answer`] between two texts.
+pub fn answer_within(
+    (before, behind): (&'static str, &'static str),
+    rooms: Arc<dyn Rooms>,
+    room_id: OwnedRoomId,
+    fields: Map<String, Value>,
+    sections: Vec<Section>,
+) -> Response {
+    let mut opening = before.as_bytes().to_vec();
+    let object = serde_json::to_vec(&fields).unwrap_or_else(|_| b"{}".to_vec());
+    opening.extend_from_slice(object.strip_suffix(b"}").unwrap_or(b"{"));
     let writing = Writing {
         rooms,
         room_id,
@@ -67,6 +79,7 @@ pub fn answer(
         done: 0,
         is_first: fields.is_empty(),
         out: opening,
+        behind,
         is_over: false,
     };
     let chunks = unfold(Some(writing), |writing| async {
@@ -98,6 +111,8 @@ struct Writing {
     /// Nothing stands before the next comma.
     is_first: bool,
     out: Vec<u8>,
+    /// Follows the object.
+    behind: &'static str,
     is_over: bool,
 }
 
@@ -106,6 +121,7 @@ impl Writing {
     fn step(&mut self) -> Result<Bytes, QueryError> {
         let Some(section) = self.due.front() else {
             self.out.push(b'}');
+            self.out.extend_from_slice(self.behind.as_bytes());
             self.is_over = true;
             return Ok(std::mem::take(&mut self.out).into());
         };

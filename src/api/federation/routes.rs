@@ -5,8 +5,8 @@ use axum::routing::{get, post, put};
 
 use super::history::{events, states, timestamps, walks};
 use super::{
-    invites, joins, knocks, leaves, public_rooms, queries, server_keys, spaces, transactions,
-    version,
+    invites, joins, knocks, leaves, public_rooms, queries, server_keys, spaces, third_party,
+    transactions, version,
 };
 use crate::api::client::routes::Table;
 
@@ -25,14 +25,18 @@ pub fn add(table: &mut Table) {
     // Joining, knocking, leaving through us
     table.add(["/_matrix/federation/v1/make_join/{roomId}/{userId}"], get(joins::make));
     table.add(["/_matrix/federation/v2/send_join/{roomId}/{eventId}"], put(joins::send));
+    // As servers asked before version 2 of it was specified; the same for leaves.
+    table.add(["/_matrix/federation/v1/send_join/{roomId}/{eventId}"], put(joins::old_send));
     table.add(["/_matrix/federation/v1/make_knock/{roomId}/{userId}"], get(knocks::make));
     table.add(["/_matrix/federation/v1/send_knock/{roomId}/{eventId}"], put(knocks::send));
     table.add(["/_matrix/federation/v1/make_leave/{roomId}/{userId}"], get(leaves::make));
     table.add(["/_matrix/federation/v2/send_leave/{roomId}/{eventId}"], put(leaves::send));
+    table.add(["/_matrix/federation/v1/send_leave/{roomId}/{eventId}"], put(leaves::old_send));
 
     // Inviting our users
     table.add(["/_matrix/federation/v2/invite/{roomId}/{eventId}"], put(invites::invite));
     table.add(["/_matrix/federation/v1/invite/{roomId}/{eventId}"], put(invites::old_invite));
+    table.add(["/_matrix/federation/v1/exchange_third_party_invite/{roomId}"], put(third_party::exchange));
 
     // History
     table.add(["/_matrix/federation/v1/event/{eventId}"], get(events::event));

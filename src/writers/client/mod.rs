@@ -10,6 +10,7 @@ pub(in crate::writers) mod deadlines;
 pub mod devices;
 mod elsewhere;
 pub mod event_builder;
+mod exchange;
 pub mod filters;
 pub mod follow_ups;
 pub mod joins;

@@ -351,3 +351,26 @@ async fn nobody_vouches_for_whom_nobody_need_vouch_for() {
     assert_eq!(errcode(&answer), (400, "M_INVALID_PARAM"));
     assert_eq!(membership(alice, &room, CAROL).await, None);
 }
+
+/// The first version of the endpoints, which old servers still ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_endpoints_answer_in_their_own_way() {
+    let Scene { alice, c, .. } = &scene().await;
+    let room = public_room(alice, "1").await;
+    let good = c.complete(&c.make("join", &room, CAROL).await.1);
+    let mut unsigned = good.clone();
+    unsigned.event = with(&unsigned.event, "signatures", json!({}));
+    let answer = c.hand("v1/send_join", &room, &unsigned).await;
+    assert_eq!(errcode(&answer), (403, "M_FORBIDDEN"));
+    let (status, answer) = c.hand("v1/send_join", &room, &good).await;
+    assert_eq!((status, &answer[0]), (200, &json!(200)));
+    let state = events(RoomVersion::V1, &answer[1]["state"]);
+    assert!(state.iter().any(|pdu| &*pdu.kind == "m.room.create"));
+    let leave = c.complete(&c.make("leave", &room, CAROL).await.1);
+    let mut unsigned = leave.clone();
+    unsigned.event = with(&unsigned.event, "signatures", json!({}));
+    let answer = c.hand("v1/send_leave", &room, &unsigned).await;
+    assert_eq!(errcode(&answer), (403, "M_FORBIDDEN"));
+    let answer = c.hand("v1/send_leave", &room, &leave).await;
+    assert_eq!(answer, (200, json!([200, {}])));
+}

@@ -20,6 +20,7 @@ mod past;
 mod receiving;
 mod restricted;
 mod sending;
+mod third_party;
 pub mod visitor;
 mod wire;
 

@@ -29,6 +29,9 @@ pub enum ResidentError {
     /// The other server does not know the room's version.
     #[error("the room is of version {0}, which the server that asks does not support")]
     IncompatibleVersion(RoomVersion),
+    /// The event is not by a user of the server that hands it to us.
+    #[error("the sender is of another server")]
+    SenderElsewhere,
     /// The event is not what the endpoint takes.
     #[error("{0}")]
     Misfit(&'static str),

@@ -58,7 +58,7 @@ impl Resident {
         let pdu = Pdu::from_object(version, event.clone()).map_err(PduRefusal::Format)?;
         check_form(&pdu, handed.handshake)?;
         if pdu.sender.server_name() != handed.origin {
-            return Err(ResidentError::Misfit("the sender is of another server"));
+            return Err(ResidentError::SenderElsewhere);
         }
         if pdu.room_id != handed.room_id {
             return Err(ResidentError::Misfit("the event is of another room"));

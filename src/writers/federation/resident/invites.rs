@@ -56,7 +56,7 @@ impl Resident {
         let pdu = Pdu::from_object(version, invite.event.clone()).map_err(PduRefusal::Format)?;
         let target = self.invitee(&pdu)?;
         if pdu.sender.server_name() != invite.origin {
-            return Err(ResidentError::Misfit("the sender is of another server"));
+            return Err(ResidentError::SenderElsewhere);
         }
         if pdu.room_id != invite.room_id {
             return Err(ResidentError::Misfit("the event is of another room"));
