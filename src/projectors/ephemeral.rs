@@ -116,6 +116,10 @@ impl EphemeralProjection {
 }
 
 impl Ephemeral for EphemeralProjection {
+    fn keeps_presence(&self) -> bool {
+        !self.without_presence
+    }
+
     fn changes(&self, since: Since) -> Changes {
         let tables = self.tables.read();
         Changes {

@@ -80,6 +80,9 @@ pub struct Changes {
 
 /// The EDU server's and the presence server's memory, read-only.
 pub trait Ephemeral: Send + Sync {
+    /// Whether this server has presence: else nobody is told of anybody, not even
+    /// that they are offline.
+    fn keeps_presence(&self) -> bool;
     /// What changed.
     fn changes(&self, since: Since) -> Changes;
     /// Who types in a room; none where nobody did of late.
@@ -105,6 +108,9 @@ pub mod fake {
     pub struct Silence;
 
     impl Ephemeral for Silence {
+        fn keeps_presence(&self) -> bool {
+            false
+        }
         fn changes(&self, _: Since) -> Changes {
             Changes::default()
         }

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::task::spawn_blocking;
 
-use super::pages::{self, Rest, token, walk};
+use super::pages::{self, token, walk};
+use super::presence::Word;
 use super::render::show;
 use super::sync::timeout;
 use super::visible::RoomView;
@@ -31,7 +32,7 @@ use crate::query::users::AccountDatum;
 use crate::readers::client_sync::{StateSection, SyncRequest};
 
 /// How long `/events` waits where the client names no time. Ours: the
-/// specification has it wait and says not how long.
+/// specification has it wait, and neither says how long nor has it answer at once.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Query parameters of [`events`].
@@ -52,13 +53,19 @@ pub struct Events {
 }
 
 /// `GET /_matrix/client/v3/events`
+///
+/// Events of rooms alone: what is in the answer has a room and an event id, by its
+/// schema, which presence, typing, receipts and account data have not.
 pub async fn events(
     State(api): State<ApiState>,
     auth: Auth,
     Query(query): Query<EventsQuery>,
 ) -> Result<Json<Events>, ApiError> {
-    if let Some(room_id) = &query.room_id {
-        RoomView::open(&api, auth.user_id(), room_id)?;
+    match &query.room_id {
+        Some(room_id) => drop(RoomView::open(&api, auth.user_id(), room_id)?),
+        // Guests have but the stream of one room (*Guest Access*).
+        None if auth.0.guest => return Err(ApiError::GuestForbidden),
+        None => {}
     }
     let wanted = query.timeout.map(Duration::from_millis);
     let request = SyncRequest {
@@ -154,7 +161,7 @@ pub struct RoomInfo {
 /// `PaginationChunk`: the newest events, in the order of the room.
 #[derive(Serialize)]
 struct Messages {
-    /// None where there is nothing earlier.
+    /// None where there is nothing at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<String>,
     end: String,
@@ -168,7 +175,14 @@ pub async fn initial_sync(
     Query(query): Query<InitialQuery>,
 ) -> Result<Json<Initial>, ApiError> {
     let limit = pages::limit(query.limit, &RoomEventFilter::default())?;
+    // Whoever asks is there, as with the first sync of a newer client.
+    let online = Word::Online.state();
+    let present = api
+        .presence_setter
+        .sync(auth.user_id(), auth.device_id(), online)
+        .await;
     let beside = beside_rooms(&api, &auth).await?;
+    drop(present);
     let end = beside.next_batch;
     let desk = Desk::open(api, auth, limit, end.clone())?;
     aside(move || {
@@ -294,10 +308,7 @@ impl Desk {
             membership: membership.map(Membership::as_str),
             invite: None,
             messages: Some(Messages {
-                start: page
-                    .last
-                    .filter(|_| page.rest == Rest::More)
-                    .map(|last| token(last, false)),
+                start: page.last.map(|last| token(last, false)),
                 end: self.end.clone(),
                 chunk: show.timeline(&page.events)?,
             }),

@@ -1,8 +1,9 @@
 //! `presence`: who is there, of those who share a room with the user
 //! (client-server API, *Presence*).
 //!
-//! What changed; the whole of it, but for who is offline, to a client that knows
-//! nothing; and of those who newly share a room what is current.
+//! What changed, the user's own included; the whole of it, but for who is offline,
+//! to a client that knows nothing; and of those who newly share a room what is
+//! current.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,18 +19,24 @@ use super::memory::{Memory, UserIx, UserSlot};
 use super::room::Events;
 use super::{ClientSync, SyncError, SyncRequest};
 use crate::query::ephemeral::{Changes, Presence};
+use crate::query::ids::EphemeralOffset;
 use crate::query::tokens::SyncToken;
 
 /// Users that one answer tells of; the rest of a very large server is told as it
 /// changes.
 const USERS_MAX: usize = 5_000;
 
+/// Of so many who newly share a room an answer tells also that they are offline.
+/// Of a crowd it does not: clients take those for offline of whom they are told
+/// nothing, and a large room would be told of as often as somebody joins.
+const ABSENT_MAX: usize = 50;
+
 const PRESENCE: &str = "m.presence";
 
 impl ClientSync {
     /// Whether a request may be told of anybody's presence.
     pub(super) fn tells_presence(&self, request: &SyncRequest) -> bool {
-        request.filter.presence.matches_type(PRESENCE)
+        self.ephemeral.keeps_presence() && request.filter.presence.matches_type(PRESENCE)
     }
 
     /// The presence of local users that a request is told of. `known` is the
@@ -41,17 +48,24 @@ impl ClientSync {
         known: Option<&SyncToken>,
         changes: &Changes,
     ) -> Vec<Arc<Presence>> {
-        let user = memory.user_ix(&request.user);
-        let Some(user) = user.filter(|_| self.tells_presence(request)) else {
+        if !self.tells_presence(request) {
             return Vec::new();
-        };
+        }
+        // Who never was in a room shares none with anybody.
+        let user = memory.user_ix(&request.user);
         let is_told = |presence: &&Arc<Presence>| {
+            if presence.user_id == request.user {
+                return true;
+            }
             let other = memory.user_ix(&presence.user_id);
-            other.is_some_and(|other| other == user || memory.share_a_room(user, other))
+            let both = user.zip(other);
+            both.is_some_and(|(user, other)| memory.share_a_room(user, other))
         };
         let newest = changes.presence.iter().rev();
         let mut told: Vec<_> = newest.filter(is_told).take(USERS_MAX).cloned().collect();
-        let Some(known) = known else { return told };
+        let (Some(known), Some(user)) = (known, user) else {
+            return told;
+        };
         let mut others = newly_shared(memory, memory.user_at(user), known);
         for presence in &told {
             if let Some(other) = memory.user_ix(&presence.user_id) {
@@ -59,11 +73,19 @@ impl ClientSync {
             }
         }
         others.remove(&user);
-        let others = others.into_iter().map(|other| memory.user_at(other));
-        let present = others
-            .filter_map(|other| self.ephemeral.presence_of(&other.user_id))
-            .filter(|presence| presence.state != PresenceState::Offline);
-        told.extend(present.take(USERS_MAX));
+        let others = others
+            .into_iter()
+            .map(|other| &memory.user_at(other).user_id);
+        let others = others.map(|other| {
+            let known = self.ephemeral.presence_of(other);
+            known.unwrap_or_else(|| Arc::new(never_there(other)))
+        });
+        let (absent, present): (Vec<_>, Vec<_>) =
+            others.partition(|presence| presence.state == PresenceState::Offline);
+        told.extend(present.into_iter().take(USERS_MAX));
+        if absent.len() <= ABSENT_MAX {
+            told.extend(absent);
+        }
         told
     }
 
@@ -91,6 +113,19 @@ impl ClientSync {
         let user = memory.user_ix(user);
         let is_joined = |ix| user.is_some_and(|user| memory.room(ix).joined.contains(&user));
         Ok(rooms.into_iter().any(is_joined))
+    }
+}
+
+/// Somebody of whom nothing is known.
+fn never_there(user: &UserId) -> Presence {
+    Presence {
+        user_id: user.to_owned(),
+        state: PresenceState::Offline,
+        status_msg: None,
+        last_active_ms: None,
+        currently_active: false,
+        changed_at: EphemeralOffset(0),
+        written_at: EphemeralOffset(0),
     }
 }
 

@@ -239,6 +239,49 @@ async fn who_comes_to_share_a_room_is_told_of_the_others() {
     assert_eq!(answer["presence"]["events"], json!([]), "once");
 }
 
+/// Who was never there is told to be offline, once, to who newly shares a room; and
+/// whoever is in no room is told of themselves.
+#[tokio::test]
+async fn who_was_never_there_is_told_of_and_everybody_of_themselves() {
+    let server = builder().start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let mut b = token(&bob).await;
+    bob.join(&room).await.ok();
+    let answer = quietly(&bob, &mut b, 0).await;
+    let content = told(&answer, ALICE).expect("alice is told of");
+    assert_eq!(content, json!({ "presence": "offline" }));
+    assert_eq!(told(&quietly(&bob, &mut b, 0).await, ALICE), None);
+
+    let carol = server.register("carol").await;
+    let status = json!({ "presence": "unavailable", "status_msg": "alone" });
+    set(&carol, status).await.ok();
+    let content = told(&carol.sync(QUIET).await, "@carol:hs.test").unwrap();
+    assert_eq!(word(Some(&content)), Some("unavailable"));
+    assert_eq!(content["status_msg"], "alone");
+}
+
+/// Clients from before `/sync` are there when they ask for the first time.
+#[tokio::test]
+async fn a_snapshot_of_an_old_client_tells_who_is_there() {
+    let (server, alice, bob, _) = two_in_a_room().await;
+    let stranger = server.register("carol").await;
+    for user in [&bob, &stranger] {
+        let online = json!({ "presence": "online" });
+        set(user, online).await.ok();
+    }
+    let initial = alice.get("/_matrix/client/v3/initialSync").await.ok();
+    let present = json!({ "presence": { "events": initial["presence"] } });
+    for user in [ALICE, BOB] {
+        let content = told(&present, user);
+        assert_eq!(word(content.as_ref()), Some("online"), "{user}");
+        assert!(content.unwrap()["last_active_ago"].is_u64());
+    }
+    assert_eq!(told(&present, "@carol:hs.test"), None);
+    assert_eq!(word(Some(&status(&bob, ALICE).await)), Some("online"));
+}
+
 #[tokio::test]
 async fn who_does_nothing_goes_idle_and_who_syncs_no_more_offline() {
     let server = builder()

@@ -147,7 +147,8 @@ async fn presence_goes_to_who_shares_a_room() {
     stage.sync(&dan, &mut of_dan).await;
     stage.world.member(&two, &ann, &ann, "join");
     let answer = stage.sync(&ann, &mut token).await;
-    assert_eq!(present(&answer), ["@dan:here unavailable"]);
+    let there = ["@cat:here offline", "@dan:here unavailable"];
+    assert_eq!(present(&answer), there);
     let answer = stage.sync(&dan, &mut of_dan).await;
     assert_eq!(present(&answer), ["@ann:here online"]);
     assert_eq!(present(&stage.sync(&dan, &mut of_dan).await), [""; 0]);
@@ -156,6 +157,36 @@ async fn presence_goes_to_who_shares_a_room() {
     stage.world.fold();
     stage.is(&dan, PresenceState::Online);
     assert_eq!(present(&stage.sync(&ann, &mut token).await), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_is_in_no_room_is_told_of_themselves() {
+    let stage = Stage::new();
+    let (ann, ben) = (user("ann"), user("ben"));
+    stage.is(&ann, PresenceState::Online);
+    stage.is(&ben, PresenceState::Online);
+    let mut token = None;
+    let answer = stage.sync(&ann, &mut token).await;
+    assert_eq!(present(&answer), ["@ann:here online"]);
+    stage.is(&ann, PresenceState::Unavailable);
+    let answer = stage.sync(&ann, &mut token).await;
+    assert_eq!(present(&answer), ["@ann:here unavailable"]);
+}
+
+#[tokio::test]
+async fn of_a_crowd_nobody_is_told_to_be_offline() {
+    let mut stage = Stage::new();
+    let ann = user("ann");
+    stage.room("one", &[&ann]);
+    let mut token = None;
+    stage.sync(&ann, &mut token).await;
+    let others: Vec<_> = (0..60).map(|n| user(&format!("u{n:02}"))).collect();
+    let crowd: Vec<_> = others.iter().collect();
+    let room = stage.room("two", &crowd);
+    stage.is(&others[7], PresenceState::Online);
+    stage.world.member(&room, &ann, &ann, "join");
+    let answer = stage.sync(&ann, &mut token).await;
+    assert_eq!(present(&answer), ["@u07:here online"]);
 }
 
 #[tokio::test]
