@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use log_format::record::Kind;
 use log_format::record::input::{
     InputAccountCreated, InputAccountDeactivated, InputDevicesRemoved, InputPasswordSet,
     InputProfileField,
 };
 use log_format::record::output::Reason;
+use log_format::record::{Kind, NewEnvelope};
 use ruma::{DeviceId, OwnedServerName, OwnedUserId, UserId};
+use serde_json::Value;
 
 use super::passwords::{HashFailed, Passwords};
 use super::user_data::user_record;
@@ -137,7 +138,8 @@ impl Accounts {
     }
 
     /// Creates an account; none as password makes one without password login.
-    /// `admin`: the user may administrate the server; only the operator says so.
+    /// Until the user chooses another display name, others are shown the local
+    /// part of the user id, as most servers have it. `admin`: the user may administrate the server; only the operator says so.
     ///
     /// Errors: `UserInUse`, also if another registration was faster.
     pub async fn create(
@@ -155,8 +157,29 @@ impl Accounts {
             guest: false,
             admin,
         };
-        let record = user_record(Kind::InputAccountCreated, user, &body, None, |it| it);
-        match self.submit(user, vec![record]).await {
+        // Where the account is refused, what came with it is, too.
+        let idempotency: [u8; 16] = random::bytes();
+        let account = user_record(Kind::InputAccountCreated, user, &body, None, |envelope| {
+            NewEnvelope {
+                idempotency,
+                ..envelope
+            }
+        });
+        let body = InputProfileField {
+            field: "displayname".to_owned(),
+        };
+        let name = Value::from(user.localpart()).to_string();
+        let name = user_record(
+            Kind::InputProfileField,
+            user,
+            &body,
+            Some(&name),
+            |envelope| NewEnvelope {
+                idempotency,
+                ..envelope
+            },
+        );
+        match self.submit(user, vec![account, name]).await {
             Err(SubmitError::Refused(Reason::Taken)) => Err(AccountError::UserInUse),
             other => Ok(other?),
         }

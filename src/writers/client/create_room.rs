@@ -11,7 +11,7 @@ use super::aliases::publish_record;
 use super::authorize::NewRoomState;
 use super::canonical_alias::{self, CANONICAL_ALIAS};
 use super::event_builder::{Draft, Parents, RecordFields};
-use super::membership::{Act, member_event, profile};
+use super::membership::{Act, check_invitee, member_event, profile};
 use super::room_error::RoomWriteError;
 use super::room_presets::{Preset, has_privileged_creators, power_levels, text};
 use super::room_writer::RoomWriter;
@@ -21,7 +21,6 @@ use crate::logs::log::NewRecord;
 use crate::matrix::build::EventRef;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::matrix::{RoomVersion, ids};
-use crate::query::unwanted::blocks_invites;
 
 /// Users that one createRoom invites. Each is an event of the batch.
 const INVITES_MAX: usize = 250;
@@ -77,7 +76,7 @@ impl RoomWriter {
         request: NewRoom,
     ) -> Result<OwnedRoomId, RoomWriteError> {
         let version = self.version_of(&request)?;
-        self.check_request(&request)?;
+        self.check_request(creator, &request)?;
         let alias = match &request.alias_localpart {
             None => None,
             Some(localpart) => Some(self.alias_of(localpart)?),
@@ -155,7 +154,7 @@ impl RoomWriter {
             .ok_or_else(|| RoomWriteError::UnsupportedRoomVersion(name.to_owned()))
     }
 
-    fn check_request(&self, request: &NewRoom) -> Result<(), RoomWriteError> {
+    fn check_request(&self, creator: &UserId, request: &NewRoom) -> Result<(), RoomWriteError> {
         if request.has_third_party_invites {
             return Err(RoomWriteError::ThirdPartyInvite);
         }
@@ -183,11 +182,8 @@ impl RoomWriter {
                 "users of other servers are invited by `invite`".into(),
             ));
         }
-        let mut invited = request.invite.iter().cloned().chain(by_state);
-        match invited.find(|user| blocks_invites(&**self.users(), user)) {
-            Some(user) => Err(RoomWriteError::InviteBlocked(user)),
-            None => Ok(()),
-        }
+        let mut invited = request.invite.iter().chain(&by_state);
+        invited.try_for_each(|user| check_invitee(&**self.users(), creator, user))
     }
 
     fn alias_of(&self, localpart: &str) -> Result<OwnedRoomAliasId, RoomWriteError> {

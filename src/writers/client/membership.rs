@@ -234,15 +234,33 @@ impl RoomWriter {
     }
 }
 
-/// Refuses an invite of who takes none. To who is not in the room, which could
-/// not invite anybody, that is not told.
+/// Refuses an invite of who takes none, and of a user of this server who is not
+/// there. To who is not in the room, which could not invite anybody, that is not
+/// told.
 pub(super) fn check_invite(
     users: &dyn Users,
     head: &RoomHead,
     sender: &UserId,
     target: &UserId,
 ) -> Result<(), RoomWriteError> {
-    match head.authority.is_joined(sender) && blocks_invites(users, target) {
+    match head.authority.is_joined(sender) {
+        true => check_invitee(users, sender, target),
+        false => Ok(()),
+    }
+}
+
+/// The same of somebody who may invite. `sender` is of this server.
+pub(super) fn check_invitee(
+    users: &dyn Users,
+    sender: &UserId,
+    target: &UserId,
+) -> Result<(), RoomWriteError> {
+    let is_ours = target.server_name() == sender.server_name();
+    let account = users.account(target);
+    if is_ours && account.is_none_or(|account| account.deactivated) {
+        return Err(RoomWriteError::NotFound(format!("there is no {target}")));
+    }
+    match blocks_invites(users, target) {
         true => Err(RoomWriteError::InviteBlocked(target.to_owned())),
         false => Ok(()),
     }

@@ -109,7 +109,9 @@ async fn a_join_holds_what_the_client_adds_but_not_what_servers_state() {
     let path = format!("m.room.member/{}", escape(&bob.user_id));
     assert_eq!(
         state(&alice, &room, &path).await,
-        json!({ "membership": "join", "foo": "bar", "reason": "why not" })
+        json!({
+            "membership": "join", "displayname": "bob", "foo": "bar", "reason": "why not",
+        })
     );
     act(&bob, &room, "leave", None).await.ok();
     for wrong in [json!({ "reason": 1 }), json!({ "foo": 0.5 }), json!([])] {
@@ -299,6 +301,34 @@ async fn members_are_set_as_state_by_the_same_rules() {
         .put(&nobody, set("invite"))
         .await
         .refused(403, "M_FORBIDDEN");
+}
+
+/// Whoever is invited must be there, before a room is made for them, too.
+#[tokio::test]
+async fn who_is_not_there_cannot_be_invited() {
+    let (_server, alice, bob) = two_users().await;
+    let room = alice.create_room(json!({ "room_alias_name": "a" })).await;
+    let nobody = json!({ "user_id": "@nobody:hs.test" });
+    let invite = of_room(&room, "invite");
+    let refused = alice.post(&invite, nobody.clone()).await;
+    refused.refused(404, "M_NOT_FOUND");
+    // Who is not in the room is not told who is here.
+    bob.post(&invite, nobody).await.refused(403, "M_FORBIDDEN");
+    let member = of_room(&room, "state/m.room.member/@nobody:hs.test");
+    let by_state = json!({ "membership": "invite" });
+    alice
+        .put(&member, by_state)
+        .await
+        .refused(404, "M_NOT_FOUND");
+    let create = "/_matrix/client/v3/createRoom";
+    let made = json!({
+        "invite": [bob.user_id, "@nobody:hs.test"], "room_alias_name": "b",
+    });
+    alice.post(create, made).await.refused(404, "M_NOT_FOUND");
+    let alias = "/_matrix/client/v3/directory/room/%23b%3Ahs.test";
+    alice.get(alias).await.refused(404, "M_NOT_FOUND");
+    let rooms = alice.get("/_matrix/client/v3/joined_rooms").await.ok();
+    assert_eq!(rooms["joined_rooms"], json!([room]));
 }
 
 #[tokio::test]
