@@ -50,6 +50,8 @@ pub enum Limit {
     Presence,
     /// Look-ups of other users, by address: more would list who is here.
     LookUp,
+    /// Rooms of other servers that are looked at, by user: each costs a request.
+    RemoteLookup,
     /// Reports, by user: people read them.
     Report,
     /// Keys of other servers, by address: each may cost a request of ours.
@@ -61,7 +63,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Limit; 21] = [
+    const ALL: [Limit; 22] = [
         Limit::Message,
         Limit::LoginAddress,
         Limit::LoginAccount,
@@ -79,6 +81,7 @@ impl Limit {
         Limit::Ephemeral,
         Limit::Presence,
         Limit::LookUp,
+        Limit::RemoteLookup,
         Limit::Report,
         Limit::Notary,
         Limit::Handshake,
@@ -105,6 +108,7 @@ impl Limit {
             Limit::Presence => (Duration::from_secs(1), 10),
             // A client that opens a large room looks all its members up.
             Limit::LookUp => (Duration::from_millis(100), 500),
+            Limit::RemoteLookup => (Duration::from_secs(1), 50),
             Limit::Report => (Duration::from_secs(10), 10),
             Limit::Notary => (Duration::from_secs(1), 50),
             // After a partition there is much to ask for.

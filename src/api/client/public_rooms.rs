@@ -1,20 +1,25 @@
-//! `GET|POST /publicRooms` (*Published room directory*): the rooms of this server.
+//! `GET|POST /publicRooms` (*Published room directory*): the rooms of this server,
+//! and those that another one lists.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName, UserId};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::summary::{PublicRoom, describe};
-use crate::api::auth::Auth;
+use crate::api::auth::{Auth, MaybeAuth};
 use crate::api::errors::ApiError;
 use crate::api::extract::{OptionalJson, Query};
+use crate::api::rate_limit::Limit;
 use crate::api::{Api, ApiState};
 use crate::limits::PUBLIC_ROOMS_MAX;
+use crate::matrix::canonical_json::parse_object;
 use crate::query::rooms::RoomHead;
+use crate::writers::federation::queries::Listing;
 
 /// Begins a page token; what follows is how many rooms were given before.
 const PAGE_PREFIX: &str = "p1_";
@@ -86,20 +91,28 @@ impl PublicRooms {
 /// `GET /_matrix/client/v3/publicRooms`, open to everybody
 pub async fn list(
     State(api): State<ApiState>,
+    MaybeAuth(auth): MaybeAuth,
     Query(query): Query<ListQuery>,
-) -> Result<Json<PublicRooms>, ApiError> {
-    must_be_ours(&api, query.server)?;
-    page(&api, query.limit, query.since, &Filter::default())
+) -> Result<Json<Answer>, ApiError> {
+    if let Some(server) = elsewhere(&api, query.server) {
+        // Strangers do not have us ask others.
+        let user = auth.ok_or(ApiError::MissingToken)?;
+        let search = Search::for_all(query.limit, query.since, None);
+        return theirs(&api, user.user_id(), &server, &search).await;
+    }
+    ours(page(&api, query.limit, query.since, &Filter::default())?)
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
 pub async fn search(
     State(api): State<ApiState>,
-    _: Auth,
+    auth: Auth,
     Query(query): Query<ServerQuery>,
     OptionalJson(search): OptionalJson<Search>,
-) -> Result<Json<PublicRooms>, ApiError> {
-    must_be_ours(&api, query.server)?;
+) -> Result<Json<Answer>, ApiError> {
+    if let Some(server) = elsewhere(&api, query.server) {
+        return theirs(&api, auth.user_id(), &server, &search).await;
+    }
     if search.third_party_instance_id.is_some() {
         if search.include_all_networks.unwrap_or(false) {
             return Err(ApiError::InvalidParam(
@@ -107,10 +120,62 @@ pub async fn search(
             ));
         }
         // No network is bridged, so none has rooms.
-        return Ok(Json(PublicRooms::none()));
+        return ours(Json(PublicRooms::none()));
     }
     let filter = search.filter.unwrap_or_default();
-    page(&api, search.limit, search.since, &filter)
+    ours(page(&api, search.limit, search.since, &filter)?)
+}
+
+/// A page of our directory, or of another server's.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Ours(PublicRooms),
+    Theirs(Listing),
+}
+
+fn ours(Json(page): Json<PublicRooms>) -> Result<Json<Answer>, ApiError> {
+    Ok(Json(Answer::Ours(page)))
+}
+
+/// Asks another server with what the specification has for that, whatever else
+/// the client said.
+async fn theirs(
+    api: &Api,
+    user: &UserId,
+    server: &ServerName,
+    search: &Search,
+) -> Result<Json<Answer>, ApiError> {
+    api.rate_limits.check(Limit::RemoteLookup, user.as_str())?;
+    let limit = search.limit.unwrap_or(PUBLIC_ROOMS_MAX as u64);
+    let mut asked = json!({ "limit": limit.min(PUBLIC_ROOMS_MAX as u64) });
+    let mut put = |key: &str, value: Option<Value>| {
+        if let (Some(value), Value::Object(asked)) = (value, &mut asked) {
+            asked.insert(key.to_owned(), value);
+        }
+    };
+    put("since", search.since.clone().map(Value::from));
+    put(
+        "include_all_networks",
+        search.include_all_networks.map(Value::from),
+    );
+    let network = search.third_party_instance_id.clone();
+    put("third_party_instance_id", network.map(Value::from));
+    let filter = search.filter.as_ref().map(|filter| {
+        let mut asked = Map::new();
+        if let Some(term) = &filter.generic_search_term {
+            asked.insert("generic_search_term".to_owned(), json!(term));
+        }
+        if let Some(types) = &filter.room_types {
+            asked.insert("room_types".to_owned(), json!(types));
+        }
+        Value::Object(asked)
+    });
+    put("filter", filter);
+    let asked = parse_object(asked.to_string().as_bytes());
+    let asked = asked.map_err(|_| ApiError::BadJson("what is asked for is no JSON".into()))?;
+    let listing = api.queries.public_rooms(server, &asked).await?;
+    Ok(Json(Answer::Theirs(listing)))
 }
 
 /// What another server is given of the directory: the same, but for rooms that
@@ -128,13 +193,9 @@ pub fn for_servers(api: &Api, search: Search) -> Result<Json<PublicRooms>, ApiEr
     page(api, limit, search.since, &filter)
 }
 
-fn must_be_ours(api: &Api, server: Option<OwnedServerName>) -> Result<(), ApiError> {
-    match server {
-        Some(server) if server != api.settings.server_name => Err(ApiError::NotFound(
-            "Room directories of other servers are not asked",
-        )),
-        _ => Ok(()),
-    }
+/// The server whose directory is asked for, if it is another one's.
+fn elsewhere(api: &Api, server: Option<OwnedServerName>) -> Option<OwnedServerName> {
+    server.filter(|server| *server != api.settings.server_name)
 }
 
 fn page(

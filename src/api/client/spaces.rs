@@ -10,12 +10,12 @@ use axum::Json;
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
-use super::summary::{Summary, content, summarise};
+use super::summary::{Summary, content, may_know_of_elsewhere, summarise};
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Path, Query};
@@ -24,8 +24,15 @@ use crate::limits::{SPACE_CHILDREN_MAX, SPACE_DEPTH_MAX, SPACE_ROOMS_MAX, SPACE_
 use crate::query::ids::EventSn;
 use crate::query::joining::may_know_of;
 use crate::query::rooms::{RoomHead, StateKey};
+use crate::writers::federation::queries::SummedUp;
 
 const CHILD: &str = "m.space.child";
+const SPACE: &str = "m.space";
+/// Rooms of which one request asks other servers; what lies behind is not shown.
+/// A client waits.
+const ASKED_MAX: usize = 20;
+/// Servers of a child that are tried.
+const VIA_MAX: usize = 5;
 /// Begins a page token; see [`Page`].
 const PAGE_PREFIX: &str = "h1_";
 
@@ -40,9 +47,17 @@ pub struct HierarchyQuery {
 
 #[derive(Serialize)]
 pub struct Hierarchy {
-    rooms: Vec<Room>,
+    rooms: Vec<Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_batch: Option<String>,
+}
+
+/// A room as it is shown: one that we know, or one that another server described.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Here(Box<Room>),
+    Elsewhere(Arc<SummedUp>),
 }
 
 /// `SpaceHierarchyRoomsChunk`.
@@ -84,11 +99,16 @@ pub async fn hierarchy(
         suggested_only: query.suggested_only,
         max_depth: depth.unwrap_or(SPACE_DEPTH_MAX).min(SPACE_DEPTH_MAX),
         seen: HashSet::new(),
-        due: vec![(room_id, 0)],
+        asked: 0,
+        due: vec![Due {
+            room_id,
+            depth: 0,
+            via: Vec::new(),
+        }],
     };
     let mut rooms = Vec::new();
     let mut found = 0_u64;
-    while let Some((head, children)) = walk.next()? {
+    while let Some(room) = walk.next().await? {
         // Each step reads some events; others get their turn in between.
         tokio::task::yield_now().await;
         found += 1;
@@ -106,10 +126,7 @@ pub async fn hierarchy(
                 next_batch: Some(next.encode()),
             }));
         }
-        rooms.push(Room {
-            summary: summarise(&api, &head)?,
-            children_state: children,
-        });
+        rooms.push(room.shown(&api)?);
     }
     if found == 0 {
         return Err(ApiError::Forbidden("You are not allowed to view this room"));
@@ -128,41 +145,112 @@ struct Walk<'a> {
     max_depth: usize,
     /// Rooms that were come by, whether the user may know of them or not.
     seen: HashSet<OwnedRoomId>,
-    /// What is still to be visited, the next one last, with its depth.
-    due: Vec<(OwnedRoomId, usize)>,
+    /// Rooms of which other servers were asked.
+    asked: usize,
+    /// What is still to be visited, the next one last.
+    due: Vec<Due>,
 }
 
-/// A room, and its children as they are shown.
-type Visited = (Arc<RoomHead>, Vec<Box<RawValue>>);
+/// A room to be visited.
+struct Due {
+    room_id: OwnedRoomId,
+    depth: usize,
+    /// Servers that are said to be in it.
+    via: Vec<OwnedServerName>,
+}
+
+/// A room that was visited, with its children as they are shown.
+enum Visited {
+    Here(Arc<RoomHead>, Vec<Box<RawValue>>),
+    Elsewhere(Arc<SummedUp>),
+}
+
+impl Visited {
+    fn shown(self, api: &Api) -> Result<Shown, ApiError> {
+        Ok(match self {
+            Visited::Here(head, children_state) => Shown::Here(Box::new(Room {
+                summary: summarise(api, &head)?,
+                children_state,
+            })),
+            Visited::Elsewhere(told) => Shown::Elsewhere(told),
+        })
+    }
+}
 
 impl Walk<'_> {
     /// The next room that the user may know of, with its children as they are
     /// shown. None at the end, and where the bound of one walk is reached.
-    fn next(&mut self) -> Result<Option<Visited>, ApiError> {
-        while let Some((room_id, depth)) = self.due.pop() {
+    async fn next(&mut self) -> Result<Option<Visited>, ApiError> {
+        while let Some(due) = self.due.pop() {
             if self.seen.len() == SPACE_WALK_MAX {
                 return Ok(None);
             }
-            if !self.seen.insert(room_id.clone()) {
+            if !self.seen.insert(due.room_id.clone()) {
                 continue;
             }
-            // Rooms that we are not in are for their servers to describe.
-            let Some(head) = self.api.rooms.head(&room_id)? else {
-                continue;
+            let head = self.api.rooms.head(&due.room_id)?;
+            let head = head.filter(|head| self.api.remote.lives_here(head));
+            let visited = match head {
+                Some(head) => self.visit(head, due.depth)?,
+                // Rooms that we are not in are for their servers to describe.
+                None => self.visit_elsewhere(due).await?,
             };
-            if !may_know_of(&*self.api.rooms, &head, Some(self.user))? {
-                continue;
+            if visited.is_some() {
+                return Ok(visited);
             }
-            let children = children(self.api, &head, self.suggested_only)?;
-            if depth < self.max_depth {
-                let below = children.iter().rev();
-                let below = below.map(|child| (child.room_id.clone(), depth + 1));
-                self.due.extend(below);
-            }
-            let shown = children.into_iter().map(|child| child.shown).collect();
-            return Ok(Some((head, shown)));
         }
         Ok(None)
+    }
+
+    fn visit(&mut self, head: Arc<RoomHead>, depth: usize) -> Result<Option<Visited>, ApiError> {
+        if !may_know_of(&*self.api.rooms, &head, Some(self.user))? {
+            return Ok(None);
+        }
+        let children = children(self.api, &head, self.suggested_only)?;
+        self.descend(&children, depth);
+        let shown = children.into_iter().map(|child| child.shown).collect();
+        Ok(Some(Visited::Here(head, shown)))
+    }
+
+    async fn visit_elsewhere(&mut self, due: Due) -> Result<Option<Visited>, ApiError> {
+        let maker = due.room_id.server_name().map(ToOwned::to_owned);
+        let servers: Vec<_> = due.via.into_iter().chain(maker).collect();
+        if self.asked == ASKED_MAX || servers.is_empty() {
+            return Ok(None);
+        }
+        self.asked += 1;
+        let told = self.api.queries.room(&due.room_id, servers).await;
+        let Some(told) = told else {
+            return Ok(None);
+        };
+        if !may_know_of_elsewhere(self.api, self.user, &told)? {
+            return Ok(None);
+        }
+        let mut told = SummedUp::clone(&told);
+        let mut children: Vec<Child> = Vec::new();
+        if told.room.room_type.as_deref() == Some(SPACE) {
+            let read = told.children_state.iter().filter_map(|child| {
+                let json = serde_json::to_vec(child).ok()?;
+                Child::read(&json).filter(|_| child.kind == CHILD)
+            });
+            children.extend(read.filter(|child| child.suggested || !self.suggested_only));
+            children.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        }
+        self.descend(&children, due.depth);
+        let counts = |key: &str| children.iter().any(|child| child.room_id == *key);
+        told.children_state.retain(|child| counts(&child.state_key));
+        Ok(Some(Visited::Elsewhere(Arc::new(told))))
+    }
+
+    fn descend(&mut self, children: &[Child], depth: usize) {
+        if depth < self.max_depth {
+            let below = children.iter().rev();
+            self.due.extend(below.map(|child| Due {
+                room_id: child.room_id.clone(),
+                depth: depth + 1,
+                via: child.via.clone(),
+            }));
+        }
     }
 }
 
@@ -170,7 +258,7 @@ impl Walk<'_> {
 pub fn children(api: &Api, head: &RoomHead, suggested_only: bool) -> Result<Vec<Child>, ApiError> {
     let create = content(api, head, "m.room.create")?;
     let kind = create.as_ref().and_then(|create| create.get("type"));
-    if kind.and_then(Value::as_str) != Some("m.space") {
+    if kind.and_then(Value::as_str) != Some(SPACE) {
         return Ok(Vec::new());
     }
     let first = StateKey::new(CHILD, "");
@@ -193,6 +281,7 @@ pub fn children(api: &Api, head: &RoomHead, suggested_only: bool) -> Result<Vec<
 /// An `m.space.child` that counts.
 pub struct Child {
     pub room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
     suggested: bool,
     order: Option<String>,
     origin_server_ts: u64,
@@ -212,7 +301,7 @@ impl Child {
             content: Map<String, Value>,
         }
         #[derive(Serialize)]
-        struct Shown<'a> {
+        struct Stripped<'a> {
             #[serde(rename = "type")]
             kind: &'static str,
             state_key: &'a str,
@@ -225,7 +314,10 @@ impl Child {
         if via.is_empty() || !via.iter().all(Value::is_string) {
             return None;
         }
-        let shown = to_raw_value(&Shown {
+        let via_servers = via.iter().filter_map(Value::as_str);
+        let via_servers = via_servers.filter_map(|server| OwnedServerName::try_from(server).ok());
+        let via_servers = via_servers.take(VIA_MAX).collect();
+        let shown = to_raw_value(&Stripped {
             kind: CHILD,
             state_key: &event.state_key,
             sender: &event.sender,
@@ -238,6 +330,7 @@ impl Child {
             order: order.filter(|order| is_order(order)).map(str::to_owned),
             origin_server_ts: event.origin_server_ts,
             shown: shown.ok()?,
+            via: via_servers,
             room_id: OwnedRoomId::try_from(event.state_key).ok()?,
         })
     }

@@ -4,17 +4,19 @@
 use axum::Json;
 use axum::extract::State;
 use log_format::record::output::{Membership, Visibility};
-use ruma::{OwnedRoomId, OwnedRoomOrAliasId, UserId};
+use ruma::{OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, RoomId, UserId};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::membership::resolve;
+use super::membership::{self, Parameters, resolve, servers};
 use crate::api::auth::MaybeAuth;
 use crate::api::errors::ApiError;
-use crate::api::extract::Path;
+use crate::api::extract::{Path, Query};
+use crate::api::rate_limit::Limit;
 use crate::api::{Api, ApiState};
 use crate::query::joining::{allowed_rooms, may_know_of};
 use crate::query::rooms::{RoomHead, StateKey};
+use crate::writers::federation::queries::{ListedRoom, SummedUp};
 
 /// `PublishedRoomsChunk`: what the directory says of a room.
 #[derive(Clone, Debug, Serialize)]
@@ -52,7 +54,7 @@ pub struct Summary {
 #[derive(Serialize)]
 pub struct Response {
     #[serde(flatten)]
-    summary: Summary,
+    summary: Sight,
     /// Left out for who gave no token.
     #[serde(skip_serializing_if = "Option::is_none")]
     membership: Option<&'static str>,
@@ -64,9 +66,10 @@ pub async fn summary(
     State(api): State<ApiState>,
     MaybeAuth(auth): MaybeAuth,
     Path(room): Path<OwnedRoomOrAliasId>,
+    Query(named): Query<Parameters>,
 ) -> Result<Json<Response>, ApiError> {
     let user = auth.as_ref().map(|auth| auth.user_id());
-    find(&api, user, &room).map(Json)
+    find(&api, user, &room, servers(named)).await.map(Json)
 }
 
 /// `GET /_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}` and
@@ -76,11 +79,17 @@ pub async fn unstable_summary(
     State(api): State<ApiState>,
     MaybeAuth(auth): MaybeAuth,
     Path(room): Path<OwnedRoomOrAliasId>,
+    Query(named): Query<Parameters>,
 ) -> Result<Json<Value>, ApiError> {
     let user = auth.as_ref().map(|auth| auth.user_id());
-    let found = find(&api, user, &room)?;
-    let version = found.summary.room_version.clone();
-    let encryption = found.summary.encryption.clone();
+    let found = find(&api, user, &room, servers(named)).await?;
+    let (version, encryption) = match &found.summary {
+        Sight::Here(summary) => (
+            Some(summary.room_version.clone()),
+            summary.encryption.clone(),
+        ),
+        Sight::Elsewhere(told) => (told.room_version.clone(), told.encryption.clone()),
+    };
     let mut body = json!(found);
     if let Value::Object(body) = &mut body {
         body.insert("im.nheko.summary.room_version".into(), json!(version));
@@ -89,18 +98,106 @@ pub async fn unstable_summary(
     Ok(Json(body))
 }
 
-fn find(api: &Api, user: Option<&UserId>, room: &OwnedRoomOrAliasId) -> Result<Response, ApiError> {
-    const UNKNOWN: ApiError = ApiError::NotFound("Room not found");
-    let room_id = resolve(api, room).map_err(|_| UNKNOWN)?;
-    let head = api.rooms.head(&room_id)?.ok_or(UNKNOWN)?;
+/// A room that we know, or one that another server describes.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Sight {
+    Here(Box<Summary>),
+    Elsewhere(Box<Elsewhere>),
+}
+
+/// What another server says of a room, without its children.
+#[derive(Serialize)]
+struct Elsewhere {
+    #[serde(flatten)]
+    room: ListedRoom,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_room_ids: Vec<OwnedRoomId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_version: Option<String>,
+}
+
+const UNKNOWN: ApiError = ApiError::NotFound("Room not found");
+
+async fn find(
+    api: &Api,
+    user: Option<&UserId>,
+    room: &OwnedRoomOrAliasId,
+    servers: Vec<OwnedServerName>,
+) -> Result<Response, ApiError> {
+    let found = match user {
+        // Strangers do not have us ask others.
+        None => (resolve(api, room).map_err(|_| UNKNOWN)?, Vec::new()),
+        Some(_) => membership::find(api, room, servers)
+            .await
+            .map_err(|_| UNKNOWN)?,
+    };
+    let (room_id, servers) = found;
+    let head = api.rooms.head(&room_id)?;
+    let head = head.filter(|head| api.remote.lives_here(head));
+    let Some(head) = head else {
+        let user = user.ok_or(UNKNOWN)?;
+        return find_elsewhere(api, user, &room_id, servers).await;
+    };
     if !may_know_of(&*api.rooms, &head, user)? {
         return Err(UNKNOWN);
     }
     let membership = user.map(|user| head.authority.membership(user));
     Ok(Response {
-        summary: summarise(api, &head)?,
+        summary: Sight::Here(Box::new(summarise(api, &head)?)),
         membership: membership.map(|now| now.unwrap_or(Membership::Leave).as_str()),
     })
+}
+
+async fn find_elsewhere(
+    api: &Api,
+    user: &UserId,
+    room_id: &RoomId,
+    servers: Vec<OwnedServerName>,
+) -> Result<Response, ApiError> {
+    api.rate_limits.check(Limit::RemoteLookup, user.as_str())?;
+    let maker = room_id.server_name().map(ToOwned::to_owned);
+    let servers = servers.into_iter().chain(maker);
+    let told = api.queries.room(room_id, servers).await.ok_or(UNKNOWN)?;
+    if !may_know_of_elsewhere(api, user, &told)? {
+        return Err(UNKNOWN);
+    }
+    let membership = api.rooms.membership(room_id, user)?;
+    Ok(Response {
+        summary: Sight::Elsewhere(Box::new(Elsewhere {
+            room: told.room.clone(),
+            allowed_room_ids: told.allowed_room_ids.clone(),
+            encryption: told.encryption.clone(),
+            room_version: told.room_version.clone(),
+        })),
+        membership: Some(membership.unwrap_or(Membership::Leave).as_str()),
+    })
+}
+
+/// Whether a user of ours may know of a room that another server described to us:
+/// it said what some user of ours may know. The same as [`may_know_of`].
+pub fn may_know_of_elsewhere(api: &Api, user: &UserId, told: &SummedUp) -> Result<bool, ApiError> {
+    let membership = api.rooms.membership(&told.room.room_id, user)?;
+    match membership {
+        Some(Membership::Invite) => return Ok(true),
+        Some(Membership::Ban) => return Ok(false),
+        _ => {}
+    }
+    let rule = told.room.join_rule.as_deref().unwrap_or("public");
+    if told.room.world_readable || ["public", "knock", "knock_restricted"].contains(&rule) {
+        return Ok(true);
+    }
+    if rule != "restricted" {
+        return Ok(false);
+    }
+    for allowed in &told.allowed_room_ids {
+        if api.rooms.membership(allowed, user)? == Some(Membership::Join) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The description of a room as it is now.

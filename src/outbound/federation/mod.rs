@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod event;
 pub mod handshakes;
 pub mod invites;
+pub mod listings;
 pub mod missing_events;
 pub mod queries;
 pub mod raw_events;

@@ -15,6 +15,12 @@ use crate::outbound::answer::RequestError;
 #[derive(Debug)]
 pub struct Listed<T, const MAX: usize>(pub Vec<T>);
 
+impl<T: serde::Serialize, const MAX: usize> serde::Serialize for Listed<T, MAX> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 impl<T, const MAX: usize> Default for Listed<T, MAX> {
     fn default() -> Listed<T, MAX> {
         Listed(Vec::new())

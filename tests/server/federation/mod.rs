@@ -17,10 +17,12 @@ mod listing;
 mod missing;
 mod partition;
 mod past;
+mod poisoned;
 mod receiving;
 mod restricted;
 mod sending;
 mod third_party;
+mod sights;
 pub mod visitor;
 mod wire;
 

@@ -200,10 +200,15 @@ async fn a_room_that_cannot_be_leaves_nothing_behind() {
         .post(create, json!({ "invite_3pid": [{ "medium": "email" }] }))
         .await
         .refused(403, "M_FORBIDDEN");
+    // An invite that its user's server has to sign is no initial state.
+    let elsewhere = json!({ "initial_state": [{
+        "type": "m.room.member", "state_key": "@x:elsewhere.test",
+        "content": { "membership": "invite" },
+    }] });
     alice
-        .post(create, json!({ "invite": ["@x:elsewhere.test"] }))
+        .post(create, elsewhere)
         .await
-        .refused(403, "M_FORBIDDEN");
+        .refused(400, "M_INVALID_ROOM_STATE");
     let twice = json!({ "initial_state": [{ "type": "m.room.create", "content": {} }] });
     alice
         .post(create, twice)
