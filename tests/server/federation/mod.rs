@@ -21,8 +21,8 @@ mod poisoned;
 mod receiving;
 mod restricted;
 mod sending;
-mod third_party;
 mod sights;
+mod third_party;
 pub mod visitor;
 mod wire;
 
