@@ -12,6 +12,7 @@ mod identity;
 mod inviting;
 mod joining;
 mod knocking;
+mod large_room;
 mod library;
 mod listing;
 mod missing;
