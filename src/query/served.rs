@@ -11,6 +11,7 @@ use log_format::record::output::Decision;
 use ruma::ServerName;
 
 use super::rooms::{QueryError, RoomHead, Rooms, StateKey, StoredEvent};
+use super::users::Users;
 use super::visibility::{Viewer, Viewpoint};
 use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{parse_stored_object, to_bytes};
@@ -20,18 +21,21 @@ use crate::matrix::redaction::redact;
 pub struct ServerView<'a> {
     pub head: Arc<RoomHead>,
     viewpoint: Viewpoint<'a>,
+    users: &'a dyn Users,
     is_resident: bool,
 }
 
 impl<'a> ServerView<'a> {
     pub fn of(
         rooms: &'a dyn Rooms,
+        users: &'a dyn Users,
         head: &Arc<RoomHead>,
         server: &'a ServerName,
     ) -> ServerView<'a> {
         ServerView {
             head: head.clone(),
             viewpoint: Viewpoint::at_head(rooms, head, Viewer::Server(server)),
+            users,
             is_resident: head.is_resident(server),
         }
     }
@@ -55,12 +59,25 @@ impl<'a> ServerView<'a> {
         if event.decision == Decision::Rejected {
             return Ok(None);
         }
-        let is_whole = self.may_see(event)? || (self.is_resident && self.is_current(event));
-        Ok(match (is_whole, self.is_resident) {
-            (true, _) => Some(event.json.clone()),
-            (false, true) => redacted(self.head.authority.create_info.version, event),
-            (false, false) => None,
+        let is_seen = self.may_see(event)?;
+        let is_whole = is_seen || (self.is_resident && self.is_current(event));
+        Ok(match (is_whole, is_seen || self.is_resident) {
+            (true, _) if !self.is_erased(event) => Some(event.json.clone()),
+            (_, true) => redacted(self.head.authority.create_info.version, event),
+            (_, false) => None,
         })
+    }
+
+    /// Whether the sender, a user of ours, wanted it to be forgotten. State stays:
+    /// it is the room's.
+    ///
+    /// Source: client-server API, *POST account/deactivate*, `erase`.
+    fn is_erased(&self, event: &StoredEvent) -> bool {
+        let account = match event.state_key {
+            None => self.users.account(&event.sender),
+            Some(_) => None,
+        };
+        account.is_some_and(|account| account.erased)
     }
 
     /// Whether an event is part of current state, which every server in the room

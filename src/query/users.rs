@@ -30,6 +30,8 @@ pub struct Account {
     pub guest: bool,
     pub admin: bool,
     pub deactivated: bool,
+    /// What they said is given to no other server any more.
+    pub erased: bool,
 }
 
 /// A device of a local account.

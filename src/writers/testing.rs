@@ -91,6 +91,7 @@ impl Tables {
                     guest: body.guest,
                     admin: body.admin,
                     deactivated: false,
+                    erased: false,
                 };
                 self.accounts.insert(user, account);
             }

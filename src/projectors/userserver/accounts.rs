@@ -37,6 +37,7 @@ pub(super) fn created(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreError
         guest: body.guest,
         admin: body.admin,
         deactivated: false,
+        erased: false,
     };
     put(fold, &account);
     Ok(Verdict::accepted())
@@ -76,6 +77,7 @@ pub(super) fn deactivated(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreE
     let closed = AccountRow {
         password_hash: None,
         deactivated: true,
+        erased: account.erased || body.erase,
         ..account
     };
     put(fold, &closed);

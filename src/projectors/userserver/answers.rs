@@ -174,6 +174,7 @@ impl Users for UserAnswers {
             guest: row.guest,
             admin: row.admin,
             deactivated: row.deactivated,
+            erased: row.erased,
         })
     }
 

@@ -15,6 +15,8 @@ pub struct AccountRow {
     pub guest: bool,
     pub admin: bool,
     pub deactivated: bool,
+    /// The user wants what they said to be forgotten.
+    pub erased: bool,
 }
 
 /// Row of [`crate::storage::columns::DEVICES`].

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Neighbourhood;
 use super::fake::object;
 use super::visitor::{CAROL, Scene, Visitor, errcode, events, scene};
-use crate::harness::{Api, escape};
+use crate::harness::{Api, escape, password};
 
 const V1: &str = "/_matrix/federation/v1";
 
@@ -273,6 +273,38 @@ async fn what_was_redacted_is_given_redacted() {
         assert_eq!(status, 200);
         let told = answer.to_string();
         assert!(told.contains("m.room.message") && !told.contains("regretted"));
+    }
+}
+
+/// synapse#3546: what users said who wanted it to be forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn synapse_pr_3546_what_erased_users_said_is_given_redacted() {
+    let Scene { a, alice, c } = &scene().await;
+    let room = room(alice, "11", "shared").await;
+    let bob = a.register("bob").await;
+    bob.join(&room).await.ok();
+    let said = bob.send_text(&room, "to be forgotten").await;
+    c.join(&room, CAROL).await;
+    let last = alice.send_text(&room, "last").await;
+    let before = event(c, &said).await.1;
+    assert!(before.to_string().contains("to be forgotten"));
+    let auth = json!({
+        "type": "m.login.password", "password": password("bob"),
+        "identifier": { "type": "m.id.user", "user": bob.user_id },
+    });
+    let path = "/_matrix/client/v3/account/deactivate";
+    bob.post(path, json!({ "erase": true, "auth": auth }))
+        .await
+        .ok();
+    let named = json!({ "earliest_events": [], "latest_events": [last] });
+    for (status, answer) in [
+        event(c, &said).await,
+        backfill(c, &room, &last, 100).await,
+        missing(c, &room, named).await,
+    ] {
+        assert_eq!(status, 200);
+        let told = answer.to_string();
+        assert!(told.contains(&bob.user_id) && !told.contains("to be forgotten"));
     }
 }
 

@@ -5,8 +5,9 @@ use engram::matrix::RoomVersion;
 use engram::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use serde_json::{Value, json};
 
+use super::Neighbourhood;
 use super::fake::object;
-use super::visitor::{CAROL, Scene, Signed, errcode, events, membership, scene, with};
+use super::visitor::{CAROL, Scene, Signed, Visitor, errcode, events, membership, scene, with};
 use crate::harness::{Api, escape};
 
 async fn public_room(alice: &Api, version: &str) -> String {
@@ -373,4 +374,26 @@ async fn the_old_endpoints_answer_in_their_own_way() {
     assert_eq!(errcode(&answer), (403, "M_FORBIDDEN"));
     let answer = c.hand("v1/send_leave", &room, &leave).await;
     assert_eq!(answer, (200, json!([200, {}])));
+}
+
+/// security.md 1.5, *Join/invite floods*.
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_of_one_room_are_limited() {
+    let neighbourhood = Neighbourhood::new();
+    let limited = neighbourhood.builder("a.test");
+    let a = limited.set("RATE_LIMITS__ENABLED", true).start().await;
+    let alice = a.register("alice").await;
+    let c = Visitor::start(&neighbourhood).await;
+    let room = public_room(&alice, "11").await;
+    let mut refused = 0;
+    for number in 0..14 {
+        let user = format!("@user{number}:c.test");
+        let signed = c.complete(&c.make("join", &room, &user).await.1);
+        let answer = c.hand("v2/send_join", &room, &signed).await;
+        if answer.0 != 200 {
+            assert_eq!(errcode(&answer), (429, "M_LIMIT_EXCEEDED"));
+            refused += 1;
+        }
+    }
+    assert!((1..=4).contains(&refused), "{refused}");
 }

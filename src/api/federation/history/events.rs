@@ -48,7 +48,7 @@ pub async fn event(
             if event.decision == Decision::Rejected {
                 continue;
             }
-            match ServerView::of(&*api.rooms, &head, &server).form(&event)? {
+            match ServerView::of(&*api.rooms, &*api.users, &head, &server).form(&event)? {
                 Some(pdu) => return Ok(pdu),
                 None => refusal = NOT_IN_ROOM,
             }
@@ -83,7 +83,7 @@ pub async fn event_auth(
     let event = event.filter(|event| event.decision != Decision::Rejected);
     let event = event.ok_or(UNKNOWN_EVENT)?;
     // Whoever may know the room as it was at the event may know what let it in.
-    let may_read = ServerView::of(&*api.rooms, &head, &origin).may_read_at(&event)?;
+    let may_read = ServerView::of(&*api.rooms, &*api.users, &head, &origin).may_read_at(&event)?;
     let form = match may_read {
         true => pdus::whole(),
         false => form(&api, &head, &origin),

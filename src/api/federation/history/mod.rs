@@ -62,7 +62,7 @@ fn is_placed(event: &StoredEvent) -> bool {
 fn form(api: &ApiState, head: &Arc<RoomHead>, origin: &ServerName) -> Form {
     let (api, head, origin) = (api.clone(), head.clone(), origin.to_owned());
     Arc::new(move |events| {
-        let view = ServerView::of(&*api.rooms, &head, &origin);
+        let view = ServerView::of(&*api.rooms, &*api.users, &head, &origin);
         let mut forms = Vec::with_capacity(events.len());
         for event in events {
             forms.extend(view.form(event)?);

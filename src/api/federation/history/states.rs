@@ -32,7 +32,7 @@ pub async fn state(
     let head = open(&api, &origin, &room_id)?;
     let event = placed(&api, &room_id, &event_id)?;
     // A server that was not in the room then gets what keeps the graph whole.
-    let form = match ServerView::of(&*api.rooms, &head, &origin).may_read_at(&event)? {
+    let form = match ServerView::of(&*api.rooms, &*api.users, &head, &origin).may_read_at(&event)? {
         true => pdus::whole(),
         false => form(&api, &head, &origin),
     };

@@ -46,7 +46,7 @@ pub async fn timestamp_to_event(
     let found = aside(&api, move || {
         let api = looking;
         let head = open(&api, &origin, &room_id)?;
-        let view = ServerView::of(&*api.rooms, &head, &origin);
+        let view = ServerView::of(&*api.rooms, &*api.users, &head, &origin);
         let room = InRoom::of(&head);
         let mut after: Option<SentAt> = None;
         let (mut step, mut looked_at) = (1, 0);

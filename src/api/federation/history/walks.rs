@@ -86,7 +86,7 @@ pub async fn backfill(
     let pdus = aside(&api, move || {
         let api = walking;
         let head = open(&api, &origin, &room_id)?;
-        let view = ServerView::of(&*api.rooms, &head, &origin);
+        let view = ServerView::of(&*api.rooms, &*api.users, &head, &origin);
         let mut seen = HashSet::new();
         let mut due = BinaryHeap::new();
         let mut find = |ids: Vec<OwnedEventId>, due: &mut BinaryHeap<Due>| {
@@ -132,7 +132,7 @@ pub async fn missing_events(
     let given = aside(&api, move || {
         let api = walking;
         let head = open(&api, &origin, &room_id)?;
-        let view = ServerView::of(&*api.rooms, &head, &origin);
+        let view = ServerView::of(&*api.rooms, &*api.users, &head, &origin);
         // What the other server has, it is not given.
         let mut seen: HashSet<OwnedEventId> = known.into_iter().chain(latest.clone()).collect();
         let mut due = VecDeque::new();

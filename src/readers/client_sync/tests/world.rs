@@ -155,6 +155,7 @@ impl Users for FakeUsers {
             guest: false,
             admin: false,
             deactivated: profile.is_none(),
+            erased: false,
         })
     }
     fn devices(&self, _: &UserId) -> Vec<Device> {
