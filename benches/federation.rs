@@ -303,6 +303,9 @@ impl Ephemeral for Silence {
     fn presence_of(&self, _: &UserId) -> Option<Arc<Presence>> {
         None
     }
+    fn keeps_presence(&self) -> bool {
+        false
+    }
     fn statuses_before(&self, _: EphemeralOffset) -> Vec<Arc<Presence>> {
         vec![]
     }

@@ -317,8 +317,8 @@ impl FederationSender {
     /// Goes home, unless there was a call in between.
     pub(super) fn goes_home(&self, destination: &Arc<Destination>) -> bool {
         let mut state = destination.state();
-        let now = self.time.now_ms();
-        let called = state.courier == Courier::OutAndCalled && state.retry_at_ms <= now;
+        let due = state.is_due(&destination.name, self.time.now_ms());
+        let called = state.courier == Courier::OutAndCalled && due;
         state.courier = match called {
             true => Courier::Out,
             false => Courier::Home,

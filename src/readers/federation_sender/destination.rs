@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use log_format::record::input::Emitted;
 use parking_lot::{Mutex, MutexGuard};
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 
+use super::back_off::pause;
 use super::edus::Edus;
 use crate::logs::log::PartitionId;
 use crate::query::deliveries::Delivery;
@@ -109,6 +110,13 @@ impl State {
         self.failures == 0 && self.succeeded_ms > 0
     }
 
+    /// Whether it may be tried. A time further ahead than any pause is of a clock
+    /// that was set back since.
+    pub fn is_due(&self, server: &ServerName, now_ms: u64) -> bool {
+        let left = self.retry_at_ms.saturating_sub(now_ms);
+        left == 0 || u128::from(left) > longest_pause(server, self.failures, self.refusals)
+    }
+
     /// Whether there is anything to send, as far as memory knows.
     pub fn has_work(&self) -> bool {
         !self.edus.is_empty() || self.lines.values().any(|line| line.waiting > 0)
@@ -118,6 +126,12 @@ impl State {
     pub fn waiting(&self) -> u64 {
         self.lines.values().map(|line| line.waiting).sum()
     }
+}
+
+/// In milliseconds, after so many failures and refusals.
+fn longest_pause(server: &ServerName, failures: u32, refusals: u32) -> u128 {
+    let after = |count| pause(server, count).as_millis();
+    after(failures).max(after(refusals))
 }
 
 impl Line {

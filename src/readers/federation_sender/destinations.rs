@@ -77,7 +77,7 @@ impl Destinations {
             }
             Courier::OutAndCalled => return,
             Courier::Home if !state.has_work() => return,
-            Courier::Home if state.retry_at_ms <= self.time.now_ms() => {
+            Courier::Home if state.is_due(&destination.name, self.time.now_ms()) => {
                 state.courier = Courier::Out;
                 Call::Now(destination.clone())
             }

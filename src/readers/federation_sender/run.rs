@@ -69,6 +69,7 @@ impl FederationSender {
         };
         let mut timed: BinaryHeap<Reverse<Timed>> = BinaryHeap::new();
         let mut couriers = JoinSet::new();
+        let mut told = self.time.now_ms();
         loop {
             let sleep = timed.peek().map_or(SLEEP_MAX, |Reverse(first)| {
                 let left = first.at_ms.saturating_sub(self.time.now_ms());
@@ -91,8 +92,11 @@ impl FederationSender {
                 () = self.time.sleep(sleep) => (),
             }
             let now = self.time.now_ms();
+            // A clock that was set back is found out by asking all of them.
+            let set_back = now < told;
+            told = now;
             while let Some(Reverse(first)) = timed.peek()
-                && first.at_ms <= now
+                && (first.at_ms <= now || set_back)
                 && let Some(Reverse(due)) = timed.pop()
             {
                 due.destination.state().timed = false;

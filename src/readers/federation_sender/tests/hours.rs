@@ -23,13 +23,16 @@ pub struct Hours(Arc<Mutex<Passed>>);
 #[derive(Default)]
 struct Passed {
     ms: u64,
+    /// What the wall clock is ahead of its time.
+    ahead: u64,
     sleepers: BTreeMap<(u64, u64), Waker>,
     count: u64,
 }
 
 impl Time for Hours {
     fn now_ms(&self) -> u64 {
-        BEGAN_MS + self.0.lock().ms
+        let passed = self.0.lock();
+        BEGAN_MS + passed.ms + passed.ahead
     }
 
     fn sleep(&self, time: Duration) -> Sleep {
@@ -63,6 +66,11 @@ impl Drop for Sleeper {
 }
 
 impl Hours {
+    /// Sets the wall clock so far ahead of its time.
+    pub fn set_ahead(&self, by: Duration) {
+        self.0.lock().ahead = by.as_millis() as u64;
+    }
+
     /// Lets time pass, and whoever sleeps wake up in order.
     pub async fn pass(&self, time: Duration) {
         let end = self.0.lock().ms + time.as_millis() as u64;

@@ -181,3 +181,21 @@ async fn what_was_purged_meanwhile_is_passed_over() {
     assert_eq!(world.has("b.test"), [sent[1].clone(), sent[3].clone()]);
     assert_eq!(world.sender.counts().0, 0);
 }
+
+#[tokio::test]
+async fn a_clock_that_jumps_keeps_nobody_waiting() {
+    for years in [0, 10] {
+        let mut world = with_bob();
+        world.hours.set_ahead(DAY * 365 * years + DAY);
+        world.mood("b.test", Mood::Status(503));
+        let event = world.say(&Said::message(ROOM));
+        world.pass(Duration::from_secs(600)).await;
+        let before = world.arrived("b.test").len();
+        assert!(before > 3);
+        // Back to its time.
+        world.hours.set_ahead(Duration::ZERO);
+        world.mood("b.test", Mood::Up);
+        world.pass(Duration::from_secs(600)).await;
+        assert_eq!(world.has("b.test"), [event], "{years}");
+    }
+}
