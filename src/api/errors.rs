@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::federation::auth::SignatureError;
 use super::uia::Challenge;
+use crate::matrix::event::PduError;
 use crate::matrix::push_rules::RuleError;
 use crate::matrix::x_matrix::CredentialsError;
 use crate::query::outcome::OutcomeError;
@@ -361,9 +362,11 @@ fn resident(error: &ResidentError) -> Answer {
             answer(S::BAD_REQUEST, "M_INVALID_PARAM")
         }
         ResidentError::Pdu(refusal) => match refusal {
-            PduRefusal::Format(_) | PduRefusal::Signature(_) | PduRefusal::Keys(_) => {
-                answer(S::BAD_REQUEST, "M_INVALID_PARAM")
+            PduRefusal::Format(PduError::Json(_) | PduError::Number) => {
+                answer(S::BAD_REQUEST, "M_BAD_JSON")
             }
+            PduRefusal::Format(_) => answer(S::BAD_REQUEST, "M_INVALID_PARAM"),
+            PduRefusal::Signature(_) | PduRefusal::Keys(_) => answer(S::FORBIDDEN, "M_FORBIDDEN"),
             PduRefusal::Panicked => Answer::new(
                 S::INTERNAL_SERVER_ERROR,
                 "M_UNKNOWN",

@@ -149,7 +149,7 @@ impl Settings {
             turn: None,
             support: Support::default(),
             delegated_to: None,
-            serves_public_rooms: false,
+            serves_public_rooms: true,
         }
     }
 }

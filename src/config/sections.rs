@@ -152,8 +152,9 @@ section! {
         /// Told at /.well-known/matrix/server of this listener and the client's: the name
         /// (and port) at which other servers find us. Unset: nothing is told.
         delegate_to: Option<OwnedServerName> = None;
-        /// Other servers may read the directory of our public rooms.
-        public_rooms: bool = false;
+        /// Other servers may read the directory of our public rooms: those that their
+        /// owners published.
+        public_rooms: bool = true;
         /// Servers that are asked for the signing keys of those that do not answer.
         notaries: Vec<OwnedServerName> = Vec::new();
         /// Address ranges that we never connect to on behalf of a remote name.

@@ -20,6 +20,7 @@ pub fn add(table: &mut Table) {
     // The key id in the path was taken out of the specification; old servers send it.
     table.add(["/_matrix/key/v2/server/{keyId}"], get(server_keys::own));
     table.add(["/_matrix/key/v2/query/{serverName}"], get(server_keys::notarised));
+    table.add(["/_matrix/key/v2/query/{serverName}/{keyId}"], get(server_keys::notarised_key));
     table.add(["/_matrix/key/v2/query"], post(server_keys::notarised_batch));
 
     // Joining, knocking, leaving through us

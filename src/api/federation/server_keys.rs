@@ -44,6 +44,17 @@ pub async fn notarised(
     Ok(answer(found))
 }
 
+/// `GET /_matrix/key/v2/query/{serverName}/{keyId}`: the same. The key id was
+/// taken out of the specification; old servers send it.
+pub async fn notarised_key(
+    state: State<ApiState>,
+    address: ClientAddress,
+    Path((server, _)): Path<(OwnedServerName, String)>,
+    criteria: Query<Criteria>,
+) -> Result<Json<Value>, ApiError> {
+    notarised(state, address, Path(server), criteria).await
+}
+
 #[derive(Deserialize)]
 pub struct Batch {
     server_keys: BTreeMap<OwnedServerName, BTreeMap<String, Criteria>>,

@@ -122,6 +122,8 @@ pub async fn missing_events(
     Path(room_id): Path<OwnedRoomId>,
     SignedJson { origin, body }: SignedJson<LOGIN_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
+    // Whoever is excluded is told that, whatever they ask.
+    open(&api, &origin, &room_id)?;
     let known = ids(&body, "earliest_events")?;
     let latest = ids(&body, "latest_events")?;
     let limit = number(&body, "limit")?.map_or(MISSING_EVENTS_DEFAULT as u64, |limit| limit);

@@ -13,7 +13,10 @@ use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
 /// Rooms with a line, and pairs of room and server with a pause, that are
 /// remembered: the least used is forgotten.
 const REMEMBERED_MAX: usize = 4_096;
-/// After a failure nothing is fetched from a server for a room for so long;
+/// Failures in a row after which there is no pause yet: what an event lacked may
+/// be told with the next one.
+const FREE_FAILURES: u32 = 3;
+/// After one more nothing is fetched from a server for a room for so long;
 /// doubled with each further one.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(60 * 60);
@@ -62,7 +65,8 @@ impl Lines {
     pub fn pause(&self, room: &RoomId, server: &ServerName) -> Option<Duration> {
         let pauses = self.pauses.get(&(room.to_owned(), server.to_owned()))?;
         let failures = pauses.lock();
-        let doubled = 2_u32.saturating_pow(failures.count.saturating_sub(1).min(10));
+        let beyond = failures.count.checked_sub(FREE_FAILURES + 1)?;
+        let doubled = 2_u32.saturating_pow(beyond.min(10));
         let pause = PAUSE_MIN.saturating_mul(doubled).min(PAUSE_MAX);
         let left = pause.checked_sub(failures.last?.elapsed())?;
         (!left.is_zero()).then_some(left)
@@ -98,6 +102,10 @@ mod tests {
         let (room, other) = (ruma::room_id!("!a:hs"), ruma::room_id!("!b:hs"));
         let (server, another) = (ruma::server_name!("a"), ruma::server_name!("b"));
         assert_eq!(lines.pause(room, server), None);
+        for _ in 0..FREE_FAILURES {
+            lines.note(room, server, false);
+            assert_eq!(lines.pause(room, server), None);
+        }
         lines.note(room, server, false);
         let first = lines.pause(room, server).expect("pauses");
         lines.note(room, server, false);

@@ -3,10 +3,11 @@
 //!
 //! First the events in between, by `get_missing_events` ([`walk`]): if they close
 //! the gap they are appended before the event, as news, since nobody here has
-//! seen them. Otherwise the state before the oldest of them, or before the event
-//! itself, is fetched and given ([`state`]). What authorises an event and is
+//! seen them. Otherwise the events before the oldest of them are fetched, with the
+//! state before each, which is given ([`state`]). What authorises an event and is
 //! missing is fetched by `event_auth`. All of it has bounds ([`budget`]), and one
-//! gap of a room is filled at a time.
+//! gap of a room is filled at a time. An event of which not even what it names as
+//! its past can be had is dropped: whatever builds on it will ask for it again.
 
 mod budget;
 mod follower;
@@ -40,9 +41,9 @@ const GAPS_AT_ONCE: usize = 8;
 const TURN_MAX: Duration = Duration::from_secs(60);
 /// Servers that are asked beside the one that sent the event.
 const OTHER_SERVERS: usize = 2;
-/// Events before which a state is given to close one gap; with more loose ends
-/// it is given before the event itself.
-const LOOSE_ENDS_MAX: usize = 2;
+/// Events before which a state is given to close one gap; with more open ends it
+/// is given before the event itself.
+const OPEN_ENDS_MAX: usize = 4;
 
 /// Why an event's past is not here.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,9 @@ pub enum GapError {
     Request(#[from] RequestError),
     #[error("its past is not taken over: {0}")]
     Given(GivenStateError),
+    /// Servers were asked, and did not help.
+    #[error("what it builds on cannot be had: {0}")]
+    NoPast(OwnedEventId),
     /// Servers were asked, and did not help.
     #[error("events that authorise it cannot be had: {0}")]
     NoAuthority(OwnedEventId),
@@ -177,7 +181,7 @@ impl Inner {
             self.fill_past(&place, event, &missing.prev_events, &mut budget)
                 .await?;
         }
-        self.fetch_authorities(&place, event, |_| false, &mut budget)
+        self.seek_authorities(&place, event, |_| false, &mut budget)
             .await
     }
 
@@ -213,8 +217,8 @@ impl Inner {
         }
     }
 
-    /// The events between what is known and the event; or a state before the
-    /// oldest of them, or before the event.
+    /// The events between what is known and the event; or some of them, and the
+    /// state before the oldest.
     async fn fill_past(
         &self,
         place: &Place<'_>,
@@ -223,11 +227,12 @@ impl Inner {
         budget: &mut Budget,
     ) -> Result<(), GapError> {
         let walked = self.walk(place, &event.pdu, missing, budget).await?;
-        let loose = walked.loose_ends(&*self.parts.rooms)?;
-        let reaches = walked.holds_all(missing);
-        if reaches && loose.len() <= LOOSE_ENDS_MAX {
-            let given = self.give_before_each(place, &loose, budget).await;
-            match given {
+        if let Some(gone) = missing.iter().find(|id| !walked.holds(id)) {
+            return Err(GapError::NoPast(gone.clone()));
+        }
+        let open = walked.open_ends(&*self.parts.rooms)?;
+        if open.len() <= OPEN_ENDS_MAX {
+            match self.bring_in_each(place, &open, budget).await {
                 Ok(()) => {
                     self.append_walked(place, walked, budget).await?;
                     // One of them may be refused for ever.
@@ -236,22 +241,35 @@ impl Inner {
                     }
                 }
                 Err(error @ (GapError::Submit(_) | GapError::Query(_))) => return Err(error),
-                Err(error) => tracing::debug!(%error, "no state before a gap"),
+                Err(error) => tracing::debug!(%error, "the end of a gap is not had"),
             }
         }
         self.give_before(place, &event.pdu.event_id, budget).await
     }
 
-    async fn give_before_each(
+    async fn bring_in_each(
         &self,
         place: &Place<'_>,
         events: &[OwnedEventId],
         budget: &mut Budget,
     ) -> Result<(), GapError> {
         for event in events {
-            self.give_before(place, event, budget).await?;
+            self.bring_in_one(place, event, budget).await?;
         }
         Ok(())
+    }
+
+    /// Appends one event behind the state before it.
+    async fn bring_in_one(
+        &self,
+        place: &Place<'_>,
+        id: &EventId,
+        budget: &mut Budget,
+    ) -> Result<(), GapError> {
+        self.give_before(place, id, budget).await?;
+        let event = self.fetch(place, id, budget).await?;
+        let event = event.ok_or_else(|| GapError::NoPast(id.to_owned()))?;
+        self.append_walked(place, Walked::of(event), budget).await
     }
 
     /// Appends the events of a walk, oldest first, as news.
@@ -266,12 +284,34 @@ impl Inner {
         for event in walked.oldest_first() {
             let ids = batch.ids();
             let comes = |id: &EventId| ids.contains(id);
-            self.fetch_authorities(place, &event, comes, budget).await?;
+            self.seek_authorities(place, &event, comes, budget).await?;
             batch.push(&event).await?;
         }
         metrics::counter!(names::GAP_EVENTS).increment(batch.ids().len() as u64);
         batch.finish().await?;
         Ok(())
+    }
+
+    /// [`Inner::fetch_authorities`]. An event whose authority cannot be had is
+    /// judged all the same: it is rejected, until that comes.
+    async fn seek_authorities(
+        &self,
+        place: &Place<'_>,
+        event: &CheckedPdu,
+        comes: impl Fn(&EventId) -> bool,
+        budget: &mut Budget,
+    ) -> Result<(), GapError> {
+        match self.fetch_authorities(place, event, comes, budget).await {
+            Err(error @ (GapError::Submit(_) | GapError::Query(_) | GapError::TooMuch)) => {
+                Err(error)
+            }
+            Err(error) => {
+                let event = &event.pdu.event_id;
+                tracing::debug!(%event, %error, "what authorises an event is not had");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// What authorises an event and is neither here nor on its way.

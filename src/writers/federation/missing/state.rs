@@ -14,6 +14,7 @@ use crate::outbound::answer::RequestError;
 use crate::outbound::federation::{event, room_state};
 use crate::query::rooms::QueryError;
 use crate::writers::federation::past::is_known;
+use crate::writers::federation::pdu_checks::CheckedPdu;
 
 /// Events of a state that are fetched one by one; where more are missing all of
 /// it comes at once.
@@ -79,6 +80,31 @@ impl Inner {
         }
         given.give(place.room, event, &told.state).await?;
         Ok(())
+    }
+
+    /// One event, checked; none if no server has it.
+    pub(super) async fn fetch(
+        &self,
+        place: &Place<'_>,
+        id: &EventId,
+        budget: &mut Budget,
+    ) -> Result<Option<CheckedPdu>, GapError> {
+        for server in &place.servers {
+            if !budget.request() {
+                return Err(GapError::TooMuch);
+            }
+            match event::event(&self.parts.client, server, id).await {
+                Ok(answer) => {
+                    let events = answer.into_iter().collect();
+                    let found = self.checked(place, events).await.remove(id);
+                    if let Some((event, _)) = found {
+                        return Ok(Some(event));
+                    }
+                }
+                Err(error) => tracing::debug!(%server, %id, %error, "an event is not told"),
+            }
+        }
+        Ok(None)
     }
 
     /// Those that are not here, each once.

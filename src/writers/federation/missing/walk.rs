@@ -33,20 +33,25 @@ pub struct Walked {
 }
 
 impl Walked {
-    pub fn holds_all(&self, ids: &[OwnedEventId]) -> bool {
-        ids.iter().all(|id| self.held.contains_key(id))
+    /// One event.
+    pub fn of(event: CheckedPdu) -> Walked {
+        Walked {
+            held: BTreeMap::from([(event.pdu.event_id.clone(), event)]),
+        }
     }
 
-    /// Events whose own past is not here, by id.
-    pub fn loose_ends(&self, rooms: &dyn Rooms) -> Result<Vec<OwnedEventId>, QueryError> {
-        let mut loose = Vec::new();
-        for (id, event) in &self.held {
+    pub fn holds(&self, id: &EventId) -> bool {
+        self.held.contains_key(id)
+    }
+
+    /// What the events build on that is neither here nor among them, by id.
+    pub fn open_ends(&self, rooms: &dyn Rooms) -> Result<Vec<OwnedEventId>, QueryError> {
+        let mut open = BTreeSet::new();
+        for event in self.held.values() {
             let missing = past::missing(rooms, &event.pdu, |id| self.held.contains_key(id))?;
-            if !missing.prev_events.is_empty() {
-                loose.push(id.clone());
-            }
+            open.extend(missing.prev_events);
         }
-        Ok(loose)
+        Ok(open.into_iter().collect())
     }
 
     /// The events, each behind those that it builds on.
@@ -120,7 +125,7 @@ impl Inner {
         Ok(walked)
     }
 
-    async fn checked(
+    pub(super) async fn checked(
         &self,
         place: &Place<'_>,
         answer: Vec<bytes::Bytes>,

@@ -36,11 +36,9 @@ enum Refused {
     Check(#[from] PduRefusal),
     #[error(transparent)]
     UnknownPast(#[from] GapError),
-    #[error("rejected: {}", words(*.0))]
-    Rejected(Reason),
-    /// It was here before.
-    #[error("rejected before")]
-    RejectedBefore,
+    /// The room server could make nothing of it.
+    #[error("it is not taken in: {0}")]
+    Unworkable(&'static str),
 }
 
 /// An event on its way into the log.
@@ -156,10 +154,6 @@ impl Inner {
                 in_room.accept(id);
                 return Ok(());
             }
-            Standing::Rejected => {
-                in_room.refuse(id, &Refused::RejectedBefore);
-                return Ok(());
-            }
             Standing::Unsettled => (),
         }
         let comes = |id: &EventId| in_room.appended.contains(id);
@@ -217,20 +211,10 @@ impl Inner {
         let deadline = Instant::now() + patience;
         for (id, durable) in durable {
             let outcome = durable.outcome_by(deadline).await?;
-            let rejected = match outcome {
-                None => None,
-                Some(outcome) => match outcome.decision {
-                    Decision::Accepted | Decision::Outlier | Decision::SoftFailed => None,
-                    Decision::Rejected => Some(Refused::Rejected(outcome.reason)),
-                    // Somebody else was faster.
-                    Decision::Duplicate => match self.standing(room, &id)? {
-                        Standing::Rejected => Some(Refused::RejectedBefore),
-                        Standing::Done | Standing::Unsettled => None,
-                    },
-                },
-            };
-            match rejected {
-                Some(why) => in_room.refuse(id, &why),
+            let rejected = outcome.filter(|outcome| outcome.decision == Decision::Rejected);
+            let refused = rejected.and_then(|rejected| unworkable(rejected.reason));
+            match refused {
+                Some(why) => in_room.refuse(id, &Refused::Unworkable(why)),
                 None => in_room.accept(id),
             }
         }
@@ -248,7 +232,7 @@ impl Inner {
         };
         Ok(match stored.decision {
             Decision::Accepted | Decision::SoftFailed | Decision::Duplicate => Standing::Done,
-            Decision::Rejected if has_state(&stored) => Standing::Rejected,
+            Decision::Rejected if has_state(&stored) => Standing::Done,
             // One that has no place in the graph yet may get it now.
             Decision::Rejected | Decision::Outlier => Standing::Unsettled,
         })
@@ -256,25 +240,28 @@ impl Inner {
 }
 
 enum Standing {
-    /// Here, and good.
+    /// Here, whatever became of it.
     Done,
-    Rejected,
     /// Not here, or without a state: the fold decides.
     Unsettled,
 }
 
-fn words(reason: Reason) -> &'static str {
+/// Why the fold could make nothing of an event. One that the room's rules reject
+/// is dealt with like any other, and its server is told nothing of that: it is
+/// here, so that what builds on it can be judged.
+fn unworkable(reason: Reason) -> Option<&'static str> {
     match reason {
-        Reason::None => "no reason is known",
-        Reason::Malformed => "it is malformed",
-        Reason::UnknownRoom => "the room is not known",
-        Reason::RoomExists => "the room has another create event",
-        Reason::Forbidden => "the room's rules do not allow it",
-        Reason::Rebase | Reason::MissingEvents => "what it builds on is not known",
-        Reason::MissingAuthEvents => "an event that authorises it is not known",
-        Reason::RejectedAuthEvent => "an event that authorises it was rejected",
-        Reason::TooMuchWork => "it would take too much work to decide about it",
-        Reason::NotFound => "what it names is not known",
-        Reason::Taken => "it was here before",
+        Reason::None
+        | Reason::Forbidden
+        | Reason::Rebase
+        | Reason::MissingEvents
+        | Reason::MissingAuthEvents
+        | Reason::RejectedAuthEvent => None,
+        Reason::Malformed => Some("it is malformed"),
+        Reason::UnknownRoom => Some("the room is not known"),
+        Reason::RoomExists => Some("the room has another create event"),
+        Reason::TooMuchWork => Some("it would take too much work to decide about it"),
+        Reason::NotFound => Some("what it names is not known"),
+        Reason::Taken => Some("it was here before"),
     }
 }

@@ -48,6 +48,11 @@ impl Resident {
     pub async fn invited(&self, invite: Invite) -> Result<CanonicalJsonObject, ResidentError> {
         let head = self.rooms().head(&invite.room_id)?;
         let head = head.filter(|head| head.is_resident(self.own_name()));
+        if let Some(head) = &head
+            && !self.parts.acls.allows(head, &invite.origin)?
+        {
+            return Err(ResidentError::ServerDenied);
+        }
         let version = match (invite.version, &head) {
             (Some(version), _) => version,
             (None, Some(head)) => head.authority.create_info.version,
@@ -68,7 +73,7 @@ impl Resident {
             return Err(ResidentError::InviteBlocked);
         }
         if let Some(head) = &head {
-            self.check_in_room(head, &pdu, &invite.origin)?;
+            self.check_in_room(head, &pdu)?;
         }
         let state = described(invite.state);
         if head.is_none() {
@@ -117,15 +122,7 @@ impl Resident {
     }
 
     /// What a room that we are in says of an invite, as it is now.
-    fn check_in_room(
-        &self,
-        head: &RoomHead,
-        pdu: &Pdu,
-        origin: &OwnedServerName,
-    ) -> Result<(), ResidentError> {
-        if !self.parts.acls.allows(head, origin)? {
-            return Err(ResidentError::ServerDenied);
-        }
+    fn check_in_room(&self, head: &RoomHead, pdu: &Pdu) -> Result<(), ResidentError> {
         if head.authority.create_info.version != pdu.version {
             return Err(ResidentError::Misfit("the room is of another version"));
         }
