@@ -224,7 +224,14 @@ async fn ghsa_22fw_4jq7_g8r8_nothing_but_an_invite_is_signed() {
         );
         for signed in [unsigned, changed, content] {
             let answer = hand(c, &room, &signed, &room.state()).await;
-            assert_eq!(errcode(&answer), (400, "M_INVALID_PARAM"), "{version}");
+            // In later versions what is changed has another id than the path.
+            assert!(
+                matches!(
+                    errcode(&answer),
+                    (400, "M_INVALID_PARAM") | (403, "M_FORBIDDEN")
+                ),
+                "{version}: {answer:?}"
+            );
         }
         assert!(!is_invited(alice, &room.id).await, "{version}");
     }
@@ -414,6 +421,6 @@ async fn cve_2020_26890_numbers_of_an_invite_are_those_of_its_version() {
         &c.fake.key,
     );
     let answer = hand(c, &room, &signed, &room.state()).await;
-    assert_eq!(errcode(&answer), (400, "M_INVALID_PARAM"));
+    assert_eq!(errcode(&answer), (400, "M_BAD_JSON"));
     assert!(parse_object(br#"{"n":0.5}"#).is_err());
 }

@@ -202,10 +202,13 @@ async fn cve_2019_18835_only_own_joins_that_are_well_signed_are_taken_in() {
         hostile.push(("another server's", c.sign(version, forged)));
         for (what, signed) in hostile {
             let answer = c.hand("v2/send_join", &room, &signed).await;
-            assert_eq!(
-                errcode(&answer),
-                (400, "M_INVALID_PARAM"),
-                "{version} {what}"
+            // A form that is wrong, or a signature.
+            assert!(
+                matches!(
+                    errcode(&answer),
+                    (400, "M_INVALID_PARAM" | "M_BAD_JSON") | (403, "M_FORBIDDEN")
+                ),
+                "{version} {what}: {answer:?}"
             );
         }
         assert_eq!(membership(alice, &room, CAROL).await, None, "{version}");
@@ -349,7 +352,7 @@ async fn nobody_vouches_for_whom_nobody_need_vouch_for() {
     });
     let signed = c.sign(RoomVersion::V11, with(&template, "content", content));
     let answer = c.hand("v2/send_join", &room, &signed).await;
-    assert_eq!(errcode(&answer), (400, "M_INVALID_PARAM"));
+    assert_eq!(errcode(&answer), (403, "M_FORBIDDEN"));
     assert_eq!(membership(alice, &room, CAROL).await, None);
 }
 

@@ -124,7 +124,11 @@ pub async fn missing_events(
 ) -> Result<Json<Value>, ApiError> {
     // Whoever is excluded is told that, whatever they ask.
     open(&api, &origin, &room_id)?;
-    let known = ids(&body, "earliest_events")?;
+    // A server that names none has none.
+    let known = match body.contains_key("earliest_events") {
+        true => ids(&body, "earliest_events")?,
+        false => Vec::new(),
+    };
     let latest = ids(&body, "latest_events")?;
     let limit = number(&body, "limit")?.map_or(MISSING_EVENTS_DEFAULT as u64, |limit| limit);
     let limit =

@@ -4,10 +4,10 @@
 //! First the events in between, by `get_missing_events` ([`walk`]): if they close
 //! the gap they are appended before the event, as news, since nobody here has
 //! seen them. Otherwise the events before the oldest of them are fetched, with the
-//! state before each, which is given ([`state`]). What authorises an event and is
-//! missing is fetched by `event_auth`. All of it has bounds ([`budget`]), and one
-//! gap of a room is filled at a time. An event of which not even what it names as
-//! its past can be had is dropped: whatever builds on it will ask for it again.
+//! state before each, which is given ([`state`]); or else the state before the
+//! event itself. What authorises an event and is missing is fetched by
+//! `event_auth`. All of it has bounds ([`budget`]), and one gap of a room is filled
+//! at a time.
 
 mod budget;
 mod follower;
@@ -227,11 +227,9 @@ impl Inner {
         budget: &mut Budget,
     ) -> Result<(), GapError> {
         let walked = self.walk(place, &event.pdu, missing, budget).await?;
-        if let Some(gone) = missing.iter().find(|id| !walked.holds(id)) {
-            return Err(GapError::NoPast(gone.clone()));
-        }
+        let reaches = missing.iter().all(|id| walked.holds(id));
         let open = walked.open_ends(&*self.parts.rooms)?;
-        if open.len() <= OPEN_ENDS_MAX {
+        if reaches && open.len() <= OPEN_ENDS_MAX {
             match self.bring_in_each(place, &open, budget).await {
                 Ok(()) => {
                     self.append_walked(place, walked, budget).await?;
