@@ -94,7 +94,7 @@ impl Show<'_> {
                     redacted_because: redaction.as_deref().map(RawValue::get),
                     ..self.aged(event)
                 };
-                self.format(event, unsigned)
+                self.format(event, &event.json, unsigned)
             })
             .collect()
     }
@@ -109,7 +109,9 @@ impl Show<'_> {
         let replaced = event.replaces.and_then(|replaced| beside.get(&replaced));
         // What was replaced is named even where its content may not be shown.
         let prev_content = match replaced {
-            Some(replaced) if self.viewpoint.may_see(replaced)? => {
+            Some(replaced)
+                if self.viewpoint.may_see(replaced)? && !self.viewpoint.is_erased(replaced)? =>
+            {
                 Some(content_of(&replaced.json)?)
             }
             _ => None,
@@ -124,7 +126,7 @@ impl Show<'_> {
             relations: bundle,
             ..self.aged(event)
         };
-        self.format(event, unsigned)
+        self.format(event, &self.viewpoint.given(event)?, unsigned)
     }
 
     /// The redaction that was applied, as clients see it.
@@ -135,7 +137,10 @@ impl Show<'_> {
     ) -> Result<Option<Box<RawValue>>, ShowError> {
         let redaction = event.redacted_by.and_then(|event| beside.get(&event));
         redaction
-            .map(|redaction| self.format(redaction, self.aged(redaction)))
+            .map(|redaction| {
+                let json = self.viewpoint.given(redaction)?;
+                self.format(redaction, &json, self.aged(redaction))
+            })
             .transpose()
     }
 
@@ -157,6 +162,7 @@ impl Show<'_> {
     fn format(
         &self,
         event: &StoredEvent,
+        json: &[u8],
         unsigned: Unsigned<'_>,
     ) -> Result<Box<RawValue>, ShowError> {
         let format = Format {
@@ -164,7 +170,7 @@ impl Show<'_> {
             room_id: self.names_room.then(|| self.viewpoint.room_id()),
             unsigned,
         };
-        Ok(client_event(&event.json, &format)?)
+        Ok(client_event(json, &format)?)
     }
 
     /// How old the event is, and nothing else.

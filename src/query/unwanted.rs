@@ -8,6 +8,9 @@
 //! says no to what is unwanted, so whoever asks it has nothing else to do. Where
 //! events of many users are counted or listed without a viewpoint, ask
 //! [`Unwanted::event`]; before an invite is shown, [`Unwanted::invite_from`].
+//!
+//! It also knows of whom the user is shown less because *they* asked for it:
+//! those who had themselves erased ([`Unwanted::is_erased`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ pub struct Unwanted {
     ignored: Option<Arc<BTreeSet<OwnedUserId>>>,
     ignored_at: Option<OutputOffset>,
     all_invites: bool,
+    erased: Arc<BTreeSet<OwnedUserId>>,
 }
 
 impl Unwanted {
@@ -41,6 +45,7 @@ impl Unwanted {
             ignored_at: ignored.as_ref().map(|list| list.changed_at),
             ignored: ignored.and_then(|list| ignored_users(user, &list.content)),
             all_invites: blocks_invites(users, user),
+            erased: users.erased(),
         }
     }
 
@@ -59,6 +64,11 @@ impl Unwanted {
     pub fn is_ignored(&self, other: &UserId) -> bool {
         let ignored = self.ignored.as_deref();
         ignored.is_some_and(|ignored| ignored.contains(other))
+    }
+
+    /// Whether somebody asked to be erased.
+    pub fn is_erased(&self, other: &UserId) -> bool {
+        self.erased.contains(other)
     }
 
     /// Whether an event is kept from the user: of whom they ignore, unless it is

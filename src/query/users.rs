@@ -1,6 +1,6 @@
 //! Accounts, devices, tokens, profiles, account data and filters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log_format::record::input::TokenHash;
@@ -63,6 +63,12 @@ pub struct Alias {
 /// The user server's and alias server's tables, read-only. Every answer
 /// contains all records whose outcome was published.
 pub trait Users: Send + Sync {
+    /// Users of this server who closed their accounts and asked to be erased: what
+    /// they said is shown redacted to who was not in the room at that time
+    /// (client-server API, *Account deactivation*, `erase`).
+    fn erased(&self) -> Arc<BTreeSet<OwnedUserId>> {
+        Arc::default()
+    }
     /// One look-up in memory.
     fn session(&self, access: &TokenHash) -> Option<Arc<Session>>;
     /// User and device whose *current* refresh token this is.

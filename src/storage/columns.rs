@@ -169,6 +169,8 @@ pub const FORGOTTEN: Table = table(Family::Users, 6, "forgotten", USER_SERVER, t
 pub const REFUSED_ACCOUNTS: Table = table(Family::Users, 7, "refused_accounts", USER_SERVER, true);
 /// `input offset` → what a user reported to the people who run the server.
 pub const REPORTS: Table = table(Family::Users, 8, "reports", USER_SERVER, true);
+/// `user id` → nothing: who closed their account and asked to be erased.
+pub const ERASED_USERS: Table = table(Family::Users, 9, "erased_users", USER_SERVER, true);
 /// `alias` → room, creator, servers.
 pub const ALIASES: Table = table(Family::Users, 16, "aliases", ALIAS_SERVER, true);
 /// `room id | alias` → nothing.
@@ -348,6 +350,7 @@ pub const ALL: &[Table] = &[
     FORGOTTEN,
     REFUSED_ACCOUNTS,
     REPORTS,
+    ERASED_USERS,
     ALIASES,
     ROOM_ALIASES,
     RECEIPTS,

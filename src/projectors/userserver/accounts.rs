@@ -7,7 +7,8 @@ use log_format::record::output::{Decision, Reason};
 use super::devices;
 use super::fold::{UserFold, Verdict};
 use super::rows::{self, AccountRow};
-use crate::storage::columns::{ACCOUNT_DATA, ACCOUNTS, FILTERS, FORGOTTEN, PROFILES};
+use super::sessions::SessionChange;
+use crate::storage::columns::{ACCOUNT_DATA, ACCOUNTS, ERASED_USERS, FILTERS, FORGOTTEN, PROFILES};
 use crate::storage::overlay::StoreError;
 
 /// The user's account, if it can still be used.
@@ -63,7 +64,8 @@ pub(super) fn password_set(fold: &mut UserFold<'_, '_>) -> Result<Verdict, Store
 }
 
 /// Ends the account, its devices and their tokens; with `erase` also what it
-/// kept for itself and its profile.
+/// kept for itself and its profile, and what it said is shown to those alone who
+/// were there.
 pub(super) fn deactivated(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreError> {
     let Some(body) = fold.body::<InputAccountDeactivated>() else {
         return Ok(Verdict::rejected(Reason::Malformed));
@@ -83,6 +85,9 @@ pub(super) fn deactivated(fold: &mut UserFold<'_, '_>) -> Result<Verdict, StoreE
     put(fold, &closed);
     let devices = devices::remove_all_but(fold, None)?;
     if body.erase {
+        fold.tables.put(ERASED_USERS, key.as_bytes(), Vec::new());
+        let erased = SessionChange::Erased(fold.user.clone());
+        fold.changes.push(erased);
         for table in [PROFILES, ACCOUNT_DATA, FILTERS, FORGOTTEN] {
             let found = fold
                 .tables

@@ -1,6 +1,6 @@
 //! Answers from the user server's and the alias server's tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use log_format::record::input::TokenHash;
@@ -155,6 +155,10 @@ fn text(table: Table, bytes: &[u8]) -> Result<&str, StoreError> {
 }
 
 impl Users for UserAnswers {
+    fn erased(&self) -> Arc<BTreeSet<OwnedUserId>> {
+        self.sessions.erased()
+    }
+
     fn session(&self, access: &TokenHash) -> Option<Arc<Session>> {
         self.sessions.session(access)
     }

@@ -1,18 +1,23 @@
-//! Sessions by token hash, in memory: the one look-up of every request.
+//! Sessions by token hash, in memory: the one look-up of every request. And the
+//! few users who asked to be erased: of each event that is shown it is asked
+//! whether its sender is one.
 //!
-//! Loaded from the device table at start, kept current by the fold's publish.
+//! Loaded from the tables at start, kept current by the fold's publish.
+
+use std::collections::BTreeSet;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 use log_format::record::input::TokenHash;
+use parking_lot::RwLock;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
 use super::rows::{self, AccountRow, DeviceRow};
 use crate::query::users::Session;
-use crate::storage::columns::{ACCOUNTS, DEVICES};
-use crate::storage::keys::Key;
+use crate::storage::columns::{ACCOUNTS, DEVICES, ERASED_USERS};
+use crate::storage::keys::{Key, RowReader};
 use crate::storage::open::Store;
 use crate::storage::overlay::StoreError;
 
@@ -21,6 +26,8 @@ use crate::storage::overlay::StoreError;
 pub struct Sessions {
     access: DashMap<TokenHash, Access>,
     refresh: DashMap<TokenHash, Refresh>,
+    /// Replaced as a whole when somebody comes to it.
+    erased: RwLock<Arc<BTreeSet<OwnedUserId>>>,
 }
 
 struct Access {
@@ -52,13 +59,20 @@ pub enum SessionChange {
     Ended(DeviceRow),
     /// These are.
     Begun(Box<DeviceTokens>),
+    /// The user asked to be erased.
+    Erased(OwnedUserId),
 }
 
 impl Sessions {
     /// All sessions of a store.
     pub fn load(store: &Store, partitions: u32) -> Result<Sessions, StoreError> {
         let sessions = Sessions::default();
+        let mut erased = BTreeSet::new();
         for partition in 0..partitions {
+            store.scan(ERASED_USERS, Key::of(partition).as_bytes(), |key, _| {
+                erased.insert(user_key(key)?);
+                Ok::<(), StoreError>(())
+            })?;
             // Devices of an account lie together, so it is read once.
             let mut account: Option<(OwnedUserId, AccountRow)> = None;
             store.scan(DEVICES, Key::of(partition).as_bytes(), |key, value| {
@@ -80,6 +94,7 @@ impl Sessions {
                 Ok::<(), StoreError>(())
             })?;
         }
+        *sessions.erased.write() = Arc::new(erased);
         Ok(sessions)
     }
 
@@ -89,8 +104,17 @@ impl Sessions {
             match change {
                 SessionChange::Ended(row) => self.end(&row),
                 SessionChange::Begun(device) => self.begin(*device),
+                SessionChange::Erased(user) => {
+                    let mut erased = self.erased.write();
+                    Arc::make_mut(&mut erased).insert(user);
+                }
             }
         }
+    }
+
+    /// Users who asked to be erased.
+    pub fn erased(&self) -> Arc<BTreeSet<OwnedUserId>> {
+        self.erased.read().clone()
     }
 
     /// The session of an access token, which counts as used from now on.
@@ -155,6 +179,14 @@ impl Sessions {
             self.refresh.remove(&hash);
         }
     }
+}
+
+/// The user of a key of the table of those who asked to be erased.
+fn user_key(key: &[u8]) -> Result<OwnedUserId, StoreError> {
+    let mut row = RowReader::new(ERASED_USERS, key);
+    row.take(2)?;
+    let user = row.key_text()?;
+    UserId::parse(user).map_err(|_| row.error("key names no user"))
 }
 
 /// User and device of a key of the device table.

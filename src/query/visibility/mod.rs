@@ -10,6 +10,7 @@ mod memberships;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
@@ -22,9 +23,10 @@ use super::ids::{Place, StateId};
 use super::rooms::{QueryError, RoomHead, Rooms, StateKey, StoredEvent};
 use super::unwanted::Unwanted;
 use crate::matrix::RoomVersion;
+use crate::matrix::canonical_json::{parse_stored_object, to_bytes};
 use crate::matrix::history_visibility::{HISTORY_VISIBILITY_TYPE, Sight, Standing, visibility_of};
 use crate::matrix::ids::domain_of;
-use crate::matrix::redaction::{REDACTION_TYPE, takes_effect};
+use crate::matrix::redaction::{REDACTION_TYPE, redact, takes_effect};
 
 /// Who looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +161,33 @@ impl<'a> Viewpoint<'a> {
     /// the event itself is shown.
     pub fn may_read_at(&self, event: &StoredEvent) -> Result<bool, QueryError> {
         self.is_within(event, || self.joined_after(event))
+    }
+
+    /// The JSON of an event as the viewer is given it, who may see the event: of
+    /// somebody who asked to be erased, what redaction leaves, unless the viewer
+    /// was in the room at that time. State is shown whole where it is asked for as
+    /// state, since rooms would not look right without.
+    ///
+    /// Source: client-server API, *Account deactivation*, `erase`.
+    pub fn given<'e>(&self, event: &'e StoredEvent) -> Result<Cow<'e, [u8]>, QueryError> {
+        if event.redacted_by.is_some() || !self.is_erased(event)? {
+            return Ok(Cow::Borrowed(&event.json));
+        }
+        let damaged = || QueryError::Log(format!("event {} cannot be read", event.event_id));
+        let head = self.head()?;
+        let version = head.and_then(|head| RoomVersion::parse(head.version.as_str()));
+        let object = parse_stored_object(&event.json).ok();
+        let (version, object) = version.zip(object).ok_or_else(damaged)?;
+        let redacted = redact(&version.rules().redaction, &object);
+        Ok(Cow::Owned(to_bytes(&redacted)))
+    }
+
+    /// Whether the viewer is given no more of an event than redaction leaves.
+    pub fn is_erased(&self, event: &StoredEvent) -> Result<bool, QueryError> {
+        if !self.unwanted.is_erased(&event.sender) {
+            return Ok(false);
+        }
+        Ok(self.membership_behind(event)? != Some(Membership::Join))
     }
 
     /// The user's membership behind an event, its own effect included; none of

@@ -201,10 +201,10 @@ impl<'a> Resolver<'a> {
 }
 
 impl Sight<'_> {
-    /// Whether an event may be a result: not redacted, seen by the user, and not
+    /// Whether an event may be a result: not redacted or erased for the user, seen by them, and not
     /// behind where they left (*Server Side Search*).
     fn shows(&self, event: &StoredEvent) -> Result<bool, QueryError> {
-        if event.redacted_by.is_some() {
+        if event.redacted_by.is_some() || self.viewpoint.is_erased(event)? {
             return Ok(false);
         }
         let end = match self.end.get() {

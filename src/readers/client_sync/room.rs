@@ -330,7 +330,7 @@ impl<'a> Building<'a> {
         if self.request.filter.event_format == EventFormat::Federation {
             let events = events.iter();
             return events
-                .map(|event| Ok(serde_json::from_slice(&event.json)?))
+                .map(|event| Ok(serde_json::from_slice(&judge.viewpoint.given(event)?)?))
                 .collect();
         }
         let show = Show {

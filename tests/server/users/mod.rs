@@ -1,6 +1,7 @@
 //! What belongs to users over HTTP: devices, tags, guests, the directory, and
 //! small endpoints about them.
 
+mod erasure;
 mod guests;
 mod personal;
 mod reports;
