@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Neighbourhood;
 use super::fake::object;
+use super::guest::Guest;
 use super::visitor::{CAROL, Scene, Visitor, errcode, events, scene};
 use crate::harness::{Api, escape, password};
 
@@ -306,6 +307,41 @@ async fn synapse_pr_3546_what_erased_users_said_is_given_redacted() {
         let told = answer.to_string();
         assert!(told.contains(&bob.user_id) && !told.contains("to be forgotten"));
     }
+}
+
+/// CVE-2022-39374 for what we serve: a rejected event is given to nobody. A
+/// soft-failed one is, as servers build on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2022_39374_rejected_events_are_given_to_nobody() {
+    let Scene { alice, c, .. } = &scene().await;
+    let room = room(alice, "11", "shared").await;
+    c.join(&room, "@dave:c.test").await;
+    let mut carol = Guest::enter(&c.fake, alice, &room, "carol").await;
+    let levels = json!({ "users": { CAROL: 100 } });
+    let rejected = carol.aside("m.room.power_levels", Some(""), levels);
+    carol.send(&[&rejected]).await;
+    for answer in [
+        event(c, &rejected.id).await,
+        at(c, "state", &room, &rejected.id).await,
+        at(c, "state_ids", &room, &rejected.id).await,
+        event_auth(c, &room, &rejected.id).await,
+    ] {
+        assert_eq!(errcode(&answer), (404, "M_NOT_FOUND"), "{answer:?}");
+    }
+    let filled = backfill(c, &room, &rejected.id, 100).await.1;
+    let filled = events(RoomVersion::V11, &filled["pdus"]);
+    assert!(!filled.is_empty() && !ids(&filled).contains(&&*rejected.id));
+    // Said before the ban, as far as its server knows.
+    let ban = format!("/_matrix/client/v3/rooms/{}/ban", escape(&room));
+    alice.post(&ban, json!({ "user_id": CAROL })).await.ok();
+    let late = carol.text("too late");
+    carol.send(&[&late]).await;
+    let (status, answer) = event(c, &late.id).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["pdus"][0]["content"]["body"], "too late");
+    let last = alice.send_text(&room, "last").await;
+    let filled = backfill(c, &room, &last, 100).await.1;
+    assert!(!ids(&events(RoomVersion::V11, &filled["pdus"])).contains(&&*late.id));
 }
 
 /// The rows *limits* of the security page for these endpoints.

@@ -16,6 +16,7 @@ mod large_room;
 mod library;
 mod listing;
 mod missing;
+mod nonsense;
 mod partition;
 mod past;
 mod poisoned;
