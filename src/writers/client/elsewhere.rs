@@ -1,6 +1,7 @@
 //! Memberships that take another server: of rooms that live elsewhere, and of
 //! users of other servers whom ours invite.
 
+use log_format::record::output::Membership;
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
 
 use super::joins::is_guest;
@@ -9,6 +10,7 @@ use super::room_error::RoomWriteError;
 use super::room_writer::RoomWriter;
 use super::sequencer::{Countersign, StateChoice};
 use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::query::joining::meets_a_condition;
 use crate::writers::federation::remote_join::{JoinOutcome, JoinRequest};
 use crate::writers::federation::remote_rooms::RemoteRoomError;
 
@@ -34,6 +36,7 @@ impl RoomWriter {
             user: user.to_owned(),
             servers,
             content,
+            needs_voucher: false,
         };
         match self.remote().join(request).await {
             Ok(JoinOutcome::Here) => Ok(false),
@@ -43,6 +46,41 @@ impl RoomWriter {
             }
             Err(error) => Err(nobody_knows(error)),
         }
+    }
+
+    /// Joins a restricted room that we are in, but into which none of our users may
+    /// let anybody, with the help of another server that is in it; false if that
+    /// is not why the user may not join.
+    ///
+    /// Source: server-server API, *Restricted rooms*.
+    pub(super) async fn join_vouched(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        (reason, beside): (Option<&str>, &CanonicalJsonObject),
+    ) -> Result<bool, RoomWriteError> {
+        let Some(head) = self.rooms().head(room)? else {
+            return Ok(false);
+        };
+        let is_ours_to_grant = head.authority.inviter_of(self.server_name()).is_some();
+        let may_ask = match head.authority.membership(user) {
+            None | Some(Membership::Leave | Membership::Knock) => true,
+            Some(Membership::Join | Membership::Invite | Membership::Ban) => false,
+        };
+        if is_ours_to_grant || !may_ask || !meets_a_condition(&**self.rooms(), &head, user)? {
+            return Ok(false);
+        }
+        let mut content = beside.clone();
+        content.extend(self.said_of(user, reason));
+        let request = JoinRequest {
+            room: room.to_owned(),
+            user: user.to_owned(),
+            servers: head.servers.keys().cloned().collect(),
+            content,
+            needs_voucher: true,
+        };
+        self.remote().join(request).await?;
+        Ok(true)
     }
 
     /// Knocks on a room that lives elsewhere; false if it lives here.

@@ -119,10 +119,20 @@ impl RoomWriter {
             act: Act::Join,
             sender: user.to_owned(),
             target: user.to_owned(),
-            reason,
-            beside,
+            reason: reason.clone(),
+            beside: beside.clone(),
         };
-        self.change(room_id, change).await
+        let done = self.change(room_id, change).await;
+        let by_others = (reason.as_deref(), &beside);
+        match done {
+            Err(RoomWriteError::Forbidden(_))
+                if self.join_vouched(room_id, user, by_others).await? =>
+            {
+                self.after_join(room_id, user).await;
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     async fn change(&self, room_id: &RoomId, change: Change) -> Result<(), RoomWriteError> {

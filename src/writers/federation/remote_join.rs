@@ -52,6 +52,8 @@ pub struct JoinRequest {
     pub servers: Vec<OwnedServerName>,
     /// Of the member event, without the membership.
     pub content: CanonicalJsonObject,
+    /// The room is one that we know, but nobody of ours may let the user in.
+    pub needs_voucher: bool,
 }
 
 impl RemoteRooms {
@@ -81,7 +83,7 @@ impl RemoteRooms {
     async fn join_by_any(&self, request: &JoinRequest) -> JoinResult {
         let door = self.door(&request.room);
         let _open = door.lock().await;
-        if self.is_here(&request.room)? {
+        if !request.needs_voucher && self.is_here(&request.room)? {
             return Ok(JoinOutcome::Here);
         }
         let seen = self.parts.rooms.outside(&request.room, &request.user)?;
@@ -190,9 +192,10 @@ impl RemoteRooms {
             return Err(RemoteRoomError::BadAnswer("the room has another version"));
         }
         // Frozen as it was when the last of ours left: nothing of it goes on.
-        let placement = match head.extremities.is_empty() {
-            true => Placement::New,
-            false => Placement::Rejoin,
+        let is_frozen = !head.extremities.is_empty() && !self.lives_here(&head);
+        let placement = match is_frozen {
+            false => Placement::New,
+            true => Placement::Rejoin,
         };
         let record = join.record(placement, Source::Federation, server);
         let decided = given

@@ -567,3 +567,36 @@ async fn a_restricted_room_is_joined_through_who_can_vouch() {
         );
     }
 }
+
+/// Server-server API, *Restricted rooms*: we are in the room, and may not let
+/// anybody in.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_resident_vouches_where_we_may_not() {
+    let Pair { alice, bob, a, b } = &pair().await;
+    let _running = a;
+    let bea = &b.register("bea").await;
+    let open = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let rule = json!({ "type": "m.room.join_rules", "content": {
+        "join_rule": "restricted",
+        "allow": [{ "type": "m.room_membership", "room_id": open }],
+    }});
+    let body = json!({
+        "room_version": "11", "initial_state": [rule],
+        "power_level_content_override": { "invite": 50 },
+    });
+    let room = alice.create_room(body).await;
+    join(bea, &open).await;
+    join(bea, &room).await;
+    // Bob is in no room whose members may join.
+    join_by(bob, &room, "a.test")
+        .await
+        .refused(403, "M_FORBIDDEN");
+    join(bob, &open).await;
+    // Whoever vouches has to know of it first.
+    becomes(alice, &open, BOB, "join").await;
+    join(bob, &room).await;
+    assert_eq!(membership(alice, &room, BOB).await.unwrap(), "join");
+    assert_eq!(membership(bea, &room, BOB).await.unwrap(), "join");
+    assert_eq!(state(bea, &room).await, state(alice, &room).await);
+    bob.send_text(&room, "hello").await;
+}

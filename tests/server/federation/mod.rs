@@ -13,6 +13,7 @@ mod inviting;
 mod joining;
 mod knocking;
 mod large_room;
+mod large;
 mod library;
 mod listing;
 mod missing;
