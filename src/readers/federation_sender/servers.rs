@@ -1,6 +1,6 @@
 //! Which rooms have other servers in them: so that the others cost nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::RwLock;
 
@@ -14,33 +14,37 @@ use crate::storage::overlay::{Read, StoreError};
 /// anybody of another server is in.
 #[derive(Default)]
 pub struct Federated {
-    rooms: RwLock<HashSet<(PartitionId, Box<str>)>>,
+    rooms: RwLock<HashMap<PartitionId, HashSet<Box<str>>>>,
 }
 
 impl Federated {
     /// Adds the rooms of a partition, as they lie in the table.
     pub fn load(&self, store: &dyn Read, partition: PartitionId) -> Result<(), StoreError> {
         let mut rooms = self.rooms.write();
+        let rooms = rooms.entry(partition).or_default();
         let prefix = rows::partition_key(partition);
         scan(store, SENDER_SERVERS, prefix.as_bytes(), |key, _| {
-            rooms.insert((partition, rows::room_of(key)?.into()));
+            rooms.insert(rows::room_of(key)?.into());
             Ok(())
         })
     }
 
     pub fn has(&self, partition: PartitionId, room: &str) -> bool {
         let rooms = self.rooms.read();
-        !rooms.is_empty() && rooms.contains(&(partition, room.into()))
+        rooms.get(&partition).is_some_and(|of| of.contains(room))
     }
 
     pub fn add(&self, partition: PartitionId, room: &str) {
         if !self.has(partition, room) {
-            self.rooms.write().insert((partition, room.into()));
+            let mut rooms = self.rooms.write();
+            rooms.entry(partition).or_default().insert(room.into());
         }
     }
 
     pub fn remove(&self, partition: PartitionId, room: &str) {
-        self.rooms.write().remove(&(partition, room.into()));
+        if let Some(of) = self.rooms.write().get_mut(&partition) {
+            of.remove(room);
+        }
     }
 }
 

@@ -91,6 +91,26 @@ async fn whoever_is_uninvited_hears_of_it_and_invitations_go_another_way() {
 }
 
 #[tokio::test]
+async fn whoever_is_put_out_by_a_change_of_many_parts_hears_of_it() {
+    let mut world = World::new();
+    let stays = "@carol:c.test";
+    for user in [BOB, "@dan:d.test", stays] {
+        world.say(&Said::theirs(ROOM, user, true));
+    }
+    let leaves = |user| (user, Some(Membership::Join), Membership::Leave);
+    world.part(ROOM, &[leaves(BOB)]);
+    let last = world.say(&Said {
+        memberships: vec![leaves("@dan:d.test")],
+        ..Said::message(ROOM)
+    });
+    let after = world.say(&Said::message(ROOM));
+    world.pass(SOON).await;
+    assert_eq!(world.has("b.test"), std::slice::from_ref(&last));
+    assert_eq!(world.has("d.test"), std::slice::from_ref(&last));
+    assert_eq!(world.has("c.test"), [last, after]);
+}
+
+#[tokio::test]
 async fn the_tables_are_the_same_however_the_records_are_grouped() {
     let mut world = World::new();
     world.mood("b.test", Mood::Silent);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use log_format::codec;
 use log_format::record::envelope::Part;
 use log_format::record::output::{
-    Decision, Membership, MembershipChange, Origin, OutputRoomEvent, Reason, Timeline, Visibility,
+    Decision, Membership, MembershipChange, Origin, OutputRoomEvent, OutputRoomState, Reason,
+    Timeline, Visibility,
 };
 use log_format::record::{Envelope, Kind, NewEnvelope, Source};
 use parking_lot::{Mutex, RwLock};
@@ -535,17 +536,52 @@ impl World {
             ..NewEnvelope::default()
         };
         let payload = envelope.encode(Kind::OutputRoomEvent, said.source);
+        self.enters(partition, payload);
+        event_id
+    }
+
+    /// A part of a change of state that the next event's record completes.
+    pub fn part(&mut self, room: &str, memberships: &[(&str, Option<Membership>, Membership)]) {
+        let memberships = memberships.iter();
+        let memberships = memberships.map(|(user, from, to)| MembershipChange {
+            user_id: (*user).to_owned(),
+            from: *from,
+            to: *to,
+        });
+        let body = codec::encode(&OutputRoomState {
+            origin: Origin {
+                src_offset: (self.number + 1) / 3,
+                about: self.number + 1,
+                src_sub: 0,
+                src_last: false,
+                projector_version: 1,
+            },
+            room_sn: 1,
+            state_delta: vec![],
+            memberships: memberships.collect(),
+        });
+        let envelope = NewEnvelope {
+            key: room,
+            room_id: Some(room),
+            body: &body,
+            ..NewEnvelope::default()
+        };
+        let payload = envelope.encode(Kind::OutputRoomState, Source::Client);
+        self.enters(partition_of(room, PARTITIONS), payload);
+    }
+
+    /// A record enters *output*, and the sender reads it.
+    fn enters(&self, partition: PartitionId, payload: Vec<u8>) {
         let mut all = self.output.0.write();
         let records = all.entry(partition).or_default();
         let record = LogRecord {
             offset: records.len() as u64,
-            time_us: (self.hours.now_ms() + number) * 1000,
+            time_us: (self.hours.now_ms() + self.number) * 1000,
             payload: payload.into(),
         };
         records.push(record.clone());
         drop(all);
         self.sender.fold(partition, &[record]).expect("folds");
-        event_id
     }
 
     fn know(&self, event_id: &str, said: &Said<'_>, number: u64) {
