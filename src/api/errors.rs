@@ -29,6 +29,7 @@ use crate::writers::client::room_error::RoomWriteError;
 use crate::writers::client::user_data::UserDataError;
 use crate::writers::federation::keyring::KeyError;
 use crate::writers::federation::pdu_checks::PduRefusal;
+use crate::writers::federation::policy_servers::PolicyError;
 use crate::writers::federation::queries::RemoteError;
 use crate::writers::federation::receiver::{ReceiveError, TransactionError};
 use crate::writers::federation::remote_rooms::RemoteRoomError;
@@ -599,6 +600,7 @@ fn room_write(error: &RoomWriteError) -> Answer {
     match error {
         RoomWriteError::Submit(error) => submit(error),
         RoomWriteError::Query(error) => query(error),
+        RoomWriteError::Policy(error) => policy(error),
         RoomWriteError::UnknownRoom | RoomWriteError::NotFound(_) => {
             answer(S::NOT_FOUND, "M_NOT_FOUND")
         }
@@ -634,6 +636,32 @@ fn room_write(error: &RoomWriteError) -> Answer {
         RoomWriteError::UserData(error) => user_data(error),
         RoomWriteError::Remote(error) => remote_room(error),
         RoomWriteError::Stopping => stopping(),
+    }
+}
+
+/// What a user is told whose event the room's policy server does not recommend:
+/// its own words, where it has some.
+fn policy(error: &PolicyError) -> Answer {
+    use StatusCode as S;
+    match error {
+        PolicyError::Refused(refusal) => {
+            let text = match refusal.error.is_empty() {
+                true => "The room's policy server refuses this".to_owned(),
+                false => refusal.error.clone(),
+            };
+            match refusal.status {
+                429 => Answer::new(S::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", text)
+                    .retry_after(BUSY_RETRY),
+                _ => Answer::new(S::FORBIDDEN, "M_FORBIDDEN", text),
+            }
+        }
+        PolicyError::Unsigned => Answer::new(S::FORBIDDEN, "M_FORBIDDEN", capitalised(error)),
+        PolicyError::Unreachable(_) | PolicyError::Pausing => Answer::new(
+            S::BAD_GATEWAY,
+            "M_UNKNOWN",
+            "The room's policy server does not answer",
+        ),
+        PolicyError::Query(error) => query(error),
     }
 }
 

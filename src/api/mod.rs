@@ -52,6 +52,7 @@ use crate::writers::federation::edus::{Edus, Parts as EduParts, RemotePresence};
 use crate::writers::federation::keyring::Keyring;
 use crate::writers::federation::missing::MissingEvents;
 use crate::writers::federation::pdu_checks::PduChecks;
+use crate::writers::federation::policy_servers::PolicyServers;
 use crate::writers::federation::queries::Queries;
 use crate::writers::federation::receiver::{Parts as ReceiverParts, Receiver};
 use crate::writers::federation::remote_rooms::RemoteRooms;
@@ -188,6 +189,8 @@ pub struct Ports {
     pub remote: RemoteRooms,
     /// Fetches what events of other servers build on.
     pub missing: MissingEvents,
+    /// Asks the policy servers of rooms.
+    pub policies: PolicyServers,
 }
 
 /// What every handler gets: the ports, the writers, the settings, and the
@@ -249,6 +252,7 @@ impl Api {
             relations: ports.relations.clone(),
             submitter: ports.submitter.clone(),
             remote: ports.remote.clone(),
+            policies: ports.policies.clone(),
         });
         let user_data = room_writer.user_data().clone();
         let acls = ServerAcls::new(ports.rooms.clone());
@@ -257,6 +261,7 @@ impl Api {
             users: ports.users.clone(),
             acls: acls.clone(),
             keyring: ports.keyring.clone(),
+            policies: ports.policies.clone(),
             submitter: ports.submitter.clone(),
         });
         let receipt_setter = ReceiptSetter::new(
@@ -280,6 +285,7 @@ impl Api {
             checks: PduChecks::new(ports.keyring.clone()),
             acls: acls.clone(),
             missing: ports.missing,
+            policies: ports.policies,
             submitter: ports.submitter.clone(),
             edus,
         });

@@ -55,6 +55,7 @@ use crate::writers::federation::keyring::{Keyring, Parts as KeyringParts};
 use crate::writers::federation::missing::{MissingEvents, Parts as MissingParts};
 use crate::writers::federation::own_keys::OwnKeys;
 use crate::writers::federation::pdu_checks::PduChecks;
+use crate::writers::federation::policy_servers::PolicyServers;
 use crate::writers::federation::queries::Queries;
 use crate::writers::federation::remote_rooms::{Parts as RemoteParts, RemoteRooms};
 use crate::writers::room_work::RoomWork;
@@ -250,12 +251,14 @@ impl House {
         });
         let sender = sender.map_err(|error| Exit::failed(format!("federation sender: {error}")))?;
         let sender = Arc::new(sender);
+        let policies = PolicyServers::new(rooms.clone(), client.clone());
         let missing = MissingEvents::new(MissingParts {
             own: config.identity.server_name.clone(),
             rooms: rooms.clone(),
             client: client.clone(),
             checks,
             given,
+            policies: policies.clone(),
             submitter: submitter.clone(),
         });
         let ports = ApiPorts {
@@ -269,6 +272,7 @@ impl House {
             queries: Queries::new(client),
             ears: sender.ears(),
             missing: missing.clone(),
+            policies,
             rooms,
             graph: tables.rooms.clone(),
             users,

@@ -13,6 +13,7 @@ pub mod event;
 pub mod filter;
 pub mod history_visibility;
 pub mod ids;
+pub mod policy;
 pub mod push_rules;
 pub mod redaction;
 pub mod relation;

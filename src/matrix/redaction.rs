@@ -141,6 +141,9 @@ pub fn auth_extract(
             "third_party_invite",
         ],
         "m.room.third_party_invite" => &["public_key", "public_keys"],
+        // No auth rule reads it, but the fold does: an event that its server does
+        // not recommend is soft-failed.
+        super::policy::POLICY_TYPE => &["via", "public_keys"],
         _ => return None,
     };
     let kept = redacted_content(&rules.redaction, kind, content);

@@ -16,6 +16,7 @@ pub mod notified;
 pub mod outcome;
 pub mod outside;
 pub mod parked;
+pub mod policy_servers;
 pub mod purges;
 pub mod receipts;
 pub mod relations;

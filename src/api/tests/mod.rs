@@ -33,6 +33,7 @@ use crate::writers::federation::given_state::GivenStates;
 use crate::writers::federation::keyring::Keyring;
 use crate::writers::federation::missing::{MissingEvents, Parts as MissingParts};
 use crate::writers::federation::pdu_checks::PduChecks;
+use crate::writers::federation::policy_servers::PolicyServers;
 use crate::writers::federation::queries::Queries;
 use crate::writers::federation::remote_rooms::{Parts as RemoteParts, RemoteRooms};
 use crate::writers::submit::Submitter;
@@ -91,16 +92,19 @@ impl Doors {
         let (keyring, client) = Keyring::without_others(submitter.clone());
         let keyring = Arc::new(keyring);
         let checks = PduChecks::new(keyring.clone());
+        let policies = PolicyServers::new(world.clone(), client.clone());
         let missing = MissingEvents::new(MissingParts {
             own: settings.server_name.clone(),
             rooms: world.clone(),
             client: client.clone(),
             checks: checks.clone(),
             given: GivenStates::new(checks, world.clone(), submitter.clone()),
+            policies: policies.clone(),
             submitter: submitter.clone(),
         });
         let ports = Ports {
             missing,
+            policies,
             remote: RemoteRooms::new(RemoteParts {
                 client: client.clone(),
                 keyring: keyring.clone(),

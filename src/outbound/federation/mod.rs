@@ -9,6 +9,7 @@ pub mod handshakes;
 pub mod invites;
 pub mod listings;
 pub mod missing_events;
+pub mod policy_sign;
 pub mod queries;
 pub mod raw_events;
 pub mod room_state;

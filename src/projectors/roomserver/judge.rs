@@ -30,11 +30,16 @@ use super::waiting::Waiters;
 use crate::limits;
 use crate::matrix::RoomVersion;
 use crate::matrix::auth_rules::{self, AuthError, AuthEvent, EventContent};
-use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::matrix::canonical_json::{CanonicalJsonObject, parse_stored_object};
+use crate::matrix::policy::{self, POLICY_TYPE, PolicyServer};
 use crate::query::ids::{EventSn, RoomSn};
-use crate::query::rooms::{Extremity, StoredEvent};
+use crate::query::rooms::{Extremity, StateKey, StoredEvent};
 use crate::storage::columns::IDEMPOTENCY;
 use crate::storage::overlay::Overlay;
+
+/// What verifying a signature costs, in steps of work (see
+/// [`limits::ROOM_WORK_INLINE_MAX`]).
+const SIGNATURE_STEPS: u64 = 20;
 
 /// A room event whose fields have the shapes that the fold relies on.
 pub struct Event<'a> {
@@ -343,7 +348,12 @@ impl<'a> Event<'a> {
         let allowed = head.shown.extremities.is_empty()
             || joint == Joint::Rejoin
             || auth_rules::check(version, &case.event(), &*head.shown.authority).is_ok();
+        let is_recommended = self.is_recommended(head, version, scope)?;
         match (allowed, is_current) {
+            (true, _) if !is_recommended => {
+                let kept = (Decision::SoftFailed, Reason::Forbidden);
+                self.keep(head, &case, kept, Some(before), vec![], scope)
+            }
             (true, _) => self.accept(head, &case, &before, joint, scope),
             (false, true) => {
                 let kept = (Decision::Rejected, Reason::Forbidden);
@@ -375,6 +385,37 @@ impl<'a> Event<'a> {
             waiters: self.waiters(head, scope)?,
         };
         self.accept_history(head, &case, &StateNode::EMPTY, later, scope)
+    }
+
+    /// Whether the room's policy server, if it uses one, recommends the event
+    /// (server-server API, *Validating Policy Server signatures*).
+    fn is_recommended(
+        &self,
+        head: &Head,
+        version: RoomVersion,
+        scope: &mut Scope<'_, '_>,
+    ) -> Result<bool, Stop> {
+        let named = head.shown.state.get(&StateKey::new(POLICY_TYPE, ""));
+        let Some(named) = named.filter(|_| policy::is_asked_about(self.kind, self.state_key))
+        else {
+            return Ok(true);
+        };
+        // A policy that was redacted is none any more.
+        let row = EventRow::load(&*scope.tables, self.partition, *named)?;
+        if row.is_none_or(|row| row.redacted_by.is_some()) {
+            return Ok(true);
+        }
+        let stated = scope.shared.events.accepted(self.partition, *named)?;
+        let Some(policy) = PolicyServer::parse(&stated.content) else {
+            return Ok(true);
+        };
+        if !head.shown.is_resident(&policy.via) {
+            return Ok(true);
+        }
+        scope.effort.charge(SIGNATURE_STEPS)?;
+        let skeleton = self.envelope.skeleton.bytes().unwrap_or_default();
+        let event = parse_stored_object(skeleton).unwrap_or_default();
+        Ok(policy.recommends(version, &event))
     }
 
     /// Why what the event cites as its authority does not allow it; none if it

@@ -4,6 +4,7 @@ use ruma::{OwnedRoomAliasId, OwnedUserId};
 
 use super::user_data::UserDataError;
 use crate::query::rooms::QueryError;
+use crate::writers::federation::policy_servers::PolicyError;
 use crate::writers::federation::remote_rooms::RemoteRoomError;
 use crate::writers::submit::SubmitError;
 
@@ -20,6 +21,9 @@ pub enum RoomWriteError {
     /// The auth rules, or a rule of an endpoint, do not allow it.
     #[error("{0}")]
     Forbidden(String),
+    /// The room's policy server does not recommend the event.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The room takes no guests.
     #[error("guests may not join this room")]
     GuestForbidden,

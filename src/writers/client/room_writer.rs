@@ -16,6 +16,7 @@ use crate::crypto::signing_key::ServerKey;
 use crate::query::relations::Relations;
 use crate::query::rooms::Rooms;
 use crate::query::users::Users;
+use crate::writers::federation::policy_servers::PolicyServers;
 use crate::writers::federation::remote_rooms::RemoteRooms;
 use crate::writers::submit::Submitter;
 
@@ -52,6 +53,7 @@ pub struct Parts {
     pub submitter: Submitter,
     /// Rooms that live elsewhere.
     pub remote: RemoteRooms,
+    pub policies: PolicyServers,
 }
 
 impl RoomWriter {
@@ -65,10 +67,11 @@ impl RoomWriter {
             relations,
             submitter,
             remote,
+            policies,
         } = parts;
         let user_data = UserData::new(users.clone(), submitter.clone());
         let builder = Arc::new(EventBuilder::new(server_name.clone(), key));
-        let sequencer = Sequencer::new(submitter.clone(), rooms.clone(), builder.clone());
+        let sequencer = Sequencer::new(submitter.clone(), rooms.clone(), builder.clone(), policies);
         RoomWriter {
             inner: Arc::new(Inner {
                 server_name,

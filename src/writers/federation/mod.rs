@@ -9,6 +9,7 @@ pub mod outside_membership;
 pub mod own_keys;
 pub mod past;
 pub mod pdu_checks;
+pub mod policy_servers;
 pub mod queries;
 pub mod receiver;
 pub mod remote_invite;

@@ -21,6 +21,7 @@ mod nonsense;
 mod partition;
 mod past;
 mod poisoned;
+mod policy;
 mod receiving;
 mod restricted;
 mod sending;

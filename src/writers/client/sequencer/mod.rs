@@ -34,6 +34,7 @@ use crate::logs::log::NewRecord;
 use crate::matrix::build::EventRef;
 use crate::query::ids::{EventSn, StateId};
 use crate::query::rooms::{RoomHead, Rooms};
+use crate::writers::federation::policy_servers::PolicyServers;
 use crate::writers::submit::{SubmitError, Submitted, Submitter};
 
 /// How often an event is built anew because the fold saw another head.
@@ -249,6 +250,9 @@ struct Shared {
     submitter: Submitter,
     rooms: Arc<dyn Rooms>,
     builder: Arc<EventBuilder>,
+    /// Asked before an event is appended, with the room's line held: where a room
+    /// uses a policy server, it has one event under way at a time.
+    policies: PolicyServers,
     lines: DashMap<OwnedRoomId, Arc<Line>>,
 }
 
@@ -257,12 +261,14 @@ impl Sequencer {
         submitter: Submitter,
         rooms: Arc<dyn Rooms>,
         builder: Arc<EventBuilder>,
+        policies: PolicyServers,
     ) -> Sequencer {
         Sequencer {
             shared: Arc::new(Shared {
                 submitter,
                 rooms,
                 builder,
+                policies,
                 lines: DashMap::new(),
             }),
         }
@@ -477,12 +483,11 @@ impl Shared {
         };
         let built = self.builder.build(draft, fields)?;
         let event_id = built.event_id;
+        let record = self.policies.recommended(&head, built.record).await?;
         // The tip's lock covers the enqueue, so that the outcome cannot be
         // settled before the tip knows of the event.
         let mut tip = line.tip.lock();
-        let pending = self
-            .submitter
-            .enqueue(room_id.as_str(), vec![built.record])?;
+        let pending = self.submitter.enqueue(room_id.as_str(), vec![record])?;
         tip.pending = Some(PendingTip {
             event: built.reference,
             depth,
@@ -518,8 +523,9 @@ impl Shared {
                     Chosen::Event(built) => (head, built),
                 }
             };
-            let signed = countersign(head, built.event_id.clone(), built.json);
+            let signed = countersign(head.clone(), built.event_id.clone(), built.json);
             let record = signed.await?;
+            let record = self.policies.recommended(&head, record).await?;
             let _gate = line.gate.lock().await;
             line.drained().await;
             let pending = self.submitter.enqueue(room_id.as_str(), vec![record])?;
@@ -578,9 +584,8 @@ impl Shared {
             if let Some(before) = before.take() {
                 before(built.event_id.clone()).await?;
             }
-            let pending = self
-                .submitter
-                .enqueue(room_id.as_str(), vec![built.record])?;
+            let record = self.policies.recommended(&head, built.record).await?;
+            let pending = self.submitter.enqueue(room_id.as_str(), vec![record])?;
             match pending.finish().await {
                 Ok(done) => {
                     let first = done.duplicate_of().cloned();

@@ -16,6 +16,7 @@ use crate::crypto::ServerKey;
 use crate::query::ids::EventSn;
 use crate::query::rooms::Extremity;
 use crate::writers::client::room_presets::text;
+use crate::writers::federation::keyring::Keyring;
 
 fn the_room() -> &'static RoomId {
     room_id!("!r:hs")
@@ -25,7 +26,9 @@ fn sequencer(room: &Arc<SlowRoom>) -> Sequencer {
     let key = Arc::new(ServerKey::from_seed([3; 32], "a_1"));
     let builder = EventBuilder::new(ruma::owned_server_name!("hs"), key);
     let submitter = Submitter::new(room.clone(), room.clone());
-    Sequencer::new(submitter, room.clone(), Arc::new(builder))
+    let (_, client) = Keyring::without_others(submitter.clone());
+    let policies = PolicyServers::new(room.clone(), client);
+    Sequencer::new(submitter, room.clone(), Arc::new(builder), policies)
 }
 
 fn message(body: &str) -> Draft {

@@ -125,6 +125,7 @@ impl MissingEvents {
         let origin = waiting.origin.as_deref().unwrap_or(sender);
         self.fill(origin, &head, &event).await?;
         let record = event.record(Placement::New, Source::Federation, origin);
+        let record = parts.policies.sought(&head, record).await;
         let appended = parts
             .submitter
             .enqueue(waiting.room.as_str(), vec![record])?;

@@ -18,6 +18,8 @@ mod walk;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log_format::record::Source;
+use log_format::record::input::Placement;
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -28,6 +30,7 @@ use self::walk::Walked;
 use super::given_state::{GivenStateError, GivenStates};
 use super::past::{self, Missing};
 use super::pdu_checks::{CheckedPdu, PduChecks};
+use super::policy_servers::PolicyServers;
 use crate::matrix::RoomVersion;
 use crate::outbound::answer::RequestError;
 use crate::outbound::federation::{FederationClient, event};
@@ -90,6 +93,7 @@ pub struct Parts {
     pub client: Arc<FederationClient>,
     pub checks: PduChecks,
     pub given: GivenStates,
+    pub policies: PolicyServers,
     pub submitter: Submitter,
 }
 
@@ -107,6 +111,7 @@ struct Inner {
 
 /// Where an event's past is looked for.
 struct Place<'a> {
+    head: &'a RoomHead,
     room: &'a RoomId,
     version: RoomVersion,
     /// What is at the end of what is known.
@@ -207,6 +212,7 @@ impl Inner {
         }
         let extremities = head.extremities.iter();
         Place {
+            head,
             room: &head.room_id,
             version: event.pdu.version,
             extremities: extremities
@@ -278,12 +284,14 @@ impl Inner {
         budget: &mut Budget,
     ) -> Result<(), GapError> {
         let origin = place.servers.first().copied().unwrap_or(&self.parts.own);
-        let mut batch = walk::Batch::new(place.room, origin, &self.parts.submitter);
+        let mut batch = walk::Batch::new(place.room, &self.parts.submitter);
         for event in walked.oldest_first() {
             let ids = batch.ids();
             let comes = |id: &EventId| ids.contains(id);
             self.seek_authorities(place, &event, comes, budget).await?;
-            batch.push(&event).await?;
+            let record = event.record(Placement::New, Source::Federation, origin);
+            let record = self.parts.policies.sought(place.head, record).await;
+            batch.push(event.pdu.event_id, record).await?;
         }
         metrics::counter!(names::GAP_EVENTS).increment(batch.ids().len() as u64);
         batch.finish().await?;

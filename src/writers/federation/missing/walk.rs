@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use log_format::record::Source;
-use log_format::record::input::Placement;
-use ruma::{EventId, OwnedEventId, RoomId, ServerName};
+use ruma::{EventId, OwnedEventId, RoomId};
 use tokio::time::Instant;
 
 use super::budget::Budget;
@@ -192,7 +190,6 @@ fn latest<'a>(
 /// Events on their way into the log, one behind the other.
 pub struct Batch<'a> {
     room: &'a RoomId,
-    origin: &'a ServerName,
     submitter: &'a Submitter,
     records: Vec<NewRecord>,
     ids: HashSet<OwnedEventId>,
@@ -200,10 +197,9 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(room: &'a RoomId, origin: &'a ServerName, submitter: &'a Submitter) -> Batch<'a> {
+    pub fn new(room: &'a RoomId, submitter: &'a Submitter) -> Batch<'a> {
         Batch {
             room,
-            origin,
             submitter,
             records: Vec::new(),
             ids: HashSet::new(),
@@ -216,10 +212,13 @@ impl<'a> Batch<'a> {
         &self.ids
     }
 
-    pub async fn push(&mut self, event: &CheckedPdu) -> Result<(), SubmitError> {
-        let record = event.record(Placement::New, Source::Federation, self.origin);
+    pub async fn push(
+        &mut self,
+        event_id: OwnedEventId,
+        record: NewRecord,
+    ) -> Result<(), SubmitError> {
         self.records.push(record);
-        self.ids.insert(event.pdu.event_id.clone());
+        self.ids.insert(event_id);
         match self.records.len() >= BATCH_EVENTS {
             true => self.flush().await,
             false => Ok(()),

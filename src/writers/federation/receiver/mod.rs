@@ -27,6 +27,7 @@ use self::transaction::Transaction;
 use super::edus::Edus;
 use super::missing::MissingEvents;
 use super::pdu_checks::PduChecks;
+use super::policy_servers::PolicyServers;
 use crate::matrix::canonical_json::{CanonicalJsonObject, to_bytes};
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::server_acls::ServerAcls;
@@ -79,6 +80,7 @@ pub struct Parts {
     pub checks: PduChecks,
     pub acls: ServerAcls,
     pub missing: MissingEvents,
+    pub policies: PolicyServers,
     pub submitter: Submitter,
     pub edus: Edus,
 }

@@ -173,19 +173,11 @@ impl Inner {
                 }
             }
         }
-        let record = event.record(Placement::New, Source::Federation, origin);
-        let pending = match self
-            .parts
-            .submitter
-            .enqueue(event.pdu.room_id.as_str(), vec![record])
-        {
+        let pending = match self.enqueue(origin, head, &event).await {
             Err(SubmitError::Append(AppendError::Overloaded)) => {
                 // What is queued of ours goes first.
                 self.settle(&head.room_id, in_room).await?;
-                let record = event.record(Placement::New, Source::Federation, origin);
-                self.parts
-                    .submitter
-                    .enqueue(event.pdu.room_id.as_str(), vec![record])?
+                self.enqueue(origin, head, &event).await?
             }
             queued => queued?,
         };
@@ -195,6 +187,19 @@ impl Inner {
             pending,
         });
         Ok(())
+    }
+
+    async fn enqueue(
+        &self,
+        origin: &ServerName,
+        head: &RoomHead,
+        event: &CheckedPdu,
+    ) -> Result<PendingSubmit, SubmitError> {
+        let record = event.record(Placement::New, Source::Federation, origin);
+        let record = self.parts.policies.sought(head, record).await;
+        self.parts
+            .submitter
+            .enqueue(head.room_id.as_str(), vec![record])
     }
 
     /// Waits until what was appended is durable, and a moment for its outcome.

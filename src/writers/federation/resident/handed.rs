@@ -75,7 +75,7 @@ impl Resident {
         if checked.is_redacted {
             return Err(ResidentError::Misfit("the content hash is wrong"));
         }
-        self.submit(&checked, &handed.origin).await?;
+        self.submit(&before, &checked, &handed.origin).await?;
         let taken = self.rooms().event(&handed.room_id, &handed.event_id)?;
         // In versions 1 and 2 another event may have had the id before.
         let is_same = |taken: &Arc<StoredEvent>| {
@@ -124,10 +124,13 @@ impl Resident {
 
     async fn submit(
         &self,
+        head: &RoomHead,
         checked: &CheckedPdu,
         origin: &OwnedServerName,
     ) -> Result<(), ResidentError> {
         let record = checked.record(Placement::New, Source::Internal, origin);
+        // Without a signature the fold refuses it.
+        let record = self.parts.policies.sought(head, record).await;
         let room = checked.pdu.room_id.as_str();
         let decided = self.parts.submitter.submit(room, vec![record]);
         let Ok(decided) = timeout(DECISION_MAX, decided).await else {

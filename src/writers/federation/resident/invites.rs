@@ -89,7 +89,10 @@ impl Resident {
         let record = match &head {
             // Comes once more, from the inviter, to everybody in the room.
             Some(_) if !self.knows_past_of(&pdu)? => return Ok(event),
-            Some(_) => Some(checked.record(Placement::New, Source::Federation, &invite.origin)),
+            Some(head) => {
+                let record = checked.record(Placement::New, Source::Federation, &invite.origin);
+                Some(self.parts.policies.sought(head, record).await)
+            }
             None => outside_membership::record(&checked.pdu, &state, Some(&invite.origin)),
         };
         let record = record.ok_or(ResidentError::Misfit("the event is no invite"))?;

@@ -16,6 +16,7 @@ use ruma::{OwnedUserId, RoomId, ServerName, UserId};
 pub use self::error::ResidentError;
 use super::keyring::Keyring;
 use super::pdu_checks::PduChecks;
+use super::policy_servers::PolicyServers;
 use crate::matrix::{Membership, RoomVersion};
 use crate::query::joining::{Conditions, conditions, is_restricted};
 use crate::query::rooms::{RoomHead, Rooms};
@@ -29,6 +30,7 @@ pub struct Parts {
     pub users: Arc<dyn Users>,
     pub acls: ServerAcls,
     pub keyring: Arc<Keyring>,
+    pub policies: PolicyServers,
     pub submitter: Submitter,
 }
 
