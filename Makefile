@@ -27,7 +27,7 @@ build: setup
 run: build
 	./target/release/engram serve
 
-test: test-rust test-clients
+test: test-rust test-clients test-synapse
 
 test-rust: setup-test
 	cargo test --workspace --locked

@@ -153,11 +153,12 @@ class User:
             lambda: self.membership(room, user) == membership,
         )
 
-    def told(self, what, find):
-        """Follows /sync from the beginning until `find` has something in an answer."""
+    def told(self, what, find, since=None):
+        """Follows /sync, from the beginning or a token, until `find` has something
+        in an answer."""
         # What was left before is shown, too, for those who look for that.
         with_left = json.dumps({"room": {"include_leave": True}})
-        since, deadline = None, time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             answer = self.sync(since, timeout=0 if since is None else 1000, filter=with_left)
             found = find(answer)
@@ -165,6 +166,14 @@ class User:
                 return found
             since = answer["next_batch"]
         raise AssertionError(f"{self.id} was not told: {what}")
+
+    def listens(self, room):
+        """Follows /sync until the room is there; the token from which to go on.
+        Synapse leaves out a room of which it has not all state yet."""
+        joined = lambda answer: (
+            room in answer.get("rooms", {}).get("join", {}) and answer["next_batch"]
+        )
+        return self.told(f"{room} is joined", joined)
 
     def put_out(self, room, membership):
         """Waits for a kick or ban to be told."""

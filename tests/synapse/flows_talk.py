@@ -75,8 +75,10 @@ def flow_typing(world):
         room, host, visitor = shared_room(world, home, guest)
         for typist, watcher in ((host, visitor), (visitor, host)):
             path = f"/rooms/{quote(room)}/typing/{quote(typist.id)}"
+            # Of what is over in a moment only those hear who listen.
+            since = watcher.listens(room)
             typist.ask("PUT", path, {"typing": True, "timeout": 30000})
-            watcher.told("typing", lambda answer: typing(answer, room, typist.id))
+            watcher.told("typing", lambda answer: typing(answer, room, typist.id), since)
             typist.ask("PUT", path, {"typing": False})
 
 
