@@ -106,13 +106,18 @@ impl Group<'_, '_> {
         let offset = record.offset;
         let room = envelope.room_id.ok_or(missing(offset, "room id"))?;
         self.memberships(room, &event.memberships)?;
-        if !self.federated.has(self.partition, room) {
+        // Also of a room in which no other server is yet.
+        let uninvited = match is_ours(envelope, event) {
+            true => self.uninvited(envelope, event),
+            false => None,
+        };
+        if !self.federated.has(self.partition, room) && uninvited.is_none() {
             return Ok(());
         }
         // Those that have just left are among them: they are to hear of it.
         let (mut servers, left) = self.servers_of(room)?;
         if is_ours(envelope, event) {
-            servers.extend(self.uninvited(envelope, event));
+            servers.extend(uninvited);
             let handed_in = envelope.origin.and_then(|name| name.try_into().ok());
             if let Some(origin) = handed_in {
                 servers.remove::<ServerName>(origin);

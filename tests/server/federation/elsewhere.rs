@@ -600,3 +600,26 @@ async fn another_resident_vouches_where_we_may_not() {
     assert_eq!(state(bea, &room).await, state(alice, &room).await);
     bob.send_text(&room, "hello").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invite_is_withdrawn_by_who_sent_it() {
+    let Pair { alice, bob, a, b } = &pair().await;
+    let _running = (a, b);
+    for version in ["1", "6", "11", "12"] {
+        let body = json!({ "preset": "private_chat", "room_version": version });
+        let room = alice.create_room(body).await;
+        invite(alice, &room, BOB).await.ok();
+        assert!(bob.sync("").await["rooms"]["invite"].get(&room).is_some());
+        act(alice, &room, "kick", json!({ "user_id": BOB }))
+            .await
+            .ok();
+        let until = Instant::now() + Duration::from_secs(20);
+        while bob.sync("").await["rooms"]["invite"].get(&room).is_some() {
+            assert!(Instant::now() < until, "{version}: the invite stays");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        act(bob, &room, "join", json!({}))
+            .await
+            .refused(403, "M_FORBIDDEN");
+    }
+}

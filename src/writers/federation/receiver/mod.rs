@@ -11,6 +11,7 @@
 mod origins;
 mod room;
 mod transaction;
+mod withdrawn;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -79,14 +79,24 @@ impl Inner {
         room: OwnedRoomId,
         events: Vec<CanonicalJsonObject>,
     ) -> Result<Received, ReceiveError> {
-        let Some(head) = self.parts.rooms.head(&room)? else {
+        let head = self.parts.rooms.head(&room)?;
+        let is_here = head
+            .as_ref()
+            .is_some_and(|head| head.is_resident(&self.parts.own));
+        let withdrawn = match is_here {
+            true => Received::new(),
+            false => self.receive_withdrawn(origin, &room, &events).await?,
+        };
+        let Some(head) = head else {
             // Nobody can tell the id of an event whose room version is not known,
             // but for those that say it.
             let named = events
                 .iter()
                 .filter_map(|pdu| event_id(RoomVersion::V1, pdu));
             let why = || Some(Refused::NotResident.to_string());
-            return Ok(named.map(|id| (id, why())).collect());
+            let mut received: Received = named.map(|id| (id, why())).collect();
+            received.extend(withdrawn);
+            return Ok(received);
         };
         let Ok(version) = RoomVersion::try_from(&head.version) else {
             return Ok(Received::new());
@@ -96,6 +106,7 @@ impl Inner {
             for id in events.iter().filter_map(|pdu| event_id(version, pdu)) {
                 in_room.refuse(id, &refused);
             }
+            in_room.received.extend(withdrawn);
             return Ok(in_room.received);
         }
         let ids: Vec<_> = events.iter().map(|pdu| event_id(version, pdu)).collect();
