@@ -16,8 +16,8 @@ pub struct OutsideMembership {
     pub membership: Membership,
     /// Who invited, or did what ended it.
     pub sender: OwnedUserId,
-    /// The member event, where there is one: a rejection of which the other
-    /// server could not be told has none.
+    /// The member event, where there is one: that of a rejection of which the
+    /// other server could not be told is known here alone.
     pub event_id: Option<OwnedEventId>,
     /// The server that told us, of a knock the one that took it.
     pub origin: Option<OwnedServerName>,

@@ -43,12 +43,20 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// Of a state so many parts may be missing, and the rest counts all the same:
 /// old rooms have events that nobody can verify any more.
 const MISSING_PART: usize = 10;
+/// And so many of any, so that a room of few events is not lost for one that its
+/// server signed badly.
+const MISSING_FEW: usize = 3;
 /// How often the progress of a large room is told, in events.
 const PROGRESS_EVENTS: usize = 5_000;
 /// How long what was appended may take to be folded.
 const FOLD_MAX: Duration = Duration::from_secs(60);
 /// Look-ups between which others get a turn.
 const LOOKUPS_AT_A_TIME: usize = 256;
+
+/// Whether more of a state is missing than it can do without.
+fn is_incomplete(missing: usize, of: usize) -> bool {
+    missing > (of / MISSING_PART).max(MISSING_FEW)
+}
 
 /// Why a past is not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +128,7 @@ impl GivenStates {
         let mut ids = ids.await?;
         ids.truncate(count);
         let missing = ids.iter().filter(|id| id.is_none()).count();
-        if missing > count / MISSING_PART {
+        if is_incomplete(missing, count) {
             return Err(GivenStateError::Incomplete { missing, of: count });
         }
         Ok(ids.into_iter().flatten().collect())
@@ -305,7 +313,7 @@ impl GivenStates {
             }
         }
         let missing = state.len() - known.len();
-        if missing > state.len() / MISSING_PART {
+        if is_incomplete(missing, state.len()) {
             let of = state.len();
             return Err(GivenStateError::Incomplete { missing, of });
         }

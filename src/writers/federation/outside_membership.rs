@@ -34,7 +34,7 @@ pub fn record(
 ) -> Option<NewRecord> {
     let user = <&UserId>::try_from(event.state_key.as_deref()?).ok()?;
     let membership = event.membership()?;
-    let json = told(Some(event), &stripped(event, state));
+    let json = told(Some(event.object()), &stripped(event, state));
     let skeleton = event.skeleton();
     Some(made(
         membership,
@@ -55,18 +55,41 @@ pub fn record(
 }
 
 /// The record of a user who rejected an invite or took back a knock, of which no
-/// other server could be told.
-pub fn ended_here(room_id: &RoomId, user: &UserId) -> NewRecord {
+/// other server could be told. The event that the user is shown of it is known
+/// here alone.
+pub fn ended_here(room_id: &RoomId, user: &UserId, mut content: CanonicalJsonObject) -> NewRecord {
+    let now = clock::now_ms();
+    let event_id = format!("${}:{}", random::event_localpart(), user.server_name());
+    let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+    content.insert("membership".to_owned(), text(Membership::Leave.as_str()));
+    let event = CanonicalJsonObject::from([
+        ("content".to_owned(), CanonicalJsonValue::Object(content)),
+        ("origin_server_ts".to_owned(), integer(now)),
+        ("room_id".to_owned(), text(room_id.as_str())),
+        ("sender".to_owned(), text(user.as_str())),
+        ("state_key".to_owned(), text(user.as_str())),
+        ("type".to_owned(), text(MEMBER)),
+    ]);
+    let shown: Vec<_> = strip(&event).into_iter().collect();
+    let json = told(Some(&event), &shown);
     made(
         Membership::Leave,
         NewEnvelope {
+            origin_ts_ms: now,
             room_id: Some(room_id.as_str()),
+            event_id: Some(&event_id),
             sender: Some(user.as_str()),
             event_type: Some(MEMBER),
             state_key: Some(user.as_str()),
+            body_part: Part::Present(&json),
             ..NewEnvelope::default()
         },
     )
+}
+
+/// Milliseconds, of which JSON has enough for a while.
+fn integer(ms: u64) -> CanonicalJsonValue {
+    CanonicalJsonValue::Integer(ruma::Int::try_from(ms).unwrap_or(ruma::Int::MAX))
 }
 
 fn made(membership: Membership, envelope: NewEnvelope<'_>) -> NewRecord {
@@ -86,11 +109,11 @@ fn made(membership: Membership, envelope: NewEnvelope<'_>) -> NewRecord {
 }
 
 /// The JSON of the body part.
-fn told(event: Option<&Pdu>, state: &[CanonicalJsonObject]) -> Vec<u8> {
+fn told(event: Option<&CanonicalJsonObject>, state: &[CanonicalJsonObject]) -> Vec<u8> {
     let mut out = b"{".to_vec();
     if let Some(event) = event {
         out.extend_from_slice(b"\"event\":");
-        write_object(&mut out, event.object());
+        write_object(&mut out, event);
         out.push(b',');
     }
     out.extend_from_slice(b"\"state\":[");

@@ -50,7 +50,10 @@ impl RemoteRooms {
             });
             let told = told.await.ok().flatten();
             let record = told.and_then(|(left, _)| outside_membership::record(&left, &[], None));
-            let record = record.unwrap_or_else(|| outside_membership::ended_here(&room, &user));
+            let record = match record {
+                Some(record) => record,
+                None => outside_membership::ended_here(&room, &user, content),
+            };
             let submitter = &this.parts.submitter;
             submitter.submit(room.as_str(), vec![record]).await
         });

@@ -342,10 +342,24 @@ async fn an_invite_is_rejected_also_when_its_server_is_away() {
     let _running = &b;
     let room = alice.create_room(json!({ "preset": "private_chat" })).await;
     invite(&alice, &room, BOB).await.ok();
+    let since = bob.sync("").await["next_batch"].clone();
     a.kill();
-    act(&bob, &room, "leave", json!({})).await.ok();
+    act(&bob, &room, "leave", json!({ "reason": "no" }))
+        .await
+        .ok();
     let all = bob.sync("").await;
     assert!(all["rooms"]["invite"].get(&room).is_none(), "{all}");
+    // The user is shown how it ended.
+    let news = bob
+        .sync(&format!("since={}&timeout=0", since.as_str().unwrap()))
+        .await;
+    let end = &news["rooms"]["leave"][&room]["timeline"]["events"][0];
+    assert_eq!(
+        (&end["sender"], &end["state_key"]),
+        (&json!(BOB), &json!(BOB))
+    );
+    let content = json!({ "membership": "leave", "reason": "no" });
+    assert_eq!(end["content"], content, "{news}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
