@@ -84,8 +84,8 @@ impl Limit {
         Limit::RemoteLookup,
         Limit::Report,
         Limit::Notary,
-        Limit::Handshake,
         Limit::History,
+        Limit::Handshake,
     ];
 
     /// Time until one more is allowed, and how many may come at once.
