@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::look::EVENTS_MAX;
 use crate::query::receipts::ReceiptThread;
 use crate::query::rooms::Rooms;
+use crate::query::threads::THREAD_HOPS_MAX;
 use crate::readers::client_sync::tests::fake_rooms::How;
 use crate::readers::client_sync::tests::world::{World, request, user};
 
@@ -22,6 +23,8 @@ struct Said {
     sender: OwnedUserId,
     /// Root of its thread.
     thread: Option<OwnedEventId>,
+    /// Relations to follow from the event until one tells its thread.
+    hops: usize,
     notifies: bool,
     highlights: bool,
     redacted: bool,
@@ -71,6 +74,7 @@ impl Story {
             id,
             notifies: sender != self.me && (highlights || !(quiet || is_edit)),
             sender,
+            hops: usize::from(thread.is_some()),
             thread,
             highlights,
             redacted: false,
@@ -124,11 +128,14 @@ impl Story {
                 self.send(sender, "m.room.message", &content, Some(root));
             }
             6 => {
-                // A reaction or an edit is in the thread of what it is about.
+                // A reaction or an edit is in the thread of what it is about, if
+                // that can be told by few relations.
                 let Some(at) = self.pick(number).filter(|at| !self.said[*at].redacted) else {
                     return;
                 };
+                let hops = self.said[at].hops + 1;
                 let thread = self.said[at].thread.clone();
+                let thread = thread.filter(|_| hops <= THREAD_HOPS_MAX);
                 if detail.is_multiple_of(2) {
                     let content = json!({ "m.relates_to": self.relate(at, "m.annotation") });
                     self.send(sender, "m.reaction", &content, thread);
@@ -136,6 +143,9 @@ impl Story {
                     let relation = self.relate(at, "m.replace");
                     let content = self.message(sender, 1, Some(relation));
                     self.send(sender, "m.room.message", &content, thread);
+                }
+                if let Some(said) = self.said.last_mut() {
+                    said.hops = hops;
                 }
             }
             7 => {
