@@ -43,8 +43,9 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// Of a state so many parts may be missing, and the rest counts all the same:
 /// old rooms have events that nobody can verify any more.
 const MISSING_PART: usize = 10;
-/// And so many of any, so that a room of few events is not lost for one that its
-/// server signed badly.
+/// And so many of the state of a room that is joined, however small: it is not
+/// lost for one event that its server signed badly. The join itself says whether
+/// what counts is there.
 const MISSING_FEW: usize = 3;
 /// How often the progress of a large room is told, in events.
 const PROGRESS_EVENTS: usize = 5_000;
@@ -52,11 +53,6 @@ const PROGRESS_EVENTS: usize = 5_000;
 const FOLD_MAX: Duration = Duration::from_secs(60);
 /// Look-ups between which others get a turn.
 const LOOKUPS_AT_A_TIME: usize = 256;
-
-/// Whether more of a state is missing than it can do without.
-fn is_incomplete(missing: usize, of: usize) -> bool {
-    missing > (of / MISSING_PART).max(MISSING_FEW)
-}
 
 /// Why a past is not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +124,7 @@ impl GivenStates {
         let mut ids = ids.await?;
         ids.truncate(count);
         let missing = ids.iter().filter(|id| id.is_none()).count();
-        if is_incomplete(missing, count) {
+        if missing > (count / MISSING_PART).max(MISSING_FEW) {
             return Err(GivenStateError::Incomplete { missing, of: count });
         }
         Ok(ids.into_iter().flatten().collect())
@@ -313,7 +309,7 @@ impl GivenStates {
             }
         }
         let missing = state.len() - known.len();
-        if is_incomplete(missing, state.len()) {
+        if missing > state.len() / MISSING_PART {
             let of = state.len();
             return Err(GivenStateError::Incomplete { missing, of });
         }

@@ -11,6 +11,7 @@
 mod origins;
 mod room;
 mod transaction;
+mod turn;
 mod withdrawn;
 
 use std::collections::BTreeMap;
@@ -40,9 +41,10 @@ const ROOMS_AT_ONCE: usize = 4;
 /// Bodies of transactions that are at work or wait, in KiB: in memory they are
 /// some five times as large.
 const BODIES_KIB_MAX: usize = 64 * 1024;
-/// Transactions that are at work: each keeps a processor and the log busy, and
-/// clients want their share.
-const TRANSACTIONS_AT_ONCE: usize = 32;
+/// Rooms of transactions that are at work, over all servers: each keeps a
+/// processor and the log busy, and clients want their share. One that waits for
+/// another server does not count.
+const AT_WORK_MAX: usize = 32;
 
 /// Why a transaction is not answered; its server sends it again.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -96,7 +98,7 @@ struct Inner {
     parts: Parts,
     origins: Origins<Answer>,
     bodies: Arc<Semaphore>,
-    transactions: Semaphore,
+    at_work: Semaphore,
 }
 
 impl Receiver {
@@ -106,7 +108,7 @@ impl Receiver {
                 parts,
                 origins: Origins::default(),
                 bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
-                transactions: Semaphore::new(TRANSACTIONS_AT_ONCE),
+                at_work: Semaphore::new(AT_WORK_MAX),
             }),
         }
     }
@@ -151,8 +153,6 @@ impl Receiver {
 
 impl Inner {
     async fn take_in(&self, origin: &ServerName, transaction: Transaction) -> Answer {
-        // Never closed, so there is always a permit to come.
-        let _permit = self.transactions.acquire().await;
         metrics::counter!(names::TRANSACTIONS_RECEIVED).increment(1);
         let rooms = transaction.rooms.into_iter();
         let rooms = rooms.map(|(room, events)| self.receive_in_room(origin, room, events));

@@ -11,6 +11,7 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use tokio::time::Instant;
 
 use super::transaction::event_id;
+use super::turn::Turn;
 use super::{Inner, ReceiveError, Received};
 use crate::logs::log::AppendError;
 use crate::matrix::RoomVersion;
@@ -109,12 +110,13 @@ impl Inner {
             in_room.received.extend(withdrawn);
             return Ok(in_room.received);
         }
+        let mut turn = Turn::take(&self.at_work).await;
         let ids: Vec<_> = events.iter().map(|pdu| event_id(version, pdu)).collect();
         let checked = self.parts.checks.check_all(version, events).await;
         for (id, checked) in ids.into_iter().zip(checked) {
             match checked {
                 Ok(event) => {
-                    self.receive_event(origin, &head, event, &mut in_room)
+                    self.receive_event(origin, &head, event, &mut in_room, &mut turn)
                         .await?;
                 }
                 Err(refusal) => {
@@ -149,6 +151,7 @@ impl Inner {
         head: &RoomHead,
         event: CheckedPdu,
         in_room: &mut InRoom,
+        turn: &mut Turn<'_>,
     ) -> Result<(), ReceiveError> {
         let id = event.pdu.event_id.clone();
         if in_room.appended.contains(&id) {
@@ -174,7 +177,8 @@ impl Inner {
         if !missing.is_empty() && !self.is_parked(&head.room_id)? {
             // What was sent before it may be what is missing.
             self.settle(&head.room_id, in_room).await?;
-            match self.parts.missing.fill(origin, head, &event).await {
+            let filled = self.parts.missing.fill(origin, head, &event);
+            match turn.given_back(filled).await {
                 Ok(()) => (),
                 Err(GapError::Submit(error)) => return Err(error.into()),
                 Err(GapError::Query(error)) => return Err(error.into()),
