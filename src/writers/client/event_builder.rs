@@ -236,7 +236,7 @@ fn record(
 }
 
 /// `m.relates_to` as far as the record carries it.
-fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
+pub fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
     let relates = content.get("m.relates_to")?.as_object()?;
     Some(Relation {
         rel_type: relates.get("rel_type")?.as_str()?.to_owned(),

@@ -1,10 +1,15 @@
 //! What an event from elsewhere builds on and is not here.
 
+use std::collections::BTreeSet;
+
 use ruma::{EventId, OwnedEventId, RoomId};
 
 use crate::matrix::event::Pdu;
 use crate::query::ids::StateId;
 use crate::query::rooms::{QueryError, Rooms, StoredEvent};
+
+/// Look-ups between which others get a turn.
+const LOOKUPS_AT_A_TIME: usize = 256;
 
 /// The events that are to be had before an event can be judged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +53,24 @@ pub fn missing(
 /// Whether an event is here, whatever became of it.
 pub fn is_known(rooms: &dyn Rooms, room: &RoomId, id: &EventId) -> Result<bool, QueryError> {
     Ok(rooms.event(room, id)?.is_some())
+}
+
+/// Those that are not here, each once.
+pub async fn unknown<'a>(
+    rooms: &dyn Rooms,
+    room: &RoomId,
+    ids: impl Iterator<Item = &'a OwnedEventId>,
+) -> Result<BTreeSet<&'a EventId>, QueryError> {
+    let mut unknown = BTreeSet::new();
+    for (done, id) in ids.enumerate() {
+        if done % LOOKUPS_AT_A_TIME == 0 {
+            tokio::task::yield_now().await;
+        }
+        if !is_known(rooms, room, id)? {
+            unknown.insert(&**id);
+        }
+    }
+    Ok(unknown)
 }
 
 /// Whether the state at an event is known, so that others may build on it. Only

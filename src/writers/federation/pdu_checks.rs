@@ -12,7 +12,7 @@ use std::thread::available_parallelism;
 use futures_util::future::join_all;
 use log_format::codec;
 use log_format::record::envelope::{Part, flags};
-use log_format::record::input::{InputRoomEvent, Placement, Relation, VerifiedKey};
+use log_format::record::input::{InputRoomEvent, Placement, VerifiedKey};
 use log_format::record::{Kind, NewEnvelope, Source};
 use ruma::{OwnedServerName, ServerName};
 use tokio::task::{JoinError, spawn_blocking};
@@ -27,6 +27,7 @@ use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
 use crate::matrix::event::{Pdu, PduError};
 use crate::matrix::server_keys::{KnownKey, Validity};
 use crate::matrix::signing::{Verified, VerifyError, servers_that_must_sign, verify_event};
+use crate::writers::client::event_builder::relation;
 
 /// Events that one thread verifies at a time: some 5 ms.
 const EVENTS_PER_THREAD: usize = 64;
@@ -111,15 +112,6 @@ impl CheckedPdu {
         };
         NewRecord::new(Kind::InputRoomEvent, source, &envelope)
     }
-}
-
-/// `m.relates_to` as far as the record carries it.
-fn relation(content: &CanonicalJsonObject) -> Option<Relation> {
-    let relates = content.get("m.relates_to")?.as_object()?;
-    Some(Relation {
-        rel_type: relates.get("rel_type")?.as_str()?.to_owned(),
-        event_id: relates.get("event_id")?.as_str()?.to_owned(),
-    })
 }
 
 /// See the module. Cheap to clone.

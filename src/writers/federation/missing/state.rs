@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use ruma::{EventId, OwnedEventId, ServerName};
+use ruma::{EventId, ServerName};
 
 use super::budget::Budget;
 use super::{GapError, Inner, Place};
@@ -12,8 +12,7 @@ use crate::matrix::canonical_json::{Numbers, parse_object_with};
 use crate::matrix::event::Pdu;
 use crate::outbound::answer::RequestError;
 use crate::outbound::federation::{event, room_state};
-use crate::query::rooms::QueryError;
-use crate::writers::federation::past::is_known;
+use crate::writers::federation::past::unknown;
 use crate::writers::federation::pdu_checks::CheckedPdu;
 
 /// Events of a state that are fetched one by one; where more are missing all of
@@ -21,8 +20,6 @@ use crate::writers::federation::pdu_checks::CheckedPdu;
 const ONE_BY_ONE_MAX: usize = 100;
 /// Requests for single events at a time.
 const AT_A_TIME: usize = 8;
-/// Look-ups between which others get a turn.
-const LOOKUPS_AT_A_TIME: usize = 256;
 
 impl Inner {
     /// Gives the state before an event: from the server that sent it, or else
@@ -59,9 +56,8 @@ impl Inner {
     ) -> Result<(), GapError> {
         let (client, given) = (&self.parts.client, &self.parts.given);
         let told = room_state::state_ids(client, server, place.room, event).await?;
-        let missing = self
-            .unknown(place, told.auth_chain.iter().chain(&told.state))
-            .await?;
+        let named = told.auth_chain.iter().chain(&told.state);
+        let missing = unknown(&*self.parts.rooms, place.room, named).await?;
         if missing.len() > ONE_BY_ONE_MAX {
             if !budget.request() {
                 return Err(GapError::TooMuch);
@@ -105,24 +101,6 @@ impl Inner {
             }
         }
         Ok(None)
-    }
-
-    /// Those that are not here, each once.
-    async fn unknown<'a>(
-        &self,
-        place: &Place<'_>,
-        ids: impl Iterator<Item = &'a OwnedEventId>,
-    ) -> Result<BTreeSet<&'a EventId>, QueryError> {
-        let mut unknown = BTreeSet::new();
-        for (done, id) in ids.enumerate() {
-            if done % LOOKUPS_AT_A_TIME == 0 {
-                tokio::task::yield_now().await;
-            }
-            if !is_known(&*self.parts.rooms, place.room, id)? {
-                unknown.insert(&**id);
-            }
-        }
-        Ok(unknown)
     }
 
     /// Single events, those that the server has.

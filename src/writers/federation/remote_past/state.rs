@@ -6,7 +6,7 @@ use ruma::{EventId, OwnedEventId, ServerName};
 
 use crate::outbound::federation::{event, room_state};
 use crate::query::rooms::RoomHead;
-use crate::writers::federation::past::is_known;
+use crate::writers::federation::past::unknown;
 use crate::writers::federation::remote_rooms::{RemoteRoomError, RemoteRooms};
 
 /// Events of a state that are fetched one by one; where more are missing all of
@@ -26,15 +26,8 @@ impl RemoteRooms {
         let (client, room) = (&self.parts.client, &head.room_id);
         let version = head.authority.create_info.version;
         let told = room_state::state_ids(client, server, room, event).await?;
-        let mut missing: Vec<&OwnedEventId> = Vec::new();
-        for id in told.auth_chain.iter().chain(&told.state) {
-            if !is_known(&*self.parts.rooms, room, id)? && !missing.contains(&id) {
-                missing.push(id);
-            }
-            if missing.len() > ONE_BY_ONE_MAX {
-                break;
-            }
-        }
+        let named = told.auth_chain.iter().chain(&told.state);
+        let missing = unknown(&*self.parts.rooms, room, named).await?;
         let events: Vec<Bytes> = match missing.len() {
             0 => return Ok(told.state),
             1..=ONE_BY_ONE_MAX => {
