@@ -5,13 +5,14 @@
 
 pub mod accounts;
 pub mod admin;
-pub mod build;
+
 pub mod cli;
 pub mod commands;
 pub mod data_dir;
 pub mod doors;
 pub mod exit;
 pub mod foundation;
+pub mod house;
 mod momentary;
 pub mod old_keys;
 pub mod outbound;

@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::build::House;
+use super::house::House;
 use super::space::Space;
 use crate::api::ApiState;
 use crate::clock;
@@ -36,10 +36,10 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
     let gauges = Gauges {
         projection: house.projection.clone(),
         output: house.output.clone(),
-        sync: house.sync.clone(),
-        search: house.search.clone(),
-        user_directory: house.user_directory.clone(),
-        sender: house.sender.clone(),
+        sync: house.readers.sync.clone(),
+        search: house.readers.search.clone(),
+        user_directory: house.readers.user_directory.clone(),
+        sender: house.readers.sender.clone(),
         store: house.store.clone(),
         space: house.space.clone(),
         ephemeral: house.ephemeral.clone(),
@@ -50,7 +50,7 @@ pub fn start(house: &House, metrics: PrometheusHandle) -> Vec<JoinHandle<()>> {
             house.ephemeral.clone(),
             house.api.presence_setter.clone(),
         )),
-        tokio::spawn(house.sender.clone().run()),
+        tokio::spawn(house.readers.sender.clone().run()),
         tokio::spawn(keep_stores(house.projection.clone(), house.space.clone())),
         tokio::spawn(keep_metrics(gauges, metrics)),
     ]

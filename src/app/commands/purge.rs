@@ -5,10 +5,10 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use crate::app::admin;
-use crate::app::build::House;
 use crate::app::cli::PurgeArguments;
 use crate::app::data_dir::DataDir;
 use crate::app::exit::Exit;
+use crate::app::house::House;
 use crate::app::purges::{Request, Response, perform};
 use crate::config::Config;
 

@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 
 use crate::api::ops;
 use crate::app::admin;
-use crate::app::build::{Failure, House};
 use crate::app::data_dir::{self, DataDir};
 use crate::app::doors::{Addresses, Doors, OpenDoors};
 use crate::app::exit::{Exit, LOG_FAILED};
+use crate::app::house::{Failure, House};
 use crate::app::shutdown::{Asked, Signals};
 use crate::app::tasks;
 use crate::clock;
@@ -56,7 +56,7 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<(), Exit> {
             accounts: house.accounts().clone(),
             rooms: house.rooms.clone(),
             purger: house.purger.clone(),
-            sender: house.sender.clone(),
+            sender: house.readers.sender.clone(),
         };
         running.push(tokio::spawn(admin::serve(socket, desk)));
         write_addresses(&house.data_dir, &addresses)?;
@@ -93,7 +93,7 @@ async fn until_the_end(
     match exit {
         None => {
             tracing::info!("stopping");
-            house.sync.release();
+            house.readers.sync.release();
             doors.close(GRACE).await;
             end(running).await;
             house.close().await?;

@@ -5,10 +5,10 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 
 use crate::app::accounts::{Request, Response, perform};
 use crate::app::admin;
-use crate::app::build::House;
 use crate::app::cli::UserVerb;
 use crate::app::data_dir::DataDir;
 use crate::app::exit::Exit;
+use crate::app::house::House;
 use crate::config::Config;
 
 /// Longest line that is read as a password.
