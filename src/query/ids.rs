@@ -53,6 +53,8 @@ impl Place {
     /// The stretch that a chunk of history has, and the distance within it.
     const CHUNK: u128 = 1 << 70;
     const CHUNK_STEP: u128 = 1 << 40;
+    /// Least distance from an event that comes alone: room for 2^12 chunks.
+    const APART_MIN: u128 = 1 << 82;
 
     /// The place of the next live event.
     pub fn next(self) -> Place {
@@ -89,6 +91,15 @@ impl Place {
         (middle > earlier.0).then_some(Place(middle))
     }
 
+    /// A place for an event of the history that comes alone, with an unknown part
+    /// of it missing on both sides: far from both neighbours. None where chunks
+    /// would be crowded.
+    pub fn apart(earlier: Place, later: Place) -> Option<Place> {
+        let earlier = earlier.0.max(later.0.saturating_sub(Place::GAP));
+        let half = later.0.checked_sub(earlier)? / 2;
+        (half >= Place::APART_MIN).then_some(Place(earlier + half))
+    }
+
     /// Big-endian, so that byte order is room order.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
@@ -97,5 +108,28 @@ impl Place {
     /// Reads [`Place::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Place {
         Place(u128::from_be_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever comes alone leaves room for the chunks that lead to it.
+    #[test]
+    fn what_comes_alone_stands_apart() {
+        let (first, gap) = (Place::FIRST, Place::FIRST.behind_gap());
+        let alone = Place::apart(Place::START, first).expect("half of the space");
+        let chunks = |from: Place, to: Place| (to.0 - from.0) / Place::CHUNK;
+        assert!(chunks(alone, first) > 1 << 20 && chunks(Place::START, alone) > 1 << 20);
+        let alone = Place::apart(first, gap).expect("a gap between two stays");
+        assert!(chunks(first, alone) >= 1 << 12 && chunks(alone, gap) >= 1 << 12);
+        // Neither between neighbours, nor in what is left of a gap in the end.
+        assert_eq!(Place::apart(first, first.next()), None);
+        let mut later = gap;
+        while let Some(place) = Place::apart(first, later) {
+            assert!(place > first && place < later && chunks(first, place) >= 1 << 12);
+            later = place;
+        }
     }
 }

@@ -36,7 +36,10 @@ pub enum Placement {
     /// Known, but without a place in the graph.
     Outlier,
     /// Older than what is known: its place in the room is before this event's.
-    /// It moves neither the forward extremities nor current state.
+    /// It moves neither the forward extremities nor current state. With
+    /// [`super::Source::Backfill`] it is part of a chunk that leads back from that
+    /// event; with [`super::Source::Federation`] it stands alone, and more is
+    /// missing in between.
     Backfill { before: String },
     /// A new event with which our users come back to a room that none of them
     /// was in: the state given for it replaces what the room was frozen at, and

@@ -207,9 +207,9 @@ impl Kind {
 pub enum Source {
     /// A local client's request.
     Client = 1,
-    /// Another server's transaction.
+    /// Another server's transaction, or an event that it gave by itself.
     Federation = 2,
-    /// History fetched on demand.
+    /// History fetched on demand, chunk by chunk.
     Backfill = 3,
     /// An application service.
     Appservice = 4,

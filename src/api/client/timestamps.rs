@@ -6,19 +6,21 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use log_format::record::output::Visibility;
-use ruma::{OwnedEventId, OwnedRoomId, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::messages::Dir;
 use super::visible::RoomView;
-use crate::api::ApiState;
 use crate::api::auth::Auth;
 use crate::api::errors::ApiError;
 use crate::api::extract::{Path, Query, required};
+use crate::api::rate_limit::Limit;
+use crate::api::{Api, ApiState};
 use crate::matrix::history_visibility::{HISTORY_VISIBILITY_TYPE, visibility_of};
 use crate::query::ids::Place;
 use crate::query::relations::{InRoom, SentAt};
-use crate::query::rooms::StoredEvent;
+use crate::query::rooms::{Direction, RoomHead, StoredEvent};
+use crate::writers::federation::remote_past::Sought;
 
 /// Events that one request looks at, for one that the user may see.
 const LOOKED_AT_MAX: usize = 5_000;
@@ -52,49 +54,98 @@ pub async fn timestamp_to_event(
     let direction = required(query.dir, "dir")?.direction();
     // Nothing was sent before the epoch began.
     let ts = u64::try_from(required(query.ts, "ts")?).unwrap_or(0);
-    api.relations.passed(Some(&room_id)).await;
-    let view = RoomView::open(&api, auth.user_id(), &room_id)?;
-    let room = InRoom::of(&view.head);
-    let mut after: Option<SentAt> = None;
-    let mut hidden: Option<Hidden> = None;
-    let (mut step, mut walked, mut looked_at) = (1, 0, 0);
-    while walked < WALKED_MAX && looked_at < LOOKED_AT_MAX {
-        let found = view
-            .relations
-            .sent_about(room, ts, direction, after, step)?;
-        let whole = found.len() < step;
-        walked += found.len();
-        for sent in found {
-            after = Some(sent);
-            if hidden
-                .as_ref()
-                .is_some_and(|hidden| hidden.hides(sent.place))
-            {
-                continue;
-            }
-            looked_at += 1;
-            for event in view.events(&[sent.event])? {
-                if view.may_see(&event)? {
-                    return Ok(Json(Found {
-                        event_id: event.event_id.clone(),
-                        origin_server_ts: event.origin_server_ts,
-                    }));
+    let mut closest = Closest::of(&api, auth.user_id(), &room_id, (ts, direction)).await?;
+    // What is missing of the past may have one that is closer.
+    let best = closest.found.as_ref();
+    let sought = Sought {
+        ts,
+        direction,
+        found: best.map(|event| (event.origin_server_ts, event.place)),
+    };
+    let gap = match closest.is_joined {
+        true => api.remote.gap_beside(&closest.head, sought),
+        false => None,
+    };
+    if let Some(gap) = gap
+        && api
+            .rate_limits
+            .check(Limit::RemoteLookup, auth.user_id().as_str())
+            .is_ok()
+        && api.remote.find_closer(&closest.head, gap, sought).await
+    {
+        closest = Closest::of(&api, auth.user_id(), &room_id, (ts, direction)).await?;
+    }
+    let found = closest.found.ok_or(ApiError::NotFound(
+        "No event was found on that side of the time",
+    ))?;
+    Ok(Json(Found {
+        event_id: found.event_id.clone(),
+        origin_server_ts: found.origin_server_ts,
+    }))
+}
+
+/// What our part of a room's history says.
+struct Closest {
+    head: Arc<RoomHead>,
+    is_joined: bool,
+    /// The event next to the time that the user may see.
+    found: Option<Arc<StoredEvent>>,
+}
+
+impl Closest {
+    async fn of(
+        api: &Api,
+        user: &UserId,
+        room: &RoomId,
+        (ts, direction): (u64, Direction),
+    ) -> Result<Closest, ApiError> {
+        api.relations.passed(Some(room)).await;
+        let view = RoomView::open(api, user, room)?;
+        let in_room = InRoom::of(&view.head);
+        let mut after: Option<SentAt> = None;
+        let mut hidden: Option<Hidden> = None;
+        let (mut step, mut walked, mut looked_at) = (1, 0, 0);
+        while walked < WALKED_MAX && looked_at < LOOKED_AT_MAX {
+            let found = view
+                .relations
+                .sent_about(in_room, ts, direction, after, step)?;
+            let whole = found.len() < step;
+            walked += found.len();
+            for sent in found {
+                after = Some(sent);
+                if hidden
+                    .as_ref()
+                    .is_some_and(|hidden| hidden.hides(sent.place))
+                {
+                    continue;
+                }
+                looked_at += 1;
+                for event in view.events(&[sent.event])? {
+                    if view.may_see(&event)? {
+                        return Ok(Closest::with(&view, Some(event)));
+                    }
                 }
             }
+            if whole {
+                break;
+            }
+            if hidden.is_none() {
+                hidden = Some(Hidden::from(&view, user)?);
+            }
+            step = STEP_ROWS;
+            // Others wait for this thread meanwhile.
+            tokio::task::yield_now().await;
         }
-        if whole {
-            break;
-        }
-        if hidden.is_none() {
-            hidden = Some(Hidden::from(&view, auth.user_id())?);
-        }
-        step = STEP_ROWS;
-        // Others wait for this thread meanwhile.
-        tokio::task::yield_now().await;
+        Ok(Closest::with(&view, None))
     }
-    Err(ApiError::NotFound(
-        "No event was found on that side of the time",
-    ))
+
+    fn with(view: &RoomView<'_>, found: Option<Arc<StoredEvent>>) -> Closest {
+        Closest {
+            head: view.head.clone(),
+            is_joined: view.is_joined(),
+            found,
+        }
+    }
 }
 
 /// Where in a room a user surely sees nothing, told without a look at each

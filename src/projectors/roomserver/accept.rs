@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use log_format::record::Source;
 use log_format::record::output::{Decision, Reason, Timeline, Visibility};
 
 use super::annotate::Annotation;
@@ -63,7 +64,7 @@ impl Event<'_> {
             Prior::Accepted(sn) => {
                 let later = EventRow::load(&*scope.tables, self.partition, sn)?;
                 match later {
-                    Some(later) => place_before(scope, later.place)?,
+                    Some(later) => self.place_before(later.place, scope)?,
                     None => None,
                 }
             }
@@ -84,6 +85,26 @@ impl Event<'_> {
         let entered = self.enter(head, case, before, (place, true), scope)?;
         let delta = StateDelta::default();
         Ok(self.entered(head, entered, Timeline::History, delta, scope))
+    }
+
+    /// A place right before a known one and behind all that come before that; none
+    /// if there is no room left.
+    ///
+    /// History comes in chunks, the oldest event of a chunk first, all before the
+    /// same known event. A chunk begins a stretch before that event, and the next
+    /// ones of it follow each other closely: so a later chunk, before this one, has
+    /// a stretch of its own.
+    ///
+    /// An event that another server gave by itself is no part of a chunk: what
+    /// lies between it and the known one is still to come.
+    fn place_before(&self, later: Place, scope: &Scope<'_, '_>) -> Result<Option<Place>, Stop> {
+        let earlier = last_before(scope, later)?;
+        Ok(match self.envelope.source {
+            Source::Federation => Place::apart(earlier, later),
+            Source::Backfill | Source::Client | Source::Appservice | Source::Internal => {
+                Place::between(earlier, later)
+            }
+        })
     }
 
     /// Writes what an accepted event has wherever it stands: its rows, the state
@@ -409,27 +430,20 @@ fn distinct(extremities: &[Extremity]) -> Vec<StateId> {
     states
 }
 
-/// A place right before a known one and behind all that come before that; none
-/// if there is no room left.
-///
-/// History comes in chunks, the oldest event of a chunk first, all before the
-/// same known event. A chunk begins a stretch before that event, and the next
-/// ones of it follow each other closely: so a later chunk, before this one, has
-/// a stretch of its own.
-fn place_before(scope: &Scope<'_, '_>, later: Place) -> Result<Option<Place>, Stop> {
+/// The place of the event before a known one.
+fn last_before(scope: &Scope<'_, '_>, later: Place) -> Result<Place, Stop> {
     let Some(last) = later.0.checked_sub(1) else {
-        return Ok(None);
+        return Ok(Place::START);
     };
     let prefix = rows::room_key(scope.partition, scope.room);
     let from = rows::timeline_key(scope.partition, scope.room, Place(last));
     let earlier = scope
         .tables
         .range(TIMELINE, prefix.as_ref(), Some(from.as_ref()), true, 1)?;
-    let earlier = match earlier.first() {
+    Ok(match earlier.first() {
         None => Place::START,
         Some((key, _)) => rows::place_of_key(key, prefix.as_ref())?,
-    };
-    Ok(Place::between(earlier, later))
+    })
 }
 
 /// The visibility that shows more.

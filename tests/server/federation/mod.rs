@@ -11,6 +11,7 @@ mod hostile;
 mod identity;
 mod inviting;
 mod joining;
+mod jumping;
 mod knocking;
 mod large;
 mod large_room;

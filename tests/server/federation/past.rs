@@ -8,7 +8,7 @@ use super::elsewhere::{ALICE, Pair, act, join, pair};
 use crate::harness::{Api, escape};
 
 /// All events that a client finds on the way back, the newest first.
-async fn back(api: &Api, room: &str, limit: usize) -> Vec<Value> {
+pub async fn back(api: &Api, room: &str, limit: usize) -> Vec<Value> {
     let mut from = String::new();
     let mut events = Vec::new();
     for _ in 0..200 {
@@ -26,7 +26,7 @@ async fn back(api: &Api, room: &str, limit: usize) -> Vec<Value> {
     panic!("the past has no end: {} events", events.len());
 }
 
-fn ids(events: &[Value]) -> Vec<&str> {
+pub fn ids(events: &[Value]) -> Vec<&str> {
     let ids = events
         .iter()
         .map(|event| event["event_id"].as_str().unwrap());

@@ -74,7 +74,7 @@ fn order(by_id: &HashMap<OwnedEventId, CheckedPdu>, missing: &[OwnedEventId]) ->
 
 /// Whether the state before an event is known neither from what is here nor from
 /// what comes with it.
-fn is_loose(
+pub fn is_loose(
     rooms: &dyn Rooms,
     pdu: &Pdu,
     comes: impl Fn(&EventId) -> bool,

@@ -52,6 +52,28 @@ pub fn find(
     }
 }
 
+/// The gap that is next to an event of the timeline, on the side of a time that
+/// was looked for: before the event if it was found on the way forward, behind it
+/// on the way back. Where none was found on the way back, what is before all.
+pub fn beside(
+    rooms: &dyn Rooms,
+    room: &RoomId,
+    found: Option<Place>,
+    direction: Direction,
+) -> Result<Option<Gap>, QueryError> {
+    let before = match (direction, found) {
+        // What is newer than all that is here comes by itself.
+        (Direction::Forward, None) => return Ok(None),
+        (Direction::Forward, Some(found)) => Place(found.0.saturating_sub(1)),
+        (Direction::Backward, found) => found.unwrap_or(Place::START),
+    };
+    let behind = rooms.timeline(room, before, Direction::Forward, 1)?;
+    match behind.first() {
+        Some((_, event)) => gap_before(rooms, room, *event),
+        None => Ok(None),
+    }
+}
+
 fn gap_before(rooms: &dyn Rooms, room: &RoomId, event: EventSn) -> Result<Option<Gap>, QueryError> {
     let Some(event) = rooms.events(room, &[event])?.pop() else {
         return Ok(None);

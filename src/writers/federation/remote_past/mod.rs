@@ -8,6 +8,7 @@
 
 mod chunk;
 mod gap;
+mod jump;
 mod state;
 
 use std::collections::HashMap;
@@ -21,7 +22,8 @@ use ruma::{OwnedEventId, OwnedServerName, RoomId, ServerName};
 use tokio::time::{Instant, timeout};
 
 use self::chunk::Chunk;
-pub(crate) use self::gap::Gap;
+pub use self::gap::Gap;
+pub use self::jump::Sought;
 use super::given_state::GivenStateError;
 use super::pdu_checks::CheckedPdu;
 use super::remote_rooms::{RemoteRoomError, RemoteRooms};
