@@ -5,7 +5,6 @@
 
 pub mod accounts;
 pub mod admin;
-
 pub mod cli;
 pub mod commands;
 pub mod data_dir;

@@ -26,6 +26,8 @@ pub mod server_acls;
 pub mod server_keys;
 pub mod shown;
 pub mod stripped;
+#[cfg(test)]
+pub mod testing;
 pub mod threads;
 pub mod tokens;
 pub mod unwanted;

@@ -11,15 +11,15 @@ use log_format::record::output::{Decision, Reason};
 use log_format::record::{Envelope, Kind};
 use parking_lot::Mutex;
 use ruma::{
-    EventId, OwnedDeviceId, OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId,
-    RoomId, UserId,
+    EventId, OwnedDeviceId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, UserId,
 };
 
 use crate::logs::log::*;
 use crate::query::graph::{RoomGraph, StateDifference};
-use crate::query::ids::{EventSn, OutputOffset, Place, RoomSn, StateId};
+use crate::query::ids::{EventSn, OutputOffset, Place, StateId};
 use crate::query::outcome::{Outcome, OutcomeFuture, Outcomes};
 use crate::query::rooms::*;
+use crate::query::testing::FewRooms;
 use crate::query::tokens::{PositionError, SyncPositions, SyncToken};
 use crate::query::users::*;
 
@@ -399,66 +399,7 @@ impl RoomGraph for World {
     }
 }
 
-impl Rooms for World {
-    fn head(&self, _: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-
-    fn head_by_sn(&self, _: u32, _: RoomSn) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-
-    fn event(&self, _: &RoomId, _: &EventId) -> Result<Option<Arc<StoredEvent>>, QueryError> {
-        Ok(None)
-    }
-
-    fn events(&self, _: &RoomId, _: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, QueryError> {
-        Ok(Vec::new())
-    }
-
-    fn state(&self, _: &RoomId, _: StateId) -> Result<StateMap, QueryError> {
-        Ok(StateMap::new())
-    }
-
-    fn state_entry(
-        &self,
-        _: &RoomId,
-        _: StateId,
-        _: &StateKey,
-    ) -> Result<Option<EventSn>, QueryError> {
-        Ok(None)
-    }
-
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Ok(Vec::new())
-    }
-
-    fn transaction(&self, _: &RoomId, _: &[u8; 16]) -> Result<Option<OwnedEventId>, QueryError> {
-        Ok(None)
-    }
-
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Ok(Vec::new())
-    }
-
-    fn membership(
-        &self,
-        _: &RoomId,
-        _: &UserId,
-    ) -> Result<Option<log_format::record::output::Membership>, QueryError> {
-        Ok(None)
-    }
-
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
-    }
-}
+impl FewRooms for World {}
 
 impl SyncPositions for World {
     fn place_of(&self, _: &RoomId, _: &SyncToken) -> Result<Option<Place>, PositionError> {

@@ -8,14 +8,14 @@ use log_format::record::envelope::Part;
 use log_format::record::input::*;
 use log_format::record::output::{Decision, Membership, OutputUser, Reason};
 use log_format::record::{Envelope, Kind, NewEnvelope, Source};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 
 use super::{Sessions, UserAnswers, UserProjector};
 use crate::logs::log::NewRecord;
 use crate::projectors::aliasserver::AliasProjector;
 use crate::projectors::fold::{FoldInput, Projector};
-use crate::query::ids::{EventSn, Place, RoomSn, StateId};
 use crate::query::rooms::*;
+use crate::query::testing::FewRooms;
 use crate::query::users::Users;
 use crate::storage::open::{Store, StoreOptions};
 use crate::storage::overlay::Overlay;
@@ -27,50 +27,9 @@ const ROOM: &str = "!room:hs";
 #[derive(Default)]
 struct OneMembership(Mutex<Option<Membership>>);
 
-impl Rooms for OneMembership {
-    fn head(&self, _: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-    fn head_by_sn(&self, _: u32, _: RoomSn) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-    fn event(&self, _: &RoomId, _: &EventId) -> Result<Option<Arc<StoredEvent>>, QueryError> {
-        Ok(None)
-    }
-    fn events(&self, _: &RoomId, _: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn state(&self, _: &RoomId, _: StateId) -> Result<StateMap, QueryError> {
-        Ok(StateMap::new())
-    }
-    fn state_entry(
-        &self,
-        _: &RoomId,
-        _: StateId,
-        _: &StateKey,
-    ) -> Result<Option<EventSn>, QueryError> {
-        Ok(None)
-    }
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn transaction(&self, _: &RoomId, _: &[u8; 16]) -> Result<Option<OwnedEventId>, QueryError> {
-        Ok(None)
-    }
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Ok(Vec::new())
-    }
+impl FewRooms for OneMembership {
     fn membership(&self, _: &RoomId, _: &UserId) -> Result<Option<Membership>, QueryError> {
         Ok(*self.0.lock().unwrap())
-    }
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
     }
 }
 

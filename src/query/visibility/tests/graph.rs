@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use log_format::record::output::{Decision, Membership, Visibility};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId, room_id};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId, room_id};
 use serde_json::{Value, json};
 
 use crate::matrix::RoomVersion;
@@ -15,9 +15,8 @@ use crate::matrix::canonical_json::parse_object;
 use crate::matrix::history_visibility::{membership_of, visibility_of};
 use crate::query::authority::{Authority, Member};
 use crate::query::ids::{EventSn, Place, RoomSn, StateId};
-use crate::query::rooms::{
-    Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
-};
+use crate::query::rooms::{QueryError, RoomHead, StateKey, StateMap, StoredEvent};
+use crate::query::testing::FewRooms;
 
 pub const MEMBER: &str = "m.room.member";
 pub const VISIBILITY: &str = "m.room.history_visibility";
@@ -254,7 +253,7 @@ pub fn id(index: usize) -> OwnedEventId {
     EventId::parse(format!("$e{index}")).unwrap()
 }
 
-impl Rooms for Graph {
+impl FewRooms for Graph {
     fn head(&self, room: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
         Ok(self.head.clone().filter(|_| room == the_room()))
     }
@@ -289,29 +288,7 @@ impl Rooms for Graph {
         Ok(self.states[state.0 as usize].get(key).copied())
     }
 
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Ok(Vec::new())
-    }
-
-    fn transaction(&self, _: &RoomId, _: &[u8; 16]) -> Result<Option<OwnedEventId>, QueryError> {
-        Ok(None)
-    }
-
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Ok(Vec::new())
-    }
-
     fn membership(&self, _: &RoomId, user: &UserId) -> Result<Option<Membership>, QueryError> {
         Ok(Graph::membership(self, self.current(), user))
-    }
-
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
     }
 }

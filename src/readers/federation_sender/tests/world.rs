@@ -13,7 +13,7 @@ use log_format::record::output::{
 };
 use log_format::record::{Envelope, Kind, NewEnvelope, Source};
 use parking_lot::{Mutex, RwLock};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use tokio::task::JoinHandle;
 
 use super::super::time::Time;
@@ -30,9 +30,8 @@ use crate::projectors::deliveryserver::{DeliveryAnswers, DeliveryProjector};
 use crate::projectors::fold::{FoldInput, Projector};
 use crate::query::ephemeral::fake::Silence;
 use crate::query::ids::{EventSn, Place, RoomSn, StateId};
-use crate::query::rooms::{
-    Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
-};
+use crate::query::rooms::{QueryError, StoredEvent};
+use crate::query::testing::FewRooms;
 use crate::query::tokens::Epoch;
 use crate::readers::run::Reader;
 use crate::readers::store::Write;
@@ -141,50 +140,9 @@ impl Carrier for Outside {
 #[derive(Default)]
 pub struct Bodies(RwLock<BTreeMap<OwnedEventId, Arc<StoredEvent>>>);
 
-impl Rooms for Bodies {
-    fn head(&self, _: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-    fn head_by_sn(&self, _: u32, _: RoomSn) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
+impl FewRooms for Bodies {
     fn event(&self, _: &RoomId, event: &EventId) -> Result<Option<Arc<StoredEvent>>, QueryError> {
         Ok(self.0.read().get(event).cloned())
-    }
-    fn events(&self, _: &RoomId, _: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn state(&self, _: &RoomId, _: StateId) -> Result<StateMap, QueryError> {
-        Ok(StateMap::new())
-    }
-    fn state_entry(
-        &self,
-        _: &RoomId,
-        _: StateId,
-        _: &StateKey,
-    ) -> Result<Option<EventSn>, QueryError> {
-        Ok(None)
-    }
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn transaction(&self, _: &RoomId, _: &[u8; 16]) -> Result<Option<OwnedEventId>, QueryError> {
-        Ok(None)
-    }
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn membership(&self, _: &RoomId, _: &UserId) -> Result<Option<Membership>, QueryError> {
-        Ok(None)
-    }
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
     }
 }
 

@@ -5,20 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use log_format::codec;
-use log_format::record::output::{
-    Decision, Membership, Origin, OutputRoomEvent, Reason, Timeline, Visibility,
-};
+use log_format::record::output::{Decision, Origin, OutputRoomEvent, Reason, Timeline, Visibility};
 use log_format::record::{Kind, NewEnvelope, Part, Source};
 use parking_lot::RwLock;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, json};
 
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError, Waiting};
 use crate::query::ids::{EventSn, Place, RoomSn, StateId};
 use crate::query::relations::{Children, InRoom, Relations, Thread};
-use crate::query::rooms::{
-    Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
-};
+use crate::query::rooms::{Direction, QueryError, StoredEvent};
+use crate::query::testing::FewRooms;
 use crate::query::tokens::Epoch;
 use crate::readers::relations::EventRelations;
 use crate::readers::run::Reader;
@@ -56,50 +53,9 @@ impl Log for FakeLog {
 #[derive(Default)]
 pub struct FakeRooms(RwLock<BTreeMap<OwnedEventId, Arc<StoredEvent>>>);
 
-impl Rooms for FakeRooms {
-    fn head(&self, _: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-    fn head_by_sn(&self, _: u32, _: RoomSn) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
+impl FewRooms for FakeRooms {
     fn event(&self, _: &RoomId, id: &EventId) -> Result<Option<Arc<StoredEvent>>, QueryError> {
         Ok(self.0.read().get(id).cloned())
-    }
-    fn events(&self, _: &RoomId, _: &[EventSn]) -> Result<Vec<Arc<StoredEvent>>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn state(&self, _: &RoomId, _: StateId) -> Result<StateMap, QueryError> {
-        Ok(StateMap::new())
-    }
-    fn state_entry(
-        &self,
-        _: &RoomId,
-        _: StateId,
-        _: &StateKey,
-    ) -> Result<Option<EventSn>, QueryError> {
-        Ok(None)
-    }
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn transaction(&self, _: &RoomId, _: &[u8; 16]) -> Result<Option<OwnedEventId>, QueryError> {
-        Ok(None)
-    }
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Ok(Vec::new())
-    }
-    fn membership(&self, _: &RoomId, _: &UserId) -> Result<Option<Membership>, QueryError> {
-        Ok(None)
-    }
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
     }
 }
 

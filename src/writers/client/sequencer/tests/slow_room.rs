@@ -11,7 +11,7 @@ use log_format::record::Envelope;
 use log_format::record::input::InputRoomEvent;
 use log_format::record::output::{Membership, Visibility};
 use parking_lot::Mutex;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, owned_user_id};
+use ruma::{OwnedEventId, RoomId, RoomVersionId, owned_user_id};
 use tokio::sync::Notify;
 
 use crate::logs::log::*;
@@ -21,6 +21,7 @@ use crate::query::authority::{Authority, Member};
 use crate::query::ids::{EventSn, OutputOffset, Place, RoomSn};
 use crate::query::outcome::{Outcome, OutcomeFuture, Outcomes};
 use crate::query::rooms::*;
+use crate::query::testing::FewRooms;
 
 use super::super::{Decision, Reason, StateId};
 use super::the_room;
@@ -269,17 +270,9 @@ impl Outcomes for SlowRoom {
     }
 }
 
-impl Rooms for SlowRoom {
+impl FewRooms for SlowRoom {
     fn head(&self, room: &RoomId) -> Result<Option<Arc<RoomHead>>, QueryError> {
         Ok((room == the_room()).then(|| self.tables.lock().head.clone()))
-    }
-
-    fn head_by_sn(&self, _: u32, _: RoomSn) -> Result<Option<Arc<RoomHead>>, QueryError> {
-        Ok(None)
-    }
-
-    fn event(&self, _: &RoomId, _: &EventId) -> Result<Option<Arc<StoredEvent>>, QueryError> {
-        Ok(None)
     }
 
     /// The create event and the first membership; whatever else is in state is a
@@ -318,46 +311,11 @@ impl Rooms for SlowRoom {
         Ok(events.iter().map(stored).collect())
     }
 
-    fn state(&self, _: &RoomId, _: StateId) -> Result<StateMap, QueryError> {
-        Ok(StateMap::new())
-    }
-
-    fn state_entry(
-        &self,
-        _: &RoomId,
-        _: StateId,
-        _: &StateKey,
-    ) -> Result<Option<EventSn>, QueryError> {
-        Ok(None)
-    }
-
-    fn timeline(
-        &self,
-        _: &RoomId,
-        _: Place,
-        _: Direction,
-        _: usize,
-    ) -> Result<Vec<(Place, EventSn)>, QueryError> {
-        Ok(Vec::new())
-    }
-
     fn transaction(
         &self,
         _: &RoomId,
         idempotency: &[u8; 16],
     ) -> Result<Option<OwnedEventId>, QueryError> {
         Ok(self.tables.lock().transactions.get(idempotency).cloned())
-    }
-
-    fn rooms_of(&self, _: &UserId) -> Result<Vec<RoomMembership>, QueryError> {
-        Ok(Vec::new())
-    }
-
-    fn membership(&self, _: &RoomId, _: &UserId) -> Result<Option<Membership>, QueryError> {
-        Ok(None)
-    }
-
-    fn published(&self) -> Result<Vec<OwnedRoomId>, QueryError> {
-        Ok(Vec::new())
     }
 }
