@@ -27,6 +27,8 @@ pub enum RequestError {
     Connection(Box<str>),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    #[error("the answer comes too slowly")]
+    TooSlow,
     #[error("the answer has more than {max_bytes} bytes")]
     TooLarge { max_bytes: usize },
     #[error("the answer is not the JSON that it should be")]
@@ -105,9 +107,15 @@ pub(super) async fn accepted(
     max_bytes: usize,
     timeout: Duration,
 ) -> Result<Bytes, RequestError> {
+    let response = begun(response, timeout).await?;
+    body(response, max_bytes, timeout).await
+}
+
+/// An answer that is a 200, or what the other server said instead.
+pub(super) async fn begun(response: Response, timeout: Duration) -> Result<Response, RequestError> {
     let status = response.status();
     if status == StatusCode::OK {
-        return body(response, max_bytes, timeout).await;
+        return Ok(response);
     }
     let body = body(response, ERROR_BODY_BYTES_MAX, timeout).await;
     Err(RequestError::Refused(refusal(

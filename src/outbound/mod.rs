@@ -8,4 +8,6 @@ pub mod addresses;
 pub mod answer;
 pub mod dns;
 pub mod federation;
+pub mod json_stream;
 mod names;
+pub mod streamed;

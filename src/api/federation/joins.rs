@@ -117,9 +117,11 @@ fn answer(
         events,
         form: pdus::whole(),
     };
+    // What authorises the state comes first: whoever reads the answer while it
+    // comes need not hold the state until then.
     let sections = vec![
-        section("state", shown),
         section("auth_chain", chain.into_iter().collect()),
+        section("state", shown),
     ];
     let rooms = api.rooms.clone();
     let room_id = room_id.clone();

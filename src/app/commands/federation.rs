@@ -179,7 +179,9 @@ fn hint(error: &RequestError) -> &'static str {
         RequestError::Connection(_) => {
             "try `curl -v https://HOST:PORT/_matrix/federation/v1/version`; a certificate of a private authority is trusted by federation.extra_ca"
         }
-        RequestError::Timeout(_) => "a firewall may drop the connection, on either side",
+        RequestError::Timeout(_) | RequestError::TooSlow => {
+            "a firewall may drop the connection, on either side"
+        }
         RequestError::TooLarge { .. } | RequestError::NotJson => {
             "something else than a Matrix server answers there; look at its reverse proxy"
         }

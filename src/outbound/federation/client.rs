@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Method, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Method, RequestBuilder, Url};
 use ruma::{OwnedServerName, ServerName};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use super::discovery::{Discovery, Route, Step};
 use super::well_known::{WellKnown, literal};
@@ -21,9 +22,10 @@ use crate::crypto::ServerKey;
 use crate::matrix::canonical_json::{CanonicalJsonObject, to_bytes};
 use crate::matrix::x_matrix::SignedRequest;
 use crate::outbound::addresses::AddressFilter;
-use crate::outbound::answer::{RequestError, accepted};
+use crate::outbound::answer::{RequestError, accepted, begun};
 use crate::outbound::dns::Dns;
 use crate::outbound::names::{FederationNames, StaticName, WebNames, federation_addresses};
+use crate::outbound::streamed::{Body, Pace};
 
 /// Time to connect, handshake included.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -221,6 +223,37 @@ impl FederationClient {
         serde_json::from_slice(&answer).map_err(|_| RequestError::NotJson)
     }
 
+    /// Sends a signed request whose answer is read while it comes. The permit is
+    /// to be held until it is read.
+    pub async fn open(
+        &self,
+        destination: &ServerName,
+        (method, uri, body): (Method, &str, Option<&CanonicalJsonObject>),
+        pace: Pace,
+    ) -> Result<(Body, Option<SemaphorePermit<'_>>), RequestError> {
+        let bounds = Bounds {
+            answer_bytes_max: pace.bytes_max,
+            timeout: pace.begin_max,
+        };
+        let request = Request {
+            method,
+            uri,
+            body,
+            bounds,
+        };
+        let authorization = self.authorization(destination, &request);
+        let permit = self.permit().await;
+        let begins = async {
+            let sent = self.request(destination, &request, Some(authorization));
+            let response = sent.await?.send().await;
+            let response = response.map_err(|error| RequestError::of(&error, pace.begin_max))?;
+            begun(response, pace.begin_max).await
+        };
+        let response = timeout(pace.begin_max, begins).await;
+        let response = response.map_err(|_| RequestError::Timeout(pace.begin_max))??;
+        Ok((Body::new(response, pace)?, permit))
+    }
+
     /// Sends a request that needs no signature.
     pub async fn send_unsigned(
         &self,
@@ -254,12 +287,24 @@ impl FederationClient {
         request: &Request<'_>,
         authorization: Option<String>,
     ) -> Result<Bytes, RequestError> {
+        let bounds = request.bounds;
+        let sent = self.request(destination, request, authorization).await?;
+        let response = sent.timeout(bounds.timeout).send().await;
+        let response = response.map_err(|error| RequestError::of(&error, bounds.timeout))?;
+        accepted(response, bounds.answer_bytes_max, bounds.timeout).await
+    }
+
+    /// A request that is ready to be sent, without a bound on its time.
+    async fn request(
+        &self,
+        destination: &ServerName,
+        request: &Request<'_>,
+        authorization: Option<String>,
+    ) -> Result<RequestBuilder, RequestError> {
         let route = self.route(destination).await;
         let (http, url) = self.way(destination, &route, request.uri)?;
-        let bounds = request.bounds;
         let mut sent = http
             .request(request.method.clone(), url)
-            .timeout(bounds.timeout)
             .header(HOST, &route.host);
         if let Some(authorization) = authorization {
             sent = sent.header(AUTHORIZATION, authorization);
@@ -269,9 +314,7 @@ impl FederationClient {
                 .header(CONTENT_TYPE, "application/json")
                 .body(to_bytes(body));
         }
-        let response = sent.send().await;
-        let response = response.map_err(|error| RequestError::of(&error, bounds.timeout))?;
-        accepted(response, bounds.answer_bytes_max, bounds.timeout).await
+        Ok(sent)
     }
 
     /// The client and the URL for a route, once a literal address is checked.

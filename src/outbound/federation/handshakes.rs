@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::Method;
 use ruma::{EventId, RoomId, ServerName, UserId};
 use serde::Deserialize;
@@ -14,15 +13,13 @@ use serde_json::value::RawValue;
 use super::client::{Bounds, FederationClient, Request};
 use super::queries::{segment, uri};
 use super::raw_events::{self, Events};
+use super::state_answer::{OF_A_JOIN, PACE, StateAnswer};
 use crate::matrix::Membership;
 use crate::matrix::canonical_json::{
     CanonicalJsonObject, Numbers, parse_object, parse_object_with,
 };
 use crate::outbound::answer::RequestError;
-
-/// Events of the state of a room, and as many of what authorises it. The largest
-/// known rooms have some 100,000 members.
-const STATE_EVENTS_MAX: usize = 200_000;
+use crate::outbound::json_stream::Form;
 
 /// What is made and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +52,6 @@ impl Handshake {
 const MAKE_BOUNDS: Bounds = Bounds {
     answer_bytes_max: 256 * 1024,
     timeout: Duration::from_secs(20),
-};
-/// The whole state of a room, of which member events of some 1 KiB are the most,
-/// and what authorises it; the other server has to look all of it up.
-const JOIN_BOUNDS: Bounds = Bounds {
-    answer_bytes_max: 256 * 1024 * 1024,
-    timeout: Duration::from_secs(300),
 };
 /// Stripped state, or nothing.
 const SEND_BOUNDS: Bounds = Bounds {
@@ -113,64 +104,28 @@ pub async fn make(
     })
 }
 
-/// What comes back for a join: events as they came, unchecked. They share the
-/// answer's buffer.
-#[derive(Debug)]
-pub struct Joined {
-    pub state: Vec<Bytes>,
-    pub auth_chain: Vec<Bytes>,
-    /// The join with the resident's signature, if it needs one.
-    pub event: Option<Bytes>,
-    /// Members are missing from the state, though we asked for all.
-    pub members_omitted: bool,
-    /// Size of the whole answer.
-    pub bytes: usize,
-}
-
-#[derive(Deserialize)]
-struct JoinedAnswer<'a> {
-    #[serde(borrow)]
-    state: Events<'a, STATE_EVENTS_MAX>,
-    #[serde(borrow)]
-    auth_chain: Events<'a, STATE_EVENTS_MAX>,
-    #[serde(borrow)]
-    event: Option<&'a RawValue>,
-    #[serde(default)]
-    members_omitted: bool,
-}
-
-impl JoinedAnswer<'_> {
-    fn within(self, answer: &Bytes) -> Joined {
-        let event = self.event.map(RawValue::get);
-        Joined {
-            state: self.state.within(answer),
-            auth_chain: self.auth_chain.within(answer),
-            event: event.map(|event| answer.slice_ref(event.as_bytes())),
-            members_omitted: self.members_omitted,
-            bytes: answer.len(),
-        }
-    }
-}
-
 /// Sends a join, and asks for the whole state.
-pub async fn send_join(
-    client: &FederationClient,
+pub async fn send_join<'c>(
+    client: &'c FederationClient,
     server: &ServerName,
-    (room, event_id): (&RoomId, &EventId),
+    ids: (&RoomId, &EventId),
     event: &CanonicalJsonObject,
-) -> Result<Joined, RequestError> {
-    let sent = send(client, server, "join", (room, event_id), event, JOIN_BOUNDS).await?;
-    match sent {
-        Sent::Second(answer) => {
-            let read: JoinedAnswer<'_> = raw_events::read(&answer)?;
-            Ok(read.within(&answer))
+) -> Result<StateAnswer<'c>, RequestError> {
+    let mut path = path(2, "join", ids);
+    path.push_str("?omit_members=false");
+    let opened = client
+        .open(server, (Method::PUT, &path, Some(event)), PACE)
+        .await;
+    let ((body, permit), form) = match opened {
+        Ok(opened) => (opened, Form::Bare),
+        Err(error) if is_unknown_path(&error) => {
+            let path = self::path(1, "join", ids);
+            let request = (Method::PUT, &*path, Some(event));
+            (client.open(server, request, PACE).await?, Form::Pair)
         }
-        // `[200, {...}]`
-        Sent::First(answer) => {
-            let (_, read): (u16, JoinedAnswer<'_>) = raw_events::read(&answer)?;
-            Ok(read.within(&answer))
-        }
-    }
+        Err(error) => return Err(error),
+    };
+    Ok(StateAnswer::new(body, permit, OF_A_JOIN, form))
 }
 
 /// Sends a knock; the stripped state that comes back, unchecked.
@@ -207,42 +162,20 @@ pub async fn send_leave(
     ids: (&RoomId, &EventId),
     event: &CanonicalJsonObject,
 ) -> Result<(), RequestError> {
-    let sent = send(client, server, "leave", ids, event, SEND_BOUNDS).await;
-    sent.map(drop)
-}
-
-enum Sent {
-    First(Bytes),
-    Second(Bytes),
-}
-
-/// Sends by version 2 of an endpoint, or by version 1 where that is not known.
-async fn send(
-    client: &FederationClient,
-    server: &ServerName,
-    what: &str,
-    ids: (&RoomId, &EventId),
-    event: &CanonicalJsonObject,
-    bounds: Bounds,
-) -> Result<Sent, RequestError> {
-    let mut path = path(2, what, ids);
-    if what == "join" {
-        path.push_str("?omit_members=false");
-    }
+    let path = path(2, "leave", ids);
     let mut request = Request {
         method: Method::PUT,
         uri: &path,
         body: Some(event),
-        bounds,
+        bounds: SEND_BOUNDS,
     };
     match client.send(server, &request).await {
-        Ok(answer) => Ok(Sent::Second(answer)),
         Err(error) if is_unknown_path(&error) => {
-            let path = self::path(1, what, ids);
+            let path = self::path(1, "leave", ids);
             request.uri = &path;
-            client.send(server, &request).await.map(Sent::First)
+            client.send(server, &request).await.map(drop)
         }
-        Err(error) => Err(error),
+        sent => sent.map(drop),
     }
 }
 
@@ -271,21 +204,6 @@ pub(super) fn is_unknown_path(error: &RequestError) -> bool {
 mod tests {
     use super::*;
     use crate::outbound::answer::Refusal;
-
-    #[test]
-    fn an_answer_is_read_in_either_form() {
-        let second = Bytes::from_static(
-            br#"{"origin":"b","state":[{"a":1},{"b":2}],"auth_chain":[{"c":3}],"event":{"d":4}}"#,
-        );
-        let read: JoinedAnswer<'_> = raw_events::read(&second).expect("reads");
-        let read = read.within(&second);
-        assert_eq!((read.state.len(), read.auth_chain.len()), (2, 1));
-        assert_eq!(read.event.as_deref(), Some(&br#"{"d":4}"#[..]));
-        let first = Bytes::from_static(br#"[200,{"state":[],"auth_chain":[]}]"#);
-        let (status, read): (u16, JoinedAnswer<'_>) = raw_events::read(&first).expect("reads");
-        assert_eq!(status, 200);
-        assert!(read.within(&first).event.is_none());
-    }
 
     #[test]
     fn version_1_is_for_servers_that_know_no_other() {

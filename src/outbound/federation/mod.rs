@@ -14,6 +14,7 @@ pub mod queries;
 pub mod raw_events;
 pub mod room_state;
 pub mod server_keys;
+pub mod state_answer;
 pub mod timestamps;
 pub mod transactions;
 pub mod version;

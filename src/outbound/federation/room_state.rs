@@ -3,42 +3,28 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use reqwest::Method;
 use ruma::{EventId, OwnedEventId, RoomId, ServerName};
 use serde::Deserialize;
 
 use super::client::{Bounds, FederationClient, Request};
 use super::queries::{segment, uri};
-use super::raw_events::{self, Events, Listed};
+use super::raw_events::{self, Listed};
+use super::state_answer::{OF_A_STATE, PACE, STATE_EVENTS_MAX, StateAnswer};
 use crate::outbound::answer::RequestError;
+use crate::outbound::json_stream::Form;
 
-/// Events of one state, and as many of its auth chain. The largest known rooms
-/// have some 100,000 members.
-pub const STATE_EVENTS_MAX: usize = 200_000;
 /// Two lists of ids of some 45 bytes.
 const IDS_BOUNDS: Bounds = Bounds {
     answer_bytes_max: 24 * 1024 * 1024,
     timeout: Duration::from_secs(60),
 };
-/// A member event has about 1 KiB.
-const STATE_BOUNDS: Bounds = Bounds {
-    answer_bytes_max: 128 * 1024 * 1024,
-    timeout: Duration::from_secs(180),
-};
-
 /// The state before an event, as a server tells it.
 #[derive(Debug)]
 pub struct StateIds {
     pub state: Vec<OwnedEventId>,
     /// What authorises the state's events, and what authorises that, and so on.
     pub auth_chain: Vec<OwnedEventId>,
-}
-
-/// The same with the events, unread.
-#[derive(Debug)]
-pub struct StateEvents {
-    pub state: Vec<Bytes>,
-    pub auth_chain: Vec<Bytes>,
 }
 
 /// The ids of the state before an event.
@@ -63,28 +49,16 @@ pub async fn state_ids(
     })
 }
 
-/// The events of the state before an event. They share one buffer.
-pub async fn state(
-    client: &FederationClient,
+/// The events of the state before an event, read while they come.
+pub async fn state<'c>(
+    client: &'c FederationClient,
     server: &ServerName,
     room: &RoomId,
     event: &EventId,
-) -> Result<StateEvents, RequestError> {
-    #[derive(Deserialize)]
-    struct Answer<'a> {
-        #[serde(borrow)]
-        pdus: Events<'a, STATE_EVENTS_MAX>,
-        #[serde(borrow)]
-        auth_chain: Events<'a, STATE_EVENTS_MAX>,
-    }
+) -> Result<StateAnswer<'c>, RequestError> {
     let uri = path("state", room, event);
-    let request = Request::get(&uri, STATE_BOUNDS);
-    let answer = client.send(server, &request).await?;
-    let read: Answer<'_> = raw_events::read(&answer)?;
-    Ok(StateEvents {
-        state: read.pdus.within(&answer),
-        auth_chain: read.auth_chain.within(&answer),
-    })
+    let (body, permit) = client.open(server, (Method::GET, &uri, None), PACE).await?;
+    Ok(StateAnswer::new(body, permit, OF_A_STATE, Form::Bare))
 }
 
 fn path(what: &str, room: &RoomId, event: &EventId) -> String {

@@ -3,41 +3,37 @@
 //!
 //! A state is many records: its events first, each behind what authorises it,
 //! then *begin*, chunks of ids, and *commit*, at which it counts. Events are
-//! held as the bytes that came and taken up some hundreds at a time, so that a
-//! large room is never in memory as a tree of values.
+//! taken in while they come ([`intake`]), in an order of ours ([`order`]), so that
+//! a large room is never in memory as a whole.
 
+pub mod intake;
 mod order;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use log_format::codec;
 use log_format::record::input::{
-    GivenState, InputStateAbandoned, InputStateBegin, InputStateChunk, InputStateCommit, Placement,
+    GivenState, InputStateAbandoned, InputStateBegin, InputStateChunk, InputStateCommit,
 };
 use log_format::record::output::Reason;
 use log_format::record::{Kind, NewEnvelope, Source};
 use ruma::{EventId, OwnedEventId, RoomId, ServerName};
-use tokio::task::{spawn_blocking, yield_now};
-use tokio::time::Instant;
+use tokio::task::yield_now;
 
-use self::order::{Order, Roots};
+use self::intake::TakenIn;
+use self::order::TooMany;
 use super::past::is_known;
 use super::pdu_checks::PduChecks;
 use crate::clock::now_us;
 use crate::crypto::random;
 use crate::logs::log::NewRecord;
 use crate::matrix::RoomVersion;
-use crate::matrix::canonical_json::{Numbers, parse_object_with};
+use crate::outbound::federation::state_answer::Part;
 use crate::query::begun_states::BegunState;
 use crate::query::rooms::{QueryError, Rooms};
 use crate::writers::submit::{PendingSubmit, SubmitError, Submitted, Submitter};
 
-/// Events that are checked and appended at a time.
-const BATCH_EVENTS: usize = 200;
-/// The same in bytes as they came.
-const BATCH_BYTES: usize = 1024 * 1024;
 /// Ids of one chunk in bytes; a record may have 1 MiB.
 const CHUNK_BYTES: usize = 512 * 1024;
 /// Of a state so many parts may be missing, and the rest counts all the same:
@@ -47,10 +43,6 @@ const MISSING_PART: usize = 10;
 /// lost for one event that its server signed badly. The join itself says whether
 /// what counts is there.
 const MISSING_FEW: usize = 3;
-/// How often the progress of a large room is told, in events.
-const PROGRESS_EVENTS: usize = 5_000;
-/// How long what was appended may take to be folded.
-const FOLD_MAX: Duration = Duration::from_secs(60);
 /// Look-ups between which others get a turn.
 const LOOKUPS_AT_A_TIME: usize = 256;
 
@@ -65,6 +57,8 @@ pub enum GivenStateError {
     /// The room waits for work that is done aside.
     #[error("the room is busy")]
     Parked,
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     #[error("reading the events panicked")]
     Panicked,
     #[error(transparent)]
@@ -91,155 +85,25 @@ impl GivenStates {
     }
 
     /// Checks events of one room and appends them as outliers, each behind what
-    /// authorises it, in whatever order they came. Of a room that is not known
-    /// its create event must be among them, and makes it known from outside.
-    ///
-    /// Answers the id of each event, in the order given; none for what is no
-    /// event of the room or does not pass the checks. They are folded by then.
+    /// authorises it, in whatever order they came; what does not pass the checks
+    /// is left out. They are folded by then.
     pub async fn append_outliers(
         &self,
         room: &RoomId,
         version: RoomVersion,
         from: &ServerName,
         events: Vec<Bytes>,
-    ) -> Result<Vec<Option<OwnedEventId>>, GivenStateError> {
-        self.append_ordered(room, version, from, events, None).await
-    }
-
-    /// [`GivenStates::append_outliers`] of a state and what authorises it and an
-    /// event that cites `cited`; other events among them are left out. The ids
-    /// of the state's events that are here now.
-    pub async fn append_state(
-        &self,
-        room: &RoomId,
-        version: RoomVersion,
-        from: &ServerName,
-        (mut state, auth_chain): (Vec<Bytes>, Vec<Bytes>),
-        cited: &[OwnedEventId],
-    ) -> Result<Vec<OwnedEventId>, GivenStateError> {
-        let count = state.len();
-        state.extend(auth_chain);
-        let roots = (count, cited.to_vec());
-        let ids = self.append_ordered(room, version, from, state, Some(roots));
-        let mut ids = ids.await?;
-        ids.truncate(count);
-        let missing = ids.iter().filter(|id| id.is_none()).count();
-        if missing > (count / MISSING_PART).max(MISSING_FEW) {
-            return Err(GivenStateError::Incomplete { missing, of: count });
-        }
-        Ok(ids.into_iter().flatten().collect())
-    }
-
-    async fn append_ordered(
-        &self,
-        room: &RoomId,
-        version: RoomVersion,
-        from: &ServerName,
-        events: Vec<Bytes>,
-        roots: Option<(usize, Vec<OwnedEventId>)>,
-    ) -> Result<Vec<Option<OwnedEventId>>, GivenStateError> {
-        let order = {
-            let room = room.to_owned();
-            let read = spawn_blocking(move || {
-                let roots = roots.as_ref().map(|(first, cited)| Roots {
-                    first: *first,
-                    cited,
-                });
-                let order = Order::of(version, &room, &events, roots);
-                (order, events)
-            });
-            read.await.map_err(|_| GivenStateError::Panicked)?
-        };
-        let (order, events) = order;
-        let mut ids = order.ids;
-        let mut pending: Option<PendingSubmit> = None;
-        let mut batch: Vec<usize> = Vec::new();
-        let mut bytes = 0;
-        let of = order.authorities_first.len();
-        for (done, index) in order.authorities_first.into_iter().enumerate() {
-            if done > 0 && done % PROGRESS_EVENTS == 0 {
-                tracing::info!(%room, done, of, "events of a large room are checked and appended");
-            }
-            if done % LOOKUPS_AT_A_TIME == 0 {
-                yield_now().await;
-            }
-            if let (Some(Some(id)), Some(event)) = (ids.get(index), events.get(index))
-                && !is_known(&*self.rooms, room, id)?
-            {
-                batch.push(index);
-                bytes += event.len();
-            }
-            if batch.len() >= BATCH_EVENTS || bytes >= BATCH_BYTES {
-                let batch = std::mem::take(&mut batch);
-                bytes = 0;
-                self.append(
-                    room,
-                    version,
-                    from,
-                    (&events, &mut ids),
-                    batch,
-                    &mut pending,
-                )
-                .await?;
-            }
-        }
-        self.append(
-            room,
-            version,
-            from,
-            (&events, &mut ids),
-            batch,
-            &mut pending,
-        )
-        .await?;
-        if let Some(last) = pending {
-            let durable = last.durable().await?;
-            let folded = durable.outcome_by(Instant::now() + FOLD_MAX).await?;
-            folded.ok_or(GivenStateError::Parked)?;
-        }
-        Ok(ids)
-    }
-
-    /// Checks some of the events and queues their records, behind those that are
-    /// `pending`. Ids of what does not pass the checks are taken away.
-    async fn append(
-        &self,
-        room: &RoomId,
-        version: RoomVersion,
-        from: &ServerName,
-        (events, ids): (&[Bytes], &mut [Option<OwnedEventId>]),
-        batch: Vec<usize>,
-        pending: &mut Option<PendingSubmit>,
     ) -> Result<(), GivenStateError> {
-        let parsed = batch.iter().map(|index| {
-            let event = events.get(*index).map_or(&[][..], |event| event);
-            // It was parsed before, for its place in the order.
-            parse_object_with(event, Numbers::Kept).unwrap_or_default()
-        });
-        let checked = self.checks.check_all(version, parsed.collect()).await;
-        let mut records = Vec::with_capacity(batch.len());
-        for (index, checked) in batch.into_iter().zip(checked) {
-            match checked {
-                Ok(event) => {
-                    records.push(event.record(Placement::Outlier, Source::Federation, from));
-                }
-                Err(refusal) => {
-                    if let Some(id) = ids.get_mut(index).and_then(Option::take) {
-                        tracing::debug!(%id, %refusal, "event of a given past is dropped");
-                    }
-                }
+        let mut intake = self.intake(room, version, from)?;
+        let mut events = events.into_iter().map(|event| (Part::State, event));
+        loop {
+            let some: Vec<_> = events.by_ref().take(intake::BATCH_EVENTS).collect();
+            if some.is_empty() {
+                break;
             }
+            intake.add(some).await?;
         }
-        if records.is_empty() {
-            return Ok(());
-        }
-        // One batch is on its way while the next is verified, and no more: what
-        // is queued is in memory.
-        if let Some(before) = pending.take() {
-            before.durable().await?;
-        }
-        *pending = Some(self.submitter.enqueue(room.as_str(), records)?);
-        Ok(())
+        intake.finish().await.map(drop)
     }
 
     /// Gives the state before an event, whose events were appended before. It
@@ -364,6 +228,15 @@ impl GivenStates {
             self.abandon(&room_id, given)?.durable().await?;
         }
         Ok(())
+    }
+}
+
+/// The ids of a room's state that is to be joined, if enough of it is here.
+pub fn enough_to_join(taken: TakenIn) -> Result<Vec<OwnedEventId>, GivenStateError> {
+    let TakenIn { state, missing, of } = taken;
+    match missing > (of / MISSING_PART).max(MISSING_FEW) {
+        true => Err(GivenStateError::Incomplete { missing, of }),
+        false => Ok(state),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What other servers lead us to write (their keys now, their events later), and
 //! what we ask them on behalf of a request.
 
+mod budget;
 pub mod edus;
 pub mod given_state;
 pub mod keyring;
@@ -20,3 +21,4 @@ pub mod remote_past;
 pub mod remote_rooms;
 pub mod resident;
 pub mod template;
+pub mod told;

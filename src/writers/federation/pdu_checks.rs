@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use log_format::codec;
 use log_format::record::envelope::{Part, flags};
@@ -23,7 +24,9 @@ use crate::crypto::random;
 use crate::limits::INTEGER_MAX;
 use crate::logs::log::NewRecord;
 use crate::matrix::RoomVersion;
-use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
+use crate::matrix::canonical_json::{
+    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with,
+};
 use crate::matrix::event::{Pdu, PduError};
 use crate::matrix::server_keys::{KnownKey, Validity};
 use crate::matrix::signing::{Verified, VerifyError, servers_that_must_sign, verify_event};
@@ -150,15 +153,36 @@ impl PduChecks {
         events: Vec<CanonicalJsonObject>,
     ) -> Vec<Result<CheckedPdu, PduRefusal>> {
         let count = events.len();
-        let parsed = on_threads(events, move |event| {
-            let pdu = Pdu::from_object(version, event)?;
-            let wanted = keys_wanted(version, &pdu)?;
-            Ok((pdu, wanted))
+        let read = on_threads(events, move |event| read(version, event));
+        match read.await {
+            Ok(read) => self.verify_all(version, read).await,
+            Err(_) => panicked(count),
+        }
+    }
+
+    /// [`PduChecks::check_all`] of events as they came.
+    pub async fn check_raw(
+        &self,
+        version: RoomVersion,
+        events: Vec<Bytes>,
+    ) -> Vec<Result<CheckedPdu, PduRefusal>> {
+        let count = events.len();
+        let read = on_threads(events, move |json| {
+            let event = parse_object_with(&json, Numbers::Kept).map_err(PduError::from)?;
+            read(version, event)
         });
-        let parsed: Vec<Result<_, PduRefusal>> = match parsed.await {
-            Ok(parsed) => parsed,
-            Err(_) => return panicked(count),
-        };
+        match read.await {
+            Ok(read) => self.verify_all(version, read).await,
+            Err(_) => panicked(count),
+        }
+    }
+
+    async fn verify_all(
+        &self,
+        version: RoomVersion,
+        parsed: Vec<Result<(Pdu, WantedKeys), PduRefusal>>,
+    ) -> Vec<Result<CheckedPdu, PduRefusal>> {
+        let count = parsed.len();
         let mut wanted = Wanted::new();
         for (server, key_id, at) in parsed.iter().flatten().flat_map(|(_, wanted)| wanted) {
             let newest = wanted.entry(server.clone()).or_default();
@@ -220,10 +244,15 @@ fn is_good(version: RoomVersion, key: &KnownKey, origin_server_ts: u64) -> bool 
 }
 
 /// Servers, key ids and time of the signatures that an event needs.
-fn keys_wanted(
-    version: RoomVersion,
-    pdu: &Pdu,
-) -> Result<Vec<(OwnedServerName, String, u64)>, PduRefusal> {
+type WantedKeys = Vec<(OwnedServerName, String, u64)>;
+
+fn read(version: RoomVersion, event: CanonicalJsonObject) -> Result<(Pdu, WantedKeys), PduRefusal> {
+    let pdu = Pdu::from_object(version, event)?;
+    let wanted = keys_wanted(version, &pdu)?;
+    Ok((pdu, wanted))
+}
+
+fn keys_wanted(version: RoomVersion, pdu: &Pdu) -> Result<WantedKeys, PduRefusal> {
     let mut wanted = Vec::new();
     for server in servers_that_must_sign(version, pdu.object())? {
         let ids = key_ids(pdu, &server);
@@ -301,7 +330,7 @@ fn verify(version: RoomVersion, pdu: Pdu, keys: &Keys) -> Result<CheckedPdu, Pdu
 }
 
 /// Maps in order, in parallel, on threads that may block.
-async fn on_threads<T, R, F>(items: Vec<T>, map: F) -> Result<Vec<R>, JoinError>
+pub(super) async fn on_threads<T, R, F>(items: Vec<T>, map: F) -> Result<Vec<R>, JoinError>
 where
     T: Send + 'static,
     R: Send + 'static,

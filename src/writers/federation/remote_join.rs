@@ -18,14 +18,16 @@ use futures_util::future::Shared;
 use log_format::record::Source;
 use log_format::record::input::Placement;
 use log_format::record::output::Decision;
-use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
 
+use super::given_state::enough_to_join;
 use super::pdu_checks::CheckedPdu;
 use super::remote_rooms::{RemoteRoomError, RemoteRooms, Signed};
 use crate::matrix::canonical_json::{
     CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with,
 };
-use crate::outbound::federation::handshakes::{self, Handshake, Joined};
+use crate::matrix::event::Pdu;
+use crate::outbound::federation::handshakes::{self, Handshake};
 
 /// Rooms whose doors are remembered before idle ones are forgotten.
 const DOORS_MAX: usize = 1_024;
@@ -127,20 +129,25 @@ impl RemoteRooms {
         let event_id = &*signed.built.event_id;
         tracing::info!(%room, %server, version = %signed.version.as_str(), "joining a room of other servers");
         let ids = (room, event_id);
-        let mut joined =
+        let mut answer =
             handshakes::send_join(&self.parts.client, server, ids, &signed.object).await?;
+        let ours = Pdu::from_object(signed.version, signed.object.clone());
+        let ours = ours.map_err(|error| RemoteRoomError::Build(error.to_string()))?;
+        let mut intake = self.given.intake(room, signed.version, server)?;
+        intake.want(&ours.auth_events)?;
+        intake.take(&mut answer).await?;
         tracing::info!(
-            %room, %server, bytes = joined.bytes, state = joined.state.len(),
-            auth_chain = joined.auth_chain.len(), ms = began.elapsed().as_millis(),
+            %room, %server, bytes = answer.bytes(), ms = began.elapsed().as_millis(),
             "room's state has come"
         );
-        if joined.members_omitted {
+        let fields = answer.fields().clone();
+        drop(answer);
+        if fields.members_omitted {
             return Err(RemoteRoomError::BadAnswer("members are left out"));
         }
-        let join = self
-            .countersigned(server, &signed, joined.event.take())
-            .await?;
-        self.commit(server, room, join, joined).await?;
+        let join = self.countersigned(server, &signed, fields.event).await?;
+        let state = enough_to_join(intake.finish().await?)?;
+        self.commit(server, room, join, &state).await?;
         tracing::info!(%room, %server, ms = began.elapsed().as_millis(), "joined");
         Ok(())
     }
@@ -168,22 +175,15 @@ impl RemoteRooms {
         }
     }
 
-    /// Checks what came, and appends it: what authorises the state and the join,
-    /// the state, and the join with the state before it.
+    /// Appends the join with the state before it, whose events are here.
     async fn commit(
         &self,
         server: &ServerName,
         room: &RoomId,
         join: CheckedPdu,
-        joined: Joined,
+        state: &[OwnedEventId],
     ) -> Result<(), RemoteRoomError> {
         let (version, event_id) = (join.pdu.version, &join.pdu.event_id);
-        let cited = &join.pdu.auth_events;
-        let events = (joined.state, joined.auth_chain);
-        let given = &self.given;
-        let state = given
-            .append_state(room, version, server, events, cited)
-            .await?;
         // That the state begins with its create event is the fold's to say, which
         // knows the room by it; that nobody told us another version is ours.
         let head = self.parts.rooms.head(room)?;
@@ -198,9 +198,8 @@ impl RemoteRooms {
             true => Placement::Rejoin,
         };
         let record = join.record(placement, Source::Federation, server);
-        let decided = given
-            .give_and_append(room, event_id, &state, record)
-            .await?;
+        let given = &self.given;
+        let decided = given.give_and_append(room, event_id, state, record).await?;
         match decided.outcome.decision {
             Decision::Accepted => Ok(()),
             _ => Err(RemoteRoomError::BadAnswer(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId};
 
+use super::given_state::intake::IntakeError;
 use super::given_state::{GivenStateError, GivenStates};
 use super::keyring::Keyring;
 use super::own_keys::OwnKeys;
@@ -14,6 +15,7 @@ use super::pdu_checks::PduChecks;
 use super::remote_join::RunningJoin;
 use super::remote_past::Line;
 use super::template::{self, Asked, TemplateError};
+use super::told::{Teller, ToldError};
 use crate::matrix::RoomVersion;
 use crate::matrix::build::{BuiltEvent, build_and_sign};
 use crate::matrix::canonical_json::{CanonicalJsonObject, parse_stored_object};
@@ -72,9 +74,30 @@ impl From<GivenStateError> for RemoteRoomError {
                 RemoteRoomError::BadAnswer("its state does not allow the join")
             }
             GivenStateError::Parked => RemoteRoomError::BadAnswer("its state takes too long"),
+            GivenStateError::TooMany(_) => RemoteRoomError::BadAnswer("it names too many events"),
             GivenStateError::Panicked => RemoteRoomError::Stopping,
             GivenStateError::Submit(error) => error.into(),
             GivenStateError::Query(error) => error.into(),
+        }
+    }
+}
+
+impl From<ToldError> for RemoteRoomError {
+    fn from(error: ToldError) -> RemoteRoomError {
+        match error {
+            ToldError::TooMuch => RemoteRoomError::BadAnswer("it takes too many requests"),
+            ToldError::Request(error) => error.into(),
+            ToldError::Given(error) => error.into(),
+            ToldError::Query(error) => error.into(),
+        }
+    }
+}
+
+impl From<IntakeError> for RemoteRoomError {
+    fn from(error: IntakeError) -> RemoteRoomError {
+        match error {
+            IntakeError::Request(error) => error.into(),
+            IntakeError::Given(error) => error.into(),
         }
     }
 }
@@ -168,6 +191,23 @@ impl RemoteRooms {
 
     pub(super) fn own(&self) -> &OwnKeys {
         self.parts.keyring.own()
+    }
+
+    /// A server that is asked about the past of a room.
+    pub(super) fn teller<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room: &'a RoomId,
+        version: RoomVersion,
+    ) -> Teller<'a> {
+        Teller {
+            client: &self.parts.client,
+            rooms: &*self.parts.rooms,
+            given: &self.given,
+            server,
+            room,
+            version,
+        }
     }
 
     /// Whether we know the room ourselves, and need no other server for it.

@@ -43,8 +43,8 @@ pub async fn state(
         form: form.clone(),
     };
     let sections = vec![
-        section("pdus", found.state),
         section("auth_chain", found.chain),
+        section("pdus", found.state),
     ];
     Ok(pdus::answer(
         api.rooms.clone(),

@@ -6,10 +6,9 @@
 //! seen them. Otherwise the events before the oldest of them are fetched, with the
 //! state before each, which is given ([`state`]); or else the state before the
 //! event itself. What authorises an event and is missing is fetched by
-//! `event_auth`. All of it has bounds ([`budget`]), and one gap of a room is filled
+//! `event_auth`. All of it has bounds ([`Budget`]), and one gap of a room is filled
 //! at a time.
 
-mod budget;
 mod follower;
 mod lines;
 mod state;
@@ -24,13 +23,14 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use self::budget::Budget;
 use self::lines::Lines;
 use self::walk::Walked;
+use super::budget::{self, Budget};
 use super::given_state::{GivenStateError, GivenStates};
 use super::past::{self, Missing};
 use super::pdu_checks::{CheckedPdu, PduChecks};
 use super::policy_servers::PolicyServers;
+use super::told::ToldError;
 use crate::matrix::RoomVersion;
 use crate::outbound::answer::RequestError;
 use crate::outbound::federation::{FederationClient, event};
@@ -73,6 +73,17 @@ pub enum GapError {
     Submit(#[from] SubmitError),
     #[error(transparent)]
     Query(#[from] QueryError),
+}
+
+impl From<ToldError> for GapError {
+    fn from(error: ToldError) -> GapError {
+        match error {
+            ToldError::TooMuch => GapError::TooMuch,
+            ToldError::Request(error) => GapError::Request(error),
+            ToldError::Given(error) => error.into(),
+            ToldError::Query(error) => GapError::Query(error),
+        }
+    }
 }
 
 impl From<GivenStateError> for GapError {
