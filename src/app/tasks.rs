@@ -152,9 +152,10 @@ impl Gauges {
         metrics::gauge!(names::SYNC_LAG).set(behind(&*self.sync) as f64);
         metrics::gauge!(names::DIRECTORY_LAG).set(behind(&*self.user_directory) as f64);
         metrics::gauge!(names::SENDER_LAG).set(behind(&*self.sender) as f64);
-        let (waiting, failing) = self.sender.counts();
-        metrics::gauge!(names::EVENTS_TO_SEND).set(waiting as f64);
-        metrics::gauge!(names::SERVERS_FAILING).set(failing as f64);
+        let sending = self.sender.counts();
+        metrics::gauge!(names::EVENTS_TO_SEND).set(sending.waiting as f64);
+        metrics::gauge!(names::SERVERS_FAILING).set(sending.failing as f64);
+        metrics::gauge!(names::DESTINATIONS).set(sending.in_memory as f64);
         if let Some(search) = &self.search {
             metrics::gauge!(names::SEARCH_LAG).set(search.behind() as f64);
         }

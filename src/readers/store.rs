@@ -180,19 +180,22 @@ pub mod memory {
             let rows = self.rows.read();
             let prefix = tagged(table, prefix);
             let from = from.map(|from| tagged(table, from).1);
+            let first = match (&from, reverse) {
+                (Some(from), false) => (prefix.0, from.clone().max(prefix.1.clone())),
+                _ => prefix.clone(),
+            };
             let within = rows
-                .range(prefix.clone()..)
+                .range(first..)
                 .take_while(|((family, key), _)| *family == prefix.0 && key.starts_with(&prefix.1))
-                .filter(|((_, key), _)| match (&from, reverse) {
-                    (None, _) => true,
-                    (Some(from), false) => key >= from,
-                    (Some(from), true) => key <= from,
+                .take_while(|((_, key), _)| {
+                    !reverse || from.as_ref().is_none_or(|from| key <= from)
                 })
                 .map(|((_, key), value)| (Bytes::copy_from_slice(&key[1..]), value.clone()));
-            let mut found: Vec<_> = within.collect();
-            if reverse {
-                found.reverse();
+            if !reverse {
+                return Ok(within.take(limit).collect());
             }
+            let mut found: Vec<_> = within.collect();
+            found.reverse();
             found.truncate(limit);
             Ok(found)
         }

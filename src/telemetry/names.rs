@@ -100,6 +100,9 @@ pub const EVENTS_GIVEN_UP: &str = "engram_federation_events_given_up_total";
 pub const EVENTS_TO_SEND: &str = "engram_federation_events_waiting";
 /// Servers whose last transaction failed.
 pub const SERVERS_FAILING: &str = "engram_federation_servers_failing";
+/// Servers that the federation sender has in memory: those with which something
+/// goes on.
+pub const DESTINATIONS: &str = "engram_federation_destinations";
 /// *Output* records that the federation sender has not read yet.
 pub const SENDER_LAG: &str = "engram_federation_sender_lag_records";
 /// Seconds since the epoch at which the process started.
@@ -262,6 +265,11 @@ pub const ALL: &[Metric] = &[
         SERVERS_FAILING,
         Kind::Gauge,
         "Servers whose last transaction failed.",
+    ),
+    metric(
+        DESTINATIONS,
+        Kind::Gauge,
+        "Servers that the federation sender has in memory.",
     ),
     metric(
         SENDER_LAG,

@@ -7,11 +7,11 @@ use log_format::record::input::{Acknowledged, Emitted, InputDelivery};
 
 use super::FederationSender;
 use super::back_off::pause;
-use super::destination::{Courier, Destination, State};
+use super::destination::{Courier, Destination, State, Told};
 use super::edus::Edus;
 use super::queue;
 use super::rows::{self, Queued};
-use super::transaction::{look_up, transaction};
+use super::transaction::{Ends, look_up, of_edus, of_events};
 use crate::logs::log::PartitionId;
 use crate::outbound::answer::RequestError;
 use crate::query::rooms::QueryError;
@@ -65,36 +65,41 @@ impl FederationSender {
     }
 
     async fn try_round(&self, destination: &Arc<Destination>) -> Result<Round, CourierError> {
-        let batch = self.next_batch(destination)?;
-        let (edus, repeats) = {
+        let told = {
+            let now = self.time.now_ms();
             let mut state = destination.state();
-            // What was told with the first attempt may have arrived: a repeat has
-            // the events alone.
-            let repeats = batch.is_some() && state.failures > 0;
-            let edus = match repeats {
-                true => Edus::default(),
-                false => state.edus.take(),
-            };
-            state.tried_at_ms = self.time.now_ms();
-            (edus, repeats)
+            state.tried_at_ms = now;
+            let wait = state.waiting() > 0;
+            state.next_told(wait, now)
         };
-        let events = batch.as_ref().map_or(&[][..], |batch| &batch.events);
-        let pdus = look_up(&*self.ports.rooms, events)?;
-        if pdus.is_empty() && edus.is_empty() {
-            let Some(batch) = batch else {
-                return Ok(Round::Done);
+        if let Some(told) = told {
+            return self.try_to_tell(destination, &told).await;
+        }
+        let Some(batch) = self.next_batch(destination)? else {
+            // What was counted to wait was none: what is to be told has its turn.
+            let round = match destination.state().is_to_tell() {
+                true => Round::Again,
+                false => Round::Done,
             };
+            return Ok(round);
+        };
+        self.try_batch(destination, &batch).await
+    }
+
+    /// A transaction of events.
+    async fn try_batch(
+        &self,
+        destination: &Arc<Destination>,
+        batch: &Batch,
+    ) -> Result<Round, CourierError> {
+        let pdus = look_up(&*self.ports.rooms, &batch.events)?;
+        if pdus.is_empty() {
             // All of it is gone by now; nothing but the queue needs to know.
-            self.acknowledged(destination, &batch, Taken::Gone).await?;
+            self.acknowledged(destination, batch, Taken::Gone).await?;
             return Ok(Round::Again);
         }
-        let (ours, now) = (&self.ports.server_name, self.time.now_ms());
-        let sent = transaction(ours, &destination.name, pdus, &edus, now);
-        metrics::gauge!(names::TRANSACTIONS_IN_FLIGHT).increment(1);
-        let under_way = InFlight;
-        let carried = self.ports.carrier.carry(&destination.name, &sent).await;
-        drop(under_way);
-        match carried {
+        let sent = of_events(self.ends(destination), &batch.events, pdus);
+        match self.ports.carrier.carry(&destination.name, &sent).await {
             Ok(refused) => {
                 metrics::counter!(names::TRANSACTIONS, "result" => "taken").increment(1);
                 for event in refused {
@@ -103,20 +108,47 @@ impl FederationSender {
                         "event was not wanted"
                     );
                 }
-                match &batch {
-                    Some(batch) => {
-                        self.acknowledged(destination, batch, Taken::Received)
-                            .await?;
-                    }
-                    None => self.reached(destination),
-                }
+                self.acknowledged(destination, batch, Taken::Received)
+                    .await?;
                 Ok(Round::Again)
             }
-            Err(error) => {
-                tracing::debug!(server = %destination.name, %error, repeats, "transaction not taken");
-                self.not_taken(destination, batch.as_ref(), edus, &error)
-                    .await
+            Err(error) if is_about_content(&error) => {
+                self.batch_refused(destination, batch, &error).await?;
+                Ok(Round::Later)
             }
+            Err(error) => Ok(self.not_taken(destination, &error)),
+        }
+    }
+
+    /// A transaction of what is true for a while.
+    async fn try_to_tell(
+        &self,
+        destination: &Arc<Destination>,
+        told: &Told,
+    ) -> Result<Round, CourierError> {
+        let sent = of_edus(self.ends(destination), &told.edus, told.at_ms);
+        match self.ports.carrier.carry(&destination.name, &sent).await {
+            Ok(_) => {
+                metrics::counter!(names::TRANSACTIONS, "result" => "taken").increment(1);
+                self.reached(destination, told);
+                Ok(Round::Again)
+            }
+            Err(error) if is_about_content(&error) => {
+                metrics::counter!(names::TRANSACTIONS, "result" => "refused").increment(1);
+                // News of the moment, which is not worth a second try.
+                tracing::warn!(server = %destination.name, %error, "EDUs refused and dropped");
+                destination.state().under_way = None;
+                self.failed(destination, &error.to_string());
+                Ok(Round::Later)
+            }
+            Err(error) => Ok(self.not_taken(destination, &error)),
+        }
+    }
+
+    fn ends<'a>(&'a self, destination: &'a Destination) -> Ends<'a> {
+        Ends {
+            origin: &self.ports.server_name,
+            destination: &destination.name,
         }
     }
 
@@ -132,9 +164,14 @@ impl FederationSender {
                 .filter(waits)
                 .map(|(partition, _)| *partition)
                 .collect();
-            let behind = waiting.iter().filter(|partition| **partition > state.turn);
-            let before = waiting.iter().filter(|partition| **partition <= state.turn);
-            behind.chain(before).copied().collect()
+            // What was not taken is repeated before anything else is tried.
+            let is_next = |partition: &&PartitionId| match state.failures {
+                0 => **partition > state.turn,
+                _ => **partition >= state.turn,
+            };
+            let next = waiting.iter().filter(is_next);
+            let others = waiting.iter().filter(|partition| !is_next(partition));
+            next.chain(others).copied().collect()
         };
         for partition in turns {
             let line = *destination.state().line(partition);
@@ -192,6 +229,7 @@ impl FederationSender {
             } else {
                 line.waiting = line.waiting.max(following.len() as u64);
             }
+            state.told_events = true;
             if taken == Taken::Received {
                 succeeded(&mut state, self.time.now_ms());
             }
@@ -216,12 +254,17 @@ impl FederationSender {
         Ok(())
     }
 
-    /// Something was taken that is not in the queue.
-    fn reached(&self, destination: &Arc<Destination>) {
+    /// What is true for a while was taken.
+    fn reached(&self, destination: &Arc<Destination>, told: &Told) {
         let failed_before = {
             let mut state = destination.state();
             let failed_before = state.failures > 0;
             succeeded(&mut state, self.time.now_ms());
+            state.under_way = None;
+            state.told_events = false;
+            if failed_before {
+                state.edus.end_typing(&told.edus);
+            }
             failed_before
         };
         if failed_before {
@@ -237,27 +280,24 @@ impl FederationSender {
         }
     }
 
-    async fn not_taken(
+    /// Whatever is in it, the server did not take it.
+    fn not_taken(&self, destination: &Arc<Destination>, error: &RequestError) -> Round {
+        tracing::debug!(server = %destination.name, %error, "transaction not taken");
+        metrics::counter!(names::TRANSACTIONS, "result" => "failed").increment(1);
+        self.failed(destination, &error.to_string());
+        Round::Later
+    }
+
+    /// The server does not want the events of a transaction: after some times it
+    /// is halved, and an event that is alone in it given up.
+    async fn batch_refused(
         &self,
         destination: &Arc<Destination>,
-        batch: Option<&Batch>,
-        edus: Edus,
+        batch: &Batch,
         error: &RequestError,
-    ) -> Result<Round, CourierError> {
-        let text = error.to_string();
-        if !is_about_content(error) {
-            metrics::counter!(names::TRANSACTIONS, "result" => "failed").increment(1);
-            destination.state().edus.put_back(edus);
-            self.failed(destination, &text);
-            return Ok(Round::Later);
-        }
+    ) -> Result<(), CourierError> {
         metrics::counter!(names::TRANSACTIONS, "result" => "refused").increment(1);
-        let Some(batch) = batch else {
-            // Nothing but news of the moment, which is not worth a second try.
-            tracing::warn!(server = %destination.name, error = text, "EDUs refused and dropped");
-            self.failed(destination, &text);
-            return Ok(Round::Later);
-        };
+        let text = error.to_string();
         let refusals = {
             let mut state = destination.state();
             state.refusals += 1;
@@ -285,7 +325,7 @@ impl FederationSender {
             }
         }
         self.failed(destination, &text);
-        Ok(Round::Later)
+        Ok(())
     }
 
     /// Counts a failure, and settles when to try again.
@@ -303,7 +343,12 @@ impl FederationSender {
             let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             state.retry_at_ms = self.time.now_ms().saturating_add(pause);
             state.error = Some(error.into());
-            state.edus.drop_typing();
+            state.edus.cut_down();
+            if !state.is_told(self.time.now_ms()) {
+                // As a crash would have it: whoever is away for hours misses it.
+                state.edus = Edus::default();
+                state.under_way = None;
+            }
             InputDelivery {
                 acknowledged: vec![],
                 failures: state.failures,
@@ -357,13 +402,4 @@ fn is_about_content(error: &RequestError) -> bool {
             refusal.status,
             401 | 403 | 404 | 405 | 407 | 408 | 421 | 425 | 429
         )
-}
-
-/// Counts itself out, also when its task is stopped.
-struct InFlight;
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        metrics::gauge!(names::TRANSACTIONS_IN_FLIGHT).decrement(1);
-    }
 }

@@ -3,6 +3,7 @@
 //! memory, and no more than a bound: what is lost nobody misses for long.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use log_format::record::ephemeral::PresenceState;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
@@ -10,9 +11,11 @@ use serde_json::{Value, json};
 
 use crate::limits::TRANSACTION_EDUS_MAX;
 
-/// Bytes that wait for one server. Thousands of servers may be away at a time,
-/// and each is to cost 64 KiB at most.
-const BYTES_MAX: usize = 48 * 1024;
+/// Bytes that wait for one server, and as many may be on their way to it.
+const BYTES_MAX: usize = 44 * 1024;
+/// Bytes that wait for a server that is not reached. Thousands may be away at a
+/// time, and with what could not be delivered each is to cost 64 KiB at most.
+const BYTES_MAX_IF_FAILING: usize = 12 * 1024;
 /// What an entry takes beside its texts: pointers, and its share of the map.
 const ENTRY_BYTES: usize = 128;
 
@@ -52,10 +55,11 @@ pub enum Said {
     },
 }
 
-/// What waits for one server, or goes to it.
+/// What waits for one server, or goes to it. What is told to many servers is in
+/// memory once, and counted in full for each, since any may be the last to have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edus {
-    latest: BTreeMap<About, Said>,
+    latest: BTreeMap<Arc<About>, Arc<Said>>,
     bytes: usize,
 }
 
@@ -66,12 +70,24 @@ impl Edus {
 
     /// Keeps what is said, in place of what was said before of the same; drops it
     /// where too much waits already.
-    pub fn add(&mut self, about: About, said: Said) {
+    pub fn add(&mut self, about: Arc<About>, said: Arc<Said>) {
+        self.add_within(BYTES_MAX, about, said);
+    }
+
+    /// [`Edus::add`], for a server that is not reached.
+    pub fn add_if_failing(&mut self, about: Arc<About>, said: Arc<Said>) {
+        // Nobody is there to see who types.
+        if !matches!(*about, About::Typing { .. }) {
+            self.add_within(BYTES_MAX_IF_FAILING, about, said);
+        }
+    }
+
+    fn add_within(&mut self, bytes_max: usize, about: Arc<About>, said: Arc<Said>) {
         if let Some(before) = self.latest.remove(&about) {
             self.bytes -= bytes(&about, &before);
         }
         let more = bytes(&about, &said);
-        if self.bytes + more <= BYTES_MAX {
+        if self.bytes + more <= bytes_max {
             self.bytes += more;
             self.latest.insert(about, said);
         }
@@ -83,7 +99,7 @@ impl Edus {
         // All presence is one EDU, and sorts last.
         let mut others = TRANSACTION_EDUS_MAX - 1;
         while let Some(first) = self.latest.first_entry() {
-            if !matches!(first.key(), About::Presence { .. }) {
+            if !matches!(**first.key(), About::Presence { .. }) {
                 if others == 0 {
                     break;
                 }
@@ -96,21 +112,19 @@ impl Edus {
         taken
     }
 
-    /// Gives back what was not sent, but for what is newer by now.
-    pub fn put_back(&mut self, taken: Edus) {
-        for (about, said) in taken.latest {
-            if !self.latest.contains_key(&about) {
-                self.add(about, said);
-            }
+    /// Keeps what a server may still want that was not reached.
+    pub fn cut_down(&mut self) {
+        for (about, said) in std::mem::take(self).latest {
+            self.add_if_failing(about, said);
         }
     }
 
-    /// Forgets who types: nobody is there to see it.
-    pub fn drop_typing(&mut self) {
-        let all = std::mem::take(self);
-        for (about, said) in all.latest {
-            if !matches!(about, About::Typing { .. }) {
-                self.add(about, said);
+    /// Says that nobody types who did in `late`, which was taken long after it was
+    /// first sent: what they did since was not told.
+    pub fn end_typing(&mut self, late: &Edus) {
+        for (about, said) in &late.latest {
+            if **said == Said::Typing(true) && !self.latest.contains_key(about) {
+                self.add(about.clone(), Arc::new(Said::Typing(false)));
             }
         }
     }
@@ -119,8 +133,8 @@ impl Edus {
     pub fn to_json(&self, now_ms: u64) -> Vec<Value> {
         let mut push = Vec::new();
         let mut edus = Vec::new();
-        for entry in &self.latest {
-            match entry {
+        for (about, said) in &self.latest {
+            match (&**about, &**said) {
                 (About::Typing { room_id, user_id }, Said::Typing(typing)) => {
                     let content =
                         json!({ "room_id": room_id, "user_id": user_id, "typing": typing });
@@ -146,7 +160,7 @@ impl Edus {
                     edus.push(edu("m.receipt", content));
                 }
                 (About::Presence { user_id }, Said::Presence { .. }) => {
-                    push.extend(presence(user_id, entry.1, now_ms));
+                    push.extend(presence(user_id, said, now_ms));
                 }
                 // Nobody says of one what is said of another.
                 _ => (),
@@ -218,22 +232,22 @@ mod tests {
         OwnedRoomId::try_from(format!("!room{number}:a.test")).unwrap()
     }
 
-    fn receipt(number: usize, thread: &str, ts: u64) -> (About, Said) {
-        let about = About::Receipt {
+    fn receipt(number: usize, thread: &str, ts: u64) -> (Arc<About>, Arc<Said>) {
+        let about = Arc::new(About::Receipt {
             room_id: room(number),
             user_id: user(number),
             thread: (!thread.is_empty()).then(|| thread.into()),
-        };
+        });
         let event_id = OwnedEventId::try_from(format!("$event{ts}")).unwrap();
-        (about, Said::Receipt { event_id, ts })
+        (about, Arc::new(Said::Receipt { event_id, ts }))
     }
 
-    fn typing(number: usize, typing: bool) -> (About, Said) {
+    fn typing(number: usize, typing: bool) -> (Arc<About>, Arc<Said>) {
         let about = About::Typing {
             room_id: room(number),
             user_id: user(number),
         };
-        (about, Said::Typing(typing))
+        (Arc::new(about), Arc::new(Said::Typing(typing)))
     }
 
     #[test]
@@ -249,15 +263,32 @@ mod tests {
             edus.add(about, said);
         }
         assert_eq!(edus.latest.len(), 3);
-        let taken = edus.take();
+        let mut taken = edus.take();
         assert!(edus.is_empty());
-        let (about, said) = receipt(1, "", 9);
-        edus.add(about.clone(), said.clone());
-        edus.put_back(taken);
-        assert_eq!(edus.latest.get(&about), Some(&said));
-        assert_eq!(edus.latest.len(), 3);
-        edus.drop_typing();
-        assert_eq!(edus.latest.len(), 2);
+        let (about, said) = receipt(1, "", 3);
+        assert_eq!(taken.latest.get(&about), Some(&said));
+        taken.cut_down();
+        assert_eq!(taken.latest.len(), 2);
+    }
+
+    #[test]
+    fn who_typed_long_ago_does_not_any_more() {
+        let mut late = Edus::default();
+        let mut since = Edus::default();
+        for number in 1..4 {
+            let (about, said) = typing(number, number < 3);
+            late.add(about, said);
+        }
+        let (about, said) = typing(2, true);
+        since.add(about, said);
+        since.end_typing(&late);
+        let said = |number| {
+            let (about, _) = typing(number, true);
+            since.latest.get(&about).map(|said| (**said).clone())
+        };
+        assert_eq!(said(1), Some(Said::Typing(false)));
+        assert_eq!(said(2), Some(Said::Typing(true)));
+        assert_eq!(said(3), None);
     }
 
     #[test]
@@ -275,9 +306,12 @@ mod tests {
                 last_active_ms: Some(5),
                 currently_active: false,
             };
-            edus.add(about, said);
+            edus.add(Arc::new(about), Arc::new(said));
         }
         assert!(edus.bytes <= BYTES_MAX);
+        let mut failing = edus.clone();
+        failing.cut_down();
+        assert!(failing.bytes <= BYTES_MAX_IF_FAILING);
         assert!(edus.latest.len() > 40);
         let mut sent = 0;
         while !edus.is_empty() {
@@ -295,7 +329,6 @@ mod tests {
             ops in prop::collection::vec((0usize..4, 0usize..3, any::<bool>()), 0..60),
         ) {
             let mut edus = Edus::default();
-            let mut taken = Edus::default();
             for (number, op, flag) in ops {
                 match op {
                     0 => {
@@ -306,8 +339,12 @@ mod tests {
                         let (about, said) = receipt(number, "main", number as u64);
                         edus.add(about, said);
                     }
-                    _ if flag => taken = edus.take(),
-                    _ => edus.put_back(std::mem::take(&mut taken)),
+                    2 if flag => drop(edus.take()),
+                    2 => edus.cut_down(),
+                    _ => {
+                        let (about, said) = receipt(number, "", number as u64);
+                        edus.add_if_failing(about, said);
+                    }
                 }
                 let counted: usize = edus.latest.iter().map(|(about, said)| bytes(about, said)).sum();
                 prop_assert_eq!(edus.bytes, counted);

@@ -43,12 +43,24 @@ const MEMBER: &str = "m.room.member";
 /// Tips of a room that are remembered: as many as one event can build on.
 const TIPS_MAX: usize = crate::limits::PREV_EVENTS_MAX;
 
+/// Who came to a room.
+#[derive(Default)]
+pub struct Arrivals {
+    /// Servers none of whose users was in it.
+    pub servers: BTreeSet<OwnedServerName>,
+    /// Users of ours.
+    pub users: BTreeSet<OwnedUserId>,
+}
+
 /// What a group leads to in memory, once its rows are written.
 #[derive(Default)]
 pub struct News {
+    pub arrivals: BTreeMap<OwnedRoomId, Arrivals>,
     /// Rows that were added for a server.
     pub queued: BTreeMap<OwnedServerName, (Arc<Destination>, u64)>,
-    pub receipts: Vec<(OwnedServerName, About, Said)>,
+    pub receipts: Vec<(OwnedServerName, Arc<About>, Arc<Said>)>,
+    /// How many rows that is, so that a group can be written before it is too large.
+    pub rows: usize,
 }
 
 /// One group of records on its way into rows.
@@ -58,8 +70,9 @@ pub struct Group<'a, 's> {
     pub server_name: &'a ServerName,
     pub destinations: &'a Destinations,
     pub federated: &'a Federated,
-    /// Receipts below this offset were told by an earlier process, or are lost.
-    pub receipts_from: u64,
+    /// What is true for a while and stands below this offset was told by an earlier
+    /// process, or is lost.
+    pub told_from: u64,
     pub news: News,
 }
 
@@ -79,7 +92,7 @@ impl Group<'_, '_> {
             Kind::OutputRoomState => {
                 let part: OutputRoomState = codec::decode(envelope.body).map_err(body)?;
                 let room = envelope.room_id.ok_or(missing(offset, "room id"))?;
-                Ok(self.memberships(room, &part.memberships)?)
+                Ok(self.memberships(offset, room, &part.memberships)?)
             }
             // What waits of the room is found to be gone when its turn comes.
             Kind::OutputRoomPurged => {
@@ -87,7 +100,7 @@ impl Group<'_, '_> {
                 Ok(self.forget(room)?)
             }
             Kind::OutputReceipt => {
-                if offset < self.receipts_from {
+                if offset < self.told_from {
                     return Ok(());
                 }
                 let receipt: OutputReceipt = codec::decode(envelope.body).map_err(body)?;
@@ -105,7 +118,7 @@ impl Group<'_, '_> {
     ) -> Result<(), ReaderError> {
         let offset = record.offset;
         let room = envelope.room_id.ok_or(missing(offset, "room id"))?;
-        self.memberships(room, &event.memberships)?;
+        self.memberships(offset, room, &event.memberships)?;
         // Also of a room in which no other server is yet.
         let uninvited = match is_ours(envelope, event) {
             true => self.uninvited(envelope, event),
@@ -149,18 +162,30 @@ impl Group<'_, '_> {
 
     /// Counts joined members by server. A server whose last one leaves stays,
     /// with none, until the room's next event.
-    fn memberships(&mut self, room: &str, changes: &[MembershipChange]) -> Result<(), StoreError> {
+    fn memberships(
+        &mut self,
+        offset: u64,
+        room: &str,
+        changes: &[MembershipChange],
+    ) -> Result<(), StoreError> {
         for change in changes {
             let joins = change.to == Membership::Join;
             if joins == (change.from == Some(Membership::Join)) {
                 continue;
             }
+            let is_news = joins && offset >= self.told_from;
             let Some(server) = self.other_server(&change.user_id) else {
+                if is_news && let Ok(user) = OwnedUserId::try_from(&*change.user_id) {
+                    self.arrivals(room, |arrivals| arrivals.users.insert(user));
+                }
                 continue;
             };
             let key = rows::server_key(self.partition, room, &server);
             let count = self.rows.get(SENDER_SERVERS, key.as_bytes())?;
             let count = count.map_or(Ok(0), |row| rows::count(&row))?;
+            if is_news && count == 0 {
+                self.arrivals(room, |arrivals| arrivals.servers.insert(server));
+            }
             let count = match joins {
                 true => count + 1,
                 false => count.saturating_sub(1),
@@ -170,6 +195,12 @@ impl Group<'_, '_> {
             self.federated.add(self.partition, room);
         }
         Ok(())
+    }
+
+    fn arrivals(&mut self, room: &str, enter: impl FnOnce(&mut Arrivals) -> bool) {
+        if let Ok(room) = OwnedRoomId::try_from(room) {
+            enter(self.news.arrivals.entry(room).or_default());
+        }
     }
 
     fn other_server(&self, user_id: &str) -> Option<OwnedServerName> {
@@ -258,6 +289,7 @@ impl Group<'_, '_> {
             }
             let key = rows::queued_key(self.partition, server, queued.at);
             self.rows.put(SENDER_QUEUE, key.as_bytes(), queued.encode());
+            self.news.rows += 1;
             let added = self.news.queued.entry(server.clone());
             let (_, added) = added.or_insert_with(|| (destination.clone(), 0));
             *added += 1;
@@ -324,15 +356,15 @@ impl Group<'_, '_> {
         if !is_news || user_id.server_name() != self.server_name {
             return Ok(());
         }
-        let about = About::Receipt {
+        let about = Arc::new(About::Receipt {
             room_id,
             user_id,
             thread: receipt.thread.as_deref().map(Into::into),
-        };
-        let said = Said::Receipt {
+        });
+        let said = Arc::new(Said::Receipt {
             event_id,
             ts: envelope.origin_ts_ms,
-        };
+        });
         for server in self.servers_of(room)?.0 {
             let told = (server, about.clone(), said.clone());
             self.news.receipts.push(told);

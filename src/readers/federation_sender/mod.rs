@@ -6,6 +6,9 @@
 //! time. What was acknowledged is recorded in *input*, so that whatever becomes
 //! of the tables nothing is sent again but the one transaction that was under
 //! way. Replaying sends nothing: only [`FederationSender::run`] does.
+//!
+//! What is told beside events is in memory alone and goes with the process: a
+//! crash repeats none of it (see [`transaction`]).
 
 mod back_off;
 mod carrier;
@@ -17,6 +20,7 @@ mod fold;
 mod moments;
 pub mod overview;
 mod queue;
+mod rest;
 mod rows;
 mod run;
 mod servers;
@@ -25,19 +29,19 @@ mod tests;
 pub mod time;
 mod transaction;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use log_format::codec;
 use log_format::record::input::InputDelivery;
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::{OwnedServerName, ServerName};
+use ruma::OwnedServerName;
 
 pub use self::carrier::{Carried, Carrier};
 
 use self::destination::Destination;
 use self::destinations::Destinations;
+use self::edus::{About, Said};
 use self::fold::{Group, News};
 use self::rows::TABLES_VERSION;
 use self::run::Ways;
@@ -49,12 +53,16 @@ use crate::query::ephemeral::Ephemeral;
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::tokens::Epoch;
 use crate::readers::run::{Reader, ReaderError};
-use crate::readers::store::{Cursor, Write, clear, scan};
+use crate::readers::store::{Cursor, Write, clear};
 use crate::storage::columns::{SENDER_QUEUE, SENDER_SERVERS, SENDER_TIPS, Table};
 use crate::storage::overlay::{Overlay, StoreError};
 
 /// Under which the cursors are kept.
 const NAME: &str = "federation_sender";
+
+/// Rows for servers above which a group is written: one event may lead to
+/// thousands of them, and they are in memory until then.
+const GROUP_ROWS: usize = 16 * 1024;
 
 /// Every table of this reader.
 const TABLES: [Table; 3] = [SENDER_SERVERS, SENDER_QUEUE, SENDER_TIPS];
@@ -79,12 +87,23 @@ pub struct FederationSender {
     ports: Ports,
     time: Arc<dyn Time>,
     cursors: Box<[AtomicU64]>,
-    /// By partition, where *output* ended at the start: older receipts were told
-    /// before, or are lost with what held them.
+    /// By partition, where *output* ended at the start: older receipts and the like
+    /// were told before, or are lost with what held them.
     began_at: Box<[u64]>,
     destinations: Arc<Destinations>,
     federated: Federated,
     ways: Ways,
+}
+
+/// Sums over all destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Events that wait.
+    pub waiting: u64,
+    /// Servers whose last transaction failed, and for which something waits or is told.
+    pub failing: u64,
+    /// Servers that are in memory.
+    pub in_memory: u64,
 }
 
 /// The sender cannot be opened.
@@ -98,14 +117,15 @@ pub enum OpenError {
 
 impl FederationSender {
     /// Finds the tables as they were left, or empties those that belong to
-    /// another epoch or version, or lie ahead of *output*, to be rebuilt. What
-    /// was acknowledged since they were last flushed is taken out.
+    /// another epoch or version, or lie ahead of *output*, to be rebuilt.
     pub fn open(ports: Ports) -> Result<FederationSender, OpenError> {
         let store = ports.store.clone();
-        let destinations = Destinations::new(ports.deliveries.clone(), ports.time.clone());
+        let partitions = ports.output.partitions();
+        let (deliveries, time) = (ports.deliveries.clone(), ports.time.clone());
+        let destinations = Destinations::new(store.clone(), deliveries, partitions, time);
         let federated = Federated::default();
         let (mut cursors, mut began_at) = (Vec::new(), Vec::new());
-        for partition in 0..ports.output.partitions() {
+        for partition in 0..partitions {
             let end = ports.output.end(partition);
             let cursor = Cursor::load(&*store, NAME, partition)?.filter(|cursor| {
                 cursor.version == TABLES_VERSION
@@ -118,10 +138,10 @@ impl FederationSender {
                 }
             }
             federated.load(&*store, partition)?;
-            load_queues(&*store, partition, &destinations)?;
             cursors.push(AtomicU64::new(cursor.map_or(0, |cursor| cursor.next)));
             began_at.push(end);
         }
+        destinations.count_rows()?;
         Ok(FederationSender {
             time: ports.time.clone(),
             cursors: cursors.into(),
@@ -138,33 +158,51 @@ impl FederationSender {
         self.destinations.clone()
     }
 
-    /// Events that wait, over all servers, and servers whose last transaction failed.
-    pub fn counts(&self) -> (u64, u64) {
+    /// How it stands, for metrics.
+    pub fn counts(&self) -> Counts {
         let all = self.destinations.all();
-        let states = all.iter().map(|destination| {
+        let at_rest = *self.destinations.at_rest.lock();
+        let mut counts = Counts {
+            waiting: at_rest.waiting,
+            failing: at_rest.failing,
+            in_memory: all.len() as u64,
+        };
+        for destination in all {
             let state = destination.state();
-            (state.waiting(), u64::from(state.failures > 0))
-        });
-        states.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+            counts.waiting += state.waiting();
+            counts.failing += u64::from(state.failures > 0);
+        }
+        counts
     }
 
-    fn fold_group(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
-        let Some(last) = records.last() else {
-            return Ok(());
-        };
-        let next = last.offset + 1;
+    /// Folds so many of the records as make a batch of a bounded size, at least
+    /// one. Returns those that are left.
+    fn fold_some<'a>(
+        &self,
+        partition: PartitionId,
+        records: &'a [LogRecord],
+    ) -> Result<&'a [LogRecord], ReaderError> {
         let mut group = Group {
             partition,
             rows: Overlay::new(&*self.ports.store),
             server_name: &self.ports.server_name,
             destinations: &self.destinations,
             federated: &self.federated,
-            receipts_from: self.began_at.get(partition as usize).copied().unwrap_or(0),
+            told_from: self.began_at.get(partition as usize).copied().unwrap_or(0),
             news: News::default(),
         };
-        for record in records {
+        let mut left = records;
+        while let Some((record, behind)) = left.split_first()
+            && group.news.rows < GROUP_ROWS
+        {
             group.fold(record)?;
+            left = behind;
         }
+        let folded = records.len() - left.len();
+        let Some(last) = records.get(..folded).and_then(<[LogRecord]>::last) else {
+            return Ok(left);
+        };
+        let next = last.offset + 1;
         let Group { mut rows, news, .. } = group;
         let cursor = Cursor {
             version: TABLES_VERSION,
@@ -177,21 +215,38 @@ impl FederationSender {
             cursor.store(next, Ordering::Release);
         }
         self.spread(partition, news)?;
-        Ok(())
+        Ok(left)
     }
 
     /// Tells destinations what is in the tables for them by now.
     fn spread(&self, partition: PartitionId, news: News) -> Result<(), QueryError> {
         for (server, about, said) in news.receipts {
             let destination = self.destinations.of(&server)?;
-            destination.state().edus.add(about, said);
-            self.destinations.call(&destination);
+            self.tell(&destination, about, said);
         }
         for (destination, added) in news.queued.into_values() {
             destination.state().line(partition).waiting += added;
             self.destinations.call(&destination);
         }
+        for (room, arrivals) in &news.arrivals {
+            self.tell_arrivals(room, arrivals)?;
+        }
         Ok(())
+    }
+
+    /// Leaves with a destination what is true for a while, if it is to be told.
+    fn tell(&self, destination: &Arc<Destination>, about: Arc<About>, said: Arc<Said>) {
+        {
+            let mut state = destination.state();
+            if !state.is_told(self.time.now_ms()) {
+                return;
+            }
+            match state.failures {
+                0 => state.edus.add(about, said),
+                _ => state.edus.add_if_failing(about, said),
+            }
+        }
+        self.destinations.call(destination);
     }
 
     /// Records how it stands with a destination. The ticket resolves once that is
@@ -228,57 +283,10 @@ impl Reader for FederationSender {
     }
 
     fn fold(&self, partition: PartitionId, records: &[LogRecord]) -> Result<(), ReaderError> {
-        self.fold_group(partition, records)
-    }
-}
-
-/// Counts what waits for whom. Rows that were acknowledged are of before a crash,
-/// and removed.
-fn load_queues(
-    store: &dyn Write,
-    partition: PartitionId,
-    destinations: &Destinations,
-) -> Result<(), OpenError> {
-    let mut waiting: BTreeMap<String, u64> = BTreeMap::new();
-    let mut stale: Vec<Vec<u8>> = Vec::new();
-    let mut current: Option<Arc<Destination>> = None;
-    let prefix = rows::partition_key(partition);
-    let mut failed = None;
-    scan(store, SENDER_QUEUE, prefix.as_bytes(), |key, _| {
-        let (server, at) = rows::queued_at(key)?;
-        let known = current.take().filter(|known| known.name == server);
-        let destination = match known {
-            Some(known) => known,
-            None => match destinations.of(&rows::server_name(SENDER_QUEUE, server)?) {
-                Ok(destination) => destination,
-                Err(error) => {
-                    failed.get_or_insert(error);
-                    return Ok(());
-                }
-            },
-        };
-        match destination.state().line(partition).has(at) {
-            true => stale.push(key.to_vec()),
-            false => *waiting.entry(server.to_owned()).or_default() += 1,
+        let mut left = records;
+        while !left.is_empty() {
+            left = self.fold_some(partition, left)?;
         }
-        current = Some(destination);
         Ok(())
-    })?;
-    if let Some(error) = failed {
-        return Err(error.into());
     }
-    let mut rows = Overlay::new(store);
-    for key in &stale {
-        rows.delete(SENDER_QUEUE, key);
-    }
-    store.write(rows.into_writes())?;
-    for (server, waiting) in waiting {
-        let server = <&ServerName>::try_from(server.as_str());
-        if let Ok(server) = server {
-            let destination = destinations.of(server)?;
-            destination.state().line(partition).waiting = waiting;
-            destinations.call(&destination);
-        }
-    }
-    Ok(())
 }

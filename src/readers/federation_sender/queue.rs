@@ -15,6 +15,7 @@ use super::destination::{Destination, State};
 use super::rows::{self, Queued, Tip};
 use crate::limits::TRANSACTION_PDUS_MAX;
 use crate::logs::log::PartitionId;
+use crate::readers::store::{Write, scan};
 use crate::storage::columns::{SENDER_QUEUE, SENDER_TIPS};
 use crate::storage::overlay::{Overlay, Read, StoreError};
 
@@ -69,6 +70,42 @@ pub fn read(
         found.push(queued);
     }
     Ok(found)
+}
+
+/// The first event that waits behind `after`.
+pub fn first(
+    store: &dyn Read,
+    partition: PartitionId,
+    server: &ServerName,
+    after: Option<Emitted>,
+) -> Result<Option<Emitted>, StoreError> {
+    let some = read(store, partition, server, after, None)?;
+    Ok(some.first().map(|first| first.at))
+}
+
+/// Counts what waits for a server. What it acknowledged (up to `upto`) waits only
+/// where a crash took its removal back, and is removed.
+pub fn settle(
+    store: &dyn Write,
+    partition: PartitionId,
+    server: &ServerName,
+    upto: Option<Emitted>,
+) -> Result<u64, StoreError> {
+    let prefix = rows::queue_key(partition, server);
+    let mut rows = Overlay::new(store);
+    let mut waiting = 0;
+    scan(store, SENDER_QUEUE, prefix.as_bytes(), |key, _| {
+        let (_, at) = rows::queued_at(key)?;
+        match upto.is_some_and(|upto| at <= upto) {
+            true => rows.delete(SENDER_QUEUE, key),
+            false => waiting += 1,
+        }
+        Ok(())
+    })?;
+    if !rows.is_empty() {
+        store.write(rows.into_writes())?;
+    }
+    Ok(waiting)
 }
 
 /// Takes the events out of a thinned queue that a newer one of their room leads
@@ -132,7 +169,8 @@ pub fn thin_out(
         };
         from = Some([last.as_ref(), &[0]].concat());
     }
-    tracing::info!(
+    // Thousands may be so at the same time: `federation queues` tells of them.
+    tracing::debug!(
         server = %destination.name, kept, dropped,
         "server is behind: it will be sent the newest event of each room, and may ask for the others"
     );

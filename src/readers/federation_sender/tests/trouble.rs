@@ -68,7 +68,7 @@ async fn pauses_grow_while_a_server_is_away_and_end_when_it_speaks() {
     world.sender.ears().heard_from(&name("b.test"));
     world.pass(SOON).await;
     assert_eq!(world.has("b.test"), [first]);
-    assert_eq!(world.sender.counts(), (0, 0));
+    assert_eq!(world.counts(), (0, 0));
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn a_server_that_was_away_for_long_gets_the_newest_of_each_room() {
         }
     }
     world.pass(DAY).await;
-    let (waiting, _) = world.sender.counts();
+    let (waiting, _) = world.counts();
     assert!(waiting < 110, "{waiting}");
     world.mood("b.test", Mood::Up);
     world.sender.ears().heard_from(&name("b.test"));
@@ -148,7 +148,7 @@ async fn an_event_that_a_server_chokes_on_is_given_up_and_nothing_else() {
     world.pass(DAY).await;
     let others: Vec<&String> = sent.iter().filter(|id| **id != bad).collect();
     assert_eq!(world.has("b.test").iter().collect::<Vec<_>>(), others);
-    assert_eq!(world.sender.counts(), (0, 0));
+    assert_eq!(world.counts(), (0, 0));
     let last = world.say(&Said::message(ROOM));
     world.pass(SOON).await;
     assert_eq!(world.has("b.test").last(), Some(&last));
@@ -179,7 +179,7 @@ async fn what_was_purged_meanwhile_is_passed_over() {
     world.mood("b.test", Mood::Up);
     world.pass(DAY).await;
     assert_eq!(world.has("b.test"), [sent[1].clone(), sent[3].clone()]);
-    assert_eq!(world.sender.counts().0, 0);
+    assert_eq!(world.counts().0, 0);
 }
 
 #[tokio::test]

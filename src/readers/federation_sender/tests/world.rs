@@ -74,6 +74,26 @@ pub struct Outside {
     pub arrived: Mutex<BTreeMap<OwnedServerName, Vec<Arrived>>>,
     /// How long an answer takes.
     pub takes: Mutex<Duration>,
+    /// Transactions that are on their way now, and how many were so at most.
+    pub under_way: Mutex<(usize, usize)>,
+}
+
+/// Counts a transaction until its answer is there.
+struct OnItsWay<'a>(&'a Outside);
+
+impl Outside {
+    fn set_out(&self) -> OnItsWay<'_> {
+        let mut under_way = self.under_way.lock();
+        under_way.0 += 1;
+        under_way.1 = under_way.1.max(under_way.0);
+        OnItsWay(self)
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.lock().0 -= 1;
+    }
 }
 
 impl Carrier for Outside {
@@ -83,6 +103,7 @@ impl Carrier for Outside {
         transaction: &'a Transaction,
     ) -> Carried<'a> {
         Box::pin(async move {
+            let _on_its_way = self.set_out();
             let mood = self.moods.lock().get(destination).cloned();
             let events = transaction.body.get("pdus");
             let events = events.and_then(CanonicalJsonValue::as_array).unwrap();
@@ -360,6 +381,7 @@ impl World {
             moods: Mutex::default(),
             arrived: Mutex::default(),
             takes: Mutex::default(),
+            under_way: Mutex::default(),
         });
         let input = Arc::new(FakeInput {
             hours: hours.clone(),
@@ -415,6 +437,12 @@ impl World {
     /// The rows of now are on the disk.
     pub fn flush(&mut self) {
         self.flushed = self.store.copy();
+    }
+
+    /// Ends the process without a word, and nobody starts another one for a while.
+    pub async fn stop_for(&mut self, time: Duration) {
+        self.running.abort();
+        self.pass(time).await;
     }
 
     /// Ends the process without a word, and begins another one. Rows that were
@@ -570,6 +598,12 @@ impl World {
     pub fn purge(&self, event_id: &str) {
         let id = OwnedEventId::try_from(event_id).unwrap();
         self.bodies.0.write().remove(&id);
+    }
+
+    /// Events that wait, and servers that fail.
+    pub fn counts(&self) -> (u64, u64) {
+        let counts = self.sender.counts();
+        (counts.waiting, counts.failing)
     }
 
     pub fn mood(&self, server: &str, mood: Mood) {
