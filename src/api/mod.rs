@@ -277,6 +277,7 @@ impl Api {
             acls: acls.clone(),
             typing: ports.typing_setter.clone(),
             receipts: receipt_setter.clone(),
+            remote: ports.remote.clone(),
             presence: ports.remote_presence,
         });
         let receiver = Receiver::new(ReceiverParts {

@@ -24,6 +24,9 @@ use crate::telemetry::{metrics, names};
 const GRACE: Duration = Duration::from_secs(3);
 /// The same after a failure, when no write can succeed any more.
 const GRACE_AFTER_FAILURE: Duration = Duration::from_millis(300);
+/// How long transactions under way to other servers may take at a stop, from when
+/// the doors begin to close. What takes longer is repeated at the next start.
+const SENDING_GRACE: Duration = Duration::from_secs(5);
 
 /// Serves until a signal or a failure.
 pub fn run(config: &Config, file: Option<&Path>) -> Result<(), Exit> {
@@ -94,7 +97,8 @@ async fn until_the_end(
         None => {
             tracing::info!("stopping");
             house.readers.sync.release();
-            doors.close(GRACE).await;
+            let sender = &house.readers.sender;
+            tokio::join!(doors.close(GRACE), sender.leave(SENDING_GRACE));
             end(running).await;
             house.close().await?;
             // Tidiness only: readers of these check which process wrote them.

@@ -18,7 +18,7 @@ use super::answer::Building;
 use super::memory::{Memory, UserIx, UserSlot};
 use super::room::Events;
 use super::{ClientSync, SyncError, SyncRequest};
-use crate::query::ephemeral::{Changes, Presence};
+use crate::query::ephemeral::{Changes, Presence, Since};
 use crate::query::ids::EphemeralOffset;
 use crate::query::tokens::SyncToken;
 
@@ -89,17 +89,30 @@ impl ClientSync {
         told
     }
 
-    /// The same of users of other servers: changes of those who share a room.
+    /// The same of users of other servers: changes of those who share a room. If the
+    /// user `came` to a room, what is current too: it may have been told before the
+    /// join was done.
     pub(super) fn add_presence_of_remote(
         &self,
         request: &SyncRequest,
         changes: &Changes,
+        came: bool,
         told: &mut Vec<Arc<Presence>>,
     ) -> Result<(), SyncError> {
-        let remote = changes.presence.iter().rev();
+        if !self.tells_presence(request) {
+            return Ok(());
+        }
+        let current = match came {
+            true => self.ephemeral.changes(Since::Nothing).presence,
+            false => vec![],
+        };
+        let news: BTreeSet<&UserId> = changes.presence.iter().map(|it| &*it.user_id).collect();
+        let current = current.iter().rev();
+        let current = current.filter(|presence| !news.contains(&*presence.user_id));
+        let remote = changes.presence.iter().rev().chain(current);
         let remote = remote.filter(|presence| !self.is_local(&presence.user_id));
         for presence in remote.take(USERS_MAX) {
-            if self.tells_presence(request) && self.is_in_a_room_of(presence, &request.user)? {
+            if self.is_in_a_room_of(presence, &request.user)? {
                 told.push(presence.clone());
             }
         }
@@ -127,6 +140,16 @@ fn never_there(user: &UserId) -> Presence {
         changed_at: EphemeralOffset(0),
         written_at: EphemeralOffset(0),
     }
+}
+
+/// Whether the user came to a room since a token.
+pub(super) fn came(memory: &Memory, user: &UserId, known: &SyncToken) -> bool {
+    let rooms = memory.user(user).map(|user| &user.rooms);
+    rooms.into_iter().flatten().any(|(ix, standing)| {
+        let since = known.vector.get(memory.room(*ix).partition as usize);
+        let since = since.map_or(0, |since| since.0);
+        standing.membership == Membership::Join && standing.joined_at >= Some(since)
+    })
 }
 
 /// Local users who came to a room of the user since a token, or to whose rooms

@@ -189,6 +189,12 @@ impl RemoteRooms {
         }
     }
 
+    /// Whether a user of ours is on the way into a room: its servers count us in
+    /// before we do.
+    pub fn is_joining(&self) -> bool {
+        self.doors.iter().any(|door| door.try_lock().is_err())
+    }
+
     pub(super) fn own(&self) -> &OwnKeys {
         self.parts.keyring.own()
     }

@@ -2,7 +2,7 @@
 //! and also after they or we were away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -34,6 +34,8 @@ pub struct Arrived {
 pub struct Inbox {
     arrived: Arc<Mutex<Vec<Arrived>>>,
     status: Arc<AtomicU16>,
+    /// Milliseconds from when something arrived to its answer.
+    takes_ms: Arc<AtomicU64>,
     news: Arc<Notify>,
 }
 
@@ -67,6 +69,8 @@ impl Inbox {
                 let id = id.to_owned();
                 inbox.arrived.lock().push(Arrived { id, body });
                 inbox.news.notify_waiters();
+                let takes_ms = inbox.takes_ms.load(Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(takes_ms)).await;
                 answer(status, br#"{"pdus":{}}"#.to_vec())
             }
         };
@@ -78,6 +82,12 @@ impl Inbox {
     /// Answers from now on with this status; 0 is 200.
     pub fn answer_with(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// Answers from now on so long after something arrived.
+    pub fn answer_after(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap();
+        self.takes_ms.store(ms, Ordering::Relaxed);
     }
 
     pub fn arrived(&self) -> Vec<Arrived> {
@@ -109,36 +119,36 @@ impl Inbox {
 }
 
 /// The events of transactions, in order.
-fn pdus(arrived: &[Arrived]) -> Vec<Value> {
+pub fn pdus(arrived: &[Arrived]) -> Vec<Value> {
     let bodies = arrived.iter();
     let pdus = bodies.flat_map(|one| one.body["pdus"].as_array().unwrap().clone());
     pdus.collect()
 }
 
 /// The texts of messages, in order.
-fn texts(arrived: &[Arrived]) -> Vec<String> {
+pub fn texts(arrived: &[Arrived]) -> Vec<String> {
     let bodies = pdus(arrived).into_iter();
     let texts = bodies.filter_map(|pdu| Some(pdu["content"]["body"].as_str()?.to_owned()));
     texts.collect()
 }
 
-async fn room(alice: &Api, version: &str) -> String {
+pub async fn room(alice: &Api, version: &str) -> String {
     let body = json!({ "room_version": version, "preset": "public_chat" });
     alice.create_room(body).await
 }
 
-async fn kick(alice: &Api, room: &str, user: &str) {
+pub async fn kick(alice: &Api, room: &str, user: &str) {
     let path = format!("/_matrix/client/v3/rooms/{}/kick", escape(room));
     alice.post(&path, json!({ "user_id": user })).await.ok();
 }
 
 /// Speaks to the server, as one that is back does sooner or later.
-async fn speak(c: &Visitor) {
+pub async fn speak(c: &Visitor) {
     let profile = "/_matrix/federation/v1/query/profile?user_id=%40alice%3Aa.test";
     assert_eq!(c.get(profile).await.0, 200);
 }
 
-async fn start(neighbourhood: &Neighbourhood) -> (Server, Api) {
+pub async fn start(neighbourhood: &Neighbourhood) -> (Server, Api) {
     let builder = neighbourhood.builder("a.test");
     let a = builder.set("PRESENCE__ENABLED", "true").start().await;
     let alice = a.register("alice").await;
@@ -146,7 +156,7 @@ async fn start(neighbourhood: &Neighbourhood) -> (Server, Api) {
 }
 
 /// The same user of a server that was started again, at another port.
-fn again(a: &Server, alice: &Api) -> Api {
+pub fn again(a: &Server, alice: &Api) -> Api {
     let mut api = a.api();
     api.token = alice.token.clone();
     api.user_id = alice.user_id.clone();
@@ -236,7 +246,7 @@ async fn what_was_acknowledged_is_not_sent_again_over_restarts() {
 }
 
 /// The EDUs of a type, in order.
-fn edus(arrived: &[Arrived], kind: &str) -> Vec<Value> {
+pub fn edus(arrived: &[Arrived], kind: &str) -> Vec<Value> {
     let bodies = arrived.iter();
     let edus = bodies.flat_map(|one| one.body["edus"].as_array().cloned().unwrap_or_default());
     let of_kind = edus.filter(|edu| edu["edu_type"] == kind);
@@ -254,14 +264,8 @@ async fn typing_receipts_and_presence_are_told_to_the_servers_of_the_room() {
     c.join(&room, CAROL).await;
     let event = alice.send_text(&room, "read me").await;
     for place in [&alone, &room] {
-        let path = format!(
-            "/_matrix/client/v3/rooms/{}/typing/{}",
-            escape(place),
-            escape(&alice.user_id)
-        );
-        let typing = json!({ "typing": true, "timeout": 30_000 });
-        alice.put(&path, typing).await.ok();
-        alice.put(&path, json!({ "typing": false })).await.ok();
+        typing(&alice, place, true).await;
+        typing(&alice, place, false).await;
     }
     let receipt = |kind: &str| {
         let (room, event) = (escape(&room), escape(&event));
@@ -327,29 +331,56 @@ async fn typing_receipts_and_presence_are_told_to_the_servers_of_the_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_failed_is_repeated_under_the_same_id() {
+async fn what_failed_is_repeated_to_the_last_byte() {
     let neighbourhood = Neighbourhood::new();
     let (_a, alice) = start(&neighbourhood).await;
     let inbox = Inbox::default();
     let c = inbox.open(&neighbourhood).await;
     let room = room(&alice, "11").await;
     c.join(&room, CAROL).await;
-    inbox.answer_with(500);
-    alice.send_text(&room, "first").await;
-    inbox.wait_for("first").await;
-    inbox.answer_with(0);
-    alice.send_text(&room, "second").await;
-    speak(&c).await;
-    inbox.wait_for("second").await;
-    let arrived = inbox.arrived();
-    // The same transaction again, under the same id.
-    assert_eq!(texts(&arrived), ["first", "first", "second"]);
-    let first: Vec<_> = arrived
-        .iter()
-        .filter(|one| texts(std::slice::from_ref(one)) == ["first"])
-        .collect();
-    assert_eq!(first[0].id, first[1].id);
-    assert_eq!(first[0].body["pdus"], first[1].body["pdus"]);
+    alice.send_text(&room, "zero").await;
+    inbox.wait_for("zero").await;
+    for told in [false, true] {
+        let before = inbox.arrived().len();
+        inbox.answer_with(500);
+        match told {
+            true => {
+                typing(&alice, &room, true).await;
+            }
+            false => drop(alice.send_text(&room, "first").await),
+        }
+        inbox
+            .wait("the first attempt", |arrived| arrived.len() > before)
+            .await;
+        // More comes in, and is no part of what is repeated.
+        alice.send_text(&room, &format!("second {told}")).await;
+        inbox.answer_with(0);
+        speak(&c).await;
+        inbox.wait_for(&format!("second {told}")).await;
+        let arrived = &inbox.arrived()[before..];
+        assert_eq!(arrived[0], arrived[1]);
+        assert_ne!(arrived[1].id, arrived[2].id);
+    }
+    // Whoever typed by then is not left typing.
+    let ceased = |arrived: &[Arrived]| {
+        let told = edus(arrived, "m.typing");
+        told.last()
+            .is_some_and(|content| content["typing"] == false)
+    };
+    inbox.wait("the end of typing", ceased).await;
+    // Events and what is told beside them never go together.
+    for one in inbox.arrived() {
+        let of_events = !one.body["pdus"].as_array().unwrap().is_empty();
+        assert_ne!(of_events, one.body["edus"].is_array(), "{one:?}");
+    }
+}
+
+/// Says that a user types, or not.
+async fn typing(api: &Api, room: &str, typing: bool) {
+    let (room, user) = (escape(room), escape(&api.user_id));
+    let path = format!("/_matrix/client/v3/rooms/{room}/typing/{user}");
+    let body = json!({ "typing": typing, "timeout": 30_000 });
+    api.put(&path, body).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ use crate::query::server_acls::ServerAcls;
 use crate::telemetry::names;
 use crate::writers::client::receipt_setter::ReceiptSetter;
 use crate::writers::client::typing_setter::{self, TypingSetter};
+use crate::writers::federation::remote_rooms::RemoteRooms;
 
 /// Why an EDU, or a part of one, is dropped; the words are a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,7 @@ pub struct Parts {
     pub acls: ServerAcls,
     pub typing: TypingSetter,
     pub receipts: ReceiptSetter,
+    pub remote: RemoteRooms,
     /// None where the operator has no presence.
     pub presence: Option<RemotePresence>,
 }
@@ -169,10 +171,13 @@ impl Edus {
     ) -> Result<(), Dropped> {
         let user = user_of(origin, text(told, "user_id")?)?;
         let shown = presence::shown(told).ok_or(Dropped::Malformed)?;
-        if !self.shares_a_room(&user)? {
+        let shares = self.shares_a_room(&user)?;
+        // Servers tell who is there when they let us in, and we are in a moment later.
+        if !shares && !self.parts.remote.is_joining() {
             return Err(Dropped::NotThere);
         }
-        presence.tell(&user, shown).map_err(|_| Dropped::NotWritten)
+        let told = presence.tell(&user, shown, shares);
+        told.map_err(|_| Dropped::NotWritten)
     }
 
     /// The room, if we are in it and it lets the server take part.

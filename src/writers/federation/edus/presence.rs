@@ -68,11 +68,17 @@ impl RemotePresence {
         }
     }
 
-    /// A user's server tells of them. What is no news costs no record.
-    pub fn tell(&self, user: &UserId, shown: Shown) -> Result<(), AppendError> {
+    /// A user's server tells of them, who `shares` a room with us, or may in a
+    /// moment: such users leave half of the places to others. What is no news
+    /// costs no record.
+    pub fn tell(&self, user: &UserId, shown: Shown, shares: bool) -> Result<(), AppendError> {
+        let users_max = match shares {
+            true => USERS_MAX,
+            false => USERS_MAX / 2,
+        };
         let mut there = self.inner.there.lock();
         let is_there = shown.state != PresenceState::Offline;
-        if is_there && !there.contains(&user.to_owned()) && there.len() >= USERS_MAX {
+        if is_there && !there.contains(&user.to_owned()) && there.len() >= users_max {
             return Err(AppendError::Overloaded);
         }
         let known = self.inner.ephemeral.window().presence_of(user);
