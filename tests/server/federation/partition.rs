@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use engram::crypto::random;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -85,11 +86,7 @@ impl Person {
         let numbers: Vec<usize> = (0..count).collect();
         for some in numbers.chunks(AT_A_TIME) {
             let sending = some.iter().map(|number| {
-                let path = format!(
-                    "/_matrix/client/v3/rooms/{}/send/m.room.message/{tag}{number}",
-                    escape(room)
-                );
-                let body = json!({ "msgtype": "m.text", "body": format!("{tag} {number}") });
+                let (path, body) = message(room, tag, *number);
                 async move { self.api.put(&path, body).await.ok() }
             });
             for answer in join_all(sending).await {
@@ -97,6 +94,21 @@ impl Person {
             }
         }
         sent
+    }
+
+    /// The same while the server may go away; what it did not take is left out.
+    async fn try_chat(&self, room: &str, tag: &str, count: usize) {
+        let numbers: Vec<usize> = (0..count).collect();
+        for some in numbers.chunks(AT_A_TIME) {
+            let sending = some.iter().map(|number| async move {
+                let (path, body) = message(room, tag, *number);
+                let request = self.api.try_request(Method::PUT, &path, Some(body));
+                request.await.is_ok()
+            });
+            if !join_all(sending).await.contains(&true) {
+                return;
+            }
+        }
     }
 
     async fn topic(&self, room: &str, topic: &str) {
@@ -139,6 +151,14 @@ impl Person {
             }
         }
     }
+}
+
+/// A request that sends a message, the same each time.
+fn message(room: &str, tag: &str, number: usize) -> (String, Value) {
+    let room = escape(room);
+    let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{tag}{number}");
+    let body = json!({ "msgtype": "m.text", "body": format!("{tag} {number}") });
+    (path, body)
 }
 
 /// A client that never stops syncing, and counts what it is told.
@@ -245,8 +265,8 @@ async fn two_halves_of_a_room_become_one() {
         let room = shared_room(&people, version).await;
         net.cut();
         let (ours, theirs) = tokio::join!(
-            people[0].chat(&room, "ours", 500),
-            people[1].chat(&room, "theirs", 500)
+            people[0].chat(&room, "ours", 1_000),
+            people[1].chat(&room, "theirs", 1_000)
         );
         people[0].topic(&room, "ours").await;
         people[1].topic(&room, "theirs").await;
@@ -302,4 +322,40 @@ async fn three_servers_lose_nothing_by_crashes() {
         let twice = follower.told.iter().find(|(_, times)| **times > 1);
         assert_eq!(twice, None, "told twice at {}", NAMES[person.home]);
     }
+}
+
+/// A server is killed again and again while it sends: what was under way comes
+/// again as it was, and no client is told anything twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_is_killed_in_the_middle_of_transactions_repeats_nothing() {
+    let mut net = Net::of(2).await;
+    let mut people = [Person::at(&net, 0).await, Person::at(&net, 1).await];
+    let mut follower = Follower::new();
+    let room = shared_room(&people, "11").await;
+    let mut sent = BTreeSet::new();
+    for round in 0..8 {
+        let tag = format!("round{round}-");
+        // Early, late, or after all that: told, so that a failure can be repeated.
+        let moment = Duration::from_millis(random::bytes::<1>()[0].into()) * 4;
+        eprintln!("round {round}: killed after {moment:?}");
+        {
+            let chat = people[0].try_chat(&room, &tag, 60);
+            let kill = async {
+                tokio::time::sleep(moment).await;
+                net.servers[0].kill();
+            };
+            tokio::join!(chat, kill);
+        }
+        net.servers[0].start().await;
+        people[0].found_again(&net);
+        // As a client does that had no answer: under the same transaction ids.
+        sent.extend(people[0].chat(&room, &tag, 60).await);
+        follower.follow(&people[1].api, &room).await;
+    }
+    same_room(&people, &room, &sent).await;
+    follower.follow(&people[1].api, &room).await;
+    let twice = follower.told.iter().find(|(_, times)| **times > 1);
+    assert_eq!(twice, None, "told twice");
+    let missing = sent.iter().find(|id| !follower.told.contains_key(*id));
+    assert_eq!(missing, None, "not told");
 }
