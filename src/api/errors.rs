@@ -126,16 +126,20 @@ impl From<ShowError> for ApiError {
 /// An error as it leaves the house.
 struct Answer {
     status: StatusCode,
-    code: &'static str,
+    code: Cow<'static, str>,
     text: Cow<'static, str>,
     retry_after: Option<Duration>,
 }
 
 impl Answer {
-    fn new(status: StatusCode, code: &'static str, text: impl Into<Cow<'static, str>>) -> Answer {
+    fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        text: impl Into<Cow<'static, str>>,
+    ) -> Answer {
         Answer {
             status,
-            code,
+            code: code.into(),
             text: text.into(),
             retry_after: None,
         }
@@ -270,6 +274,10 @@ impl ApiError {
             ApiError::Resident(ResidentError::IncompatibleVersion(version)) => {
                 Map::from_iter([("room_version".to_owned(), json!(version.as_str()))])
             }
+            ApiError::RoomWrite(RoomWriteError::Remote(error)) => match error.room_version() {
+                Some(version) => Map::from_iter([("room_version".to_owned(), json!(version))]),
+                None => Map::new(),
+            },
             _ => Map::new(),
         }
     }
@@ -312,7 +320,7 @@ impl IntoResponse for ApiError {
             body.insert("errcode".to_owned(), json!(answer.code));
             body.insert("error".to_owned(), json!(answer.text));
         }
-        if let (Some(after), "M_LIMIT_EXCEEDED") = (answer.retry_after, answer.code) {
+        if let (Some(after), "M_LIMIT_EXCEEDED") = (answer.retry_after, &*answer.code) {
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             body.insert("retry_after_ms".to_owned(), json!(after_ms.max(1)));
         }

@@ -48,6 +48,8 @@ pub struct Refusal {
     pub errcode: String,
     /// Its words, which are for people; empty where it gave none.
     pub error: String,
+    /// The version of the room that it says we do not support.
+    pub room_version: Option<String>,
 }
 
 impl RequestError {
@@ -131,12 +133,14 @@ fn refusal(status: u16, body: &[u8]) -> Refusal {
         errcode: String,
         #[serde(default)]
         error: String,
+        room_version: Option<String>,
     }
     let body: Body = serde_json::from_slice(body).unwrap_or_default();
     Refusal {
         status,
         errcode: shortened(body.errcode),
         error: shortened(body.error),
+        room_version: body.room_version.map(shortened),
     }
 }
 
@@ -164,6 +168,11 @@ mod tests {
         );
         assert_eq!(known.errcode, "M_FORBIDDEN");
         assert_eq!(known.error, "No[31m");
+        let incompatible = refusal(
+            400,
+            br#"{"errcode":"M_X","room_version":"org.example\n.9"}"#,
+        );
+        assert_eq!(incompatible.room_version.as_deref(), Some("org.example.9"));
         for body in [&b""[..], b"<html>", b"[]", br#"{"errcode":1}"#] {
             let empty = refusal(502, body);
             assert_eq!((empty.status, empty.errcode.as_str()), (502, ""));

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::clients::room_write;
 use super::writing::{query, stopping, submit};
-use super::{Answer, BUSY_RETRY, capitalised, internal};
+use super::{Answer, BUSY_RETRY, UNAVAILABLE_RETRY, capitalised, internal};
 use crate::api::federation::auth::SignatureError;
 use crate::matrix::event::PduError;
 use crate::matrix::x_matrix::CredentialsError;
@@ -131,25 +131,25 @@ pub(super) fn receive(error: &ReceiveError) -> Answer {
     }
 }
 
-/// What another server says to our users. Its codes are passed on where the
-/// specification has them for this, and no others: `M_UNKNOWN_TOKEN` would log
-/// our user out.
+/// What another server says to our users.
+///
+/// Source: server-server API, *make_join*, *send_join* and the like; client-server
+/// API, *Common error codes*.
 pub(super) fn remote_room(error: &RemoteRoomError) -> Answer {
     use StatusCode as S;
-    let answer = |status, code| Answer::new(status, code, capitalised(error));
+    let answer = |status, code: &'static str| Answer::new(status, code, capitalised(error));
     match error {
         RemoteRoomError::NoServer => answer(S::NOT_FOUND, "M_NOT_FOUND"),
-        RemoteRoomError::Version(_) => answer(S::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
+        RemoteRoomError::Version(_) => answer(S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION"),
         RemoteRoomError::Refused(refusal) => match (refusal.status, refusal.errcode.as_str()) {
             (403, _) => answer(S::FORBIDDEN, "M_FORBIDDEN"),
             (404, _) => answer(S::NOT_FOUND, "M_NOT_FOUND"),
-            (400, "M_INCOMPATIBLE_ROOM_VERSION") => {
-                answer(S::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION")
+            (429, _) => {
+                answer(S::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED").retry_after(UNAVAILABLE_RETRY)
             }
-            (400, "M_UNABLE_TO_AUTHORISE_JOIN") => {
-                answer(S::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN")
+            (400, code) if is_for_users(code) => {
+                Answer::new(S::BAD_REQUEST, code.to_owned(), capitalised(error))
             }
-            (400, "M_UNABLE_TO_GRANT_JOIN") => answer(S::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN"),
             _ => answer(S::BAD_GATEWAY, "M_UNKNOWN"),
         },
         RemoteRoomError::Unreachable(_)
@@ -161,6 +161,44 @@ pub(super) fn remote_room(error: &RemoteRoomError) -> Answer {
         RemoteRoomError::Query(error) => query(error),
         RemoteRoomError::Stopping => stopping(),
     }
+}
+
+/// Whether a code with which another server refuses says something to our user,
+/// like `M_INCOMPATIBLE_ROOM_VERSION` or a code of its own. Others are between the
+/// servers, or would mean the user's session or account with us: `M_UNKNOWN_TOKEN`
+/// logs them out.
+fn is_for_users(code: &str) -> bool {
+    let is_code = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_';
+    let of_servers = [
+        "M_UNKNOWN",
+        "M_UNRECOGNIZED",
+        "M_NOT_JSON",
+        "M_BAD_JSON",
+        "M_MISSING_PARAM",
+        "M_INVALID_PARAM",
+        "M_TOO_LARGE",
+        "M_BAD_STATE",
+    ];
+    let of_sessions = [
+        "M_UNAUTHORIZED",
+        "M_UNKNOWN_TOKEN",
+        "M_MISSING_TOKEN",
+        "M_LIMIT_EXCEEDED",
+        "M_RESOURCE_LIMIT_EXCEEDED",
+    ];
+    // Of accounts, of their keys, of agreements that they lack.
+    let of_accounts = [
+        "M_USER_",
+        "M_CONSENT_",
+        "M_CANNOT_",
+        "M_WRONG_",
+        "M_CAPTCHA_",
+    ];
+    code.starts_with("M_")
+        && code.bytes().all(is_code)
+        && !of_servers.contains(&code)
+        && !of_sessions.contains(&code)
+        && !of_accounts.iter().any(|start| code.starts_with(start))
 }
 
 /// What a user is told whose event the room's policy server does not recommend:

@@ -212,6 +212,7 @@ mod tests {
                 status,
                 errcode: errcode.to_owned(),
                 error: String::new(),
+                room_version: None,
             }))
         };
         assert!(

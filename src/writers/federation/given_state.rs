@@ -57,6 +57,9 @@ pub enum GivenStateError {
     /// The room waits for work that is done aside.
     #[error("the room is busy")]
     Parked,
+    /// Its create event names another one than we were told before.
+    #[error("the room's version is {0:?}")]
+    OtherVersion(String),
     #[error(transparent)]
     TooMany(#[from] TooMany),
     #[error("reading the events panicked")]

@@ -10,7 +10,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -19,8 +19,11 @@ use log_format::record::Source;
 use log_format::record::input::Placement;
 use log_format::record::output::Decision;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName};
+use tokio::time::{Instant, timeout_at};
 
+use super::budget::Budget;
 use super::given_state::enough_to_join;
+use super::given_state::intake::Intake;
 use super::pdu_checks::CheckedPdu;
 use super::remote_rooms::{RemoteRoomError, RemoteRooms, Signed};
 use crate::matrix::canonical_json::{
@@ -28,9 +31,17 @@ use crate::matrix::canonical_json::{
 };
 use crate::matrix::event::Pdu;
 use crate::outbound::federation::handshakes::{self, Handshake};
+use crate::outbound::federation::state_answer::Part;
 
 /// Rooms whose doors are remembered before idle ones are forgotten.
 const DOORS_MAX: usize = 1_024;
+
+/// How long it is looked for what an answer lacks.
+const ABSENT_MAX: Duration = Duration::from_secs(60);
+/// Servers that are asked for it beside the one that gave the answer.
+const OTHER_SERVERS: usize = 2;
+/// Auth chains that are fetched for it before it is seen what they brought.
+const CHAINS_AT_A_TIME: usize = 4;
 
 /// What became of a join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +103,7 @@ impl RemoteRooms {
         let servers = self.candidates(&request.room, &request.servers, seen.as_ref());
         let mut worst: Option<RemoteRoomError> = None;
         for server in &servers {
-            let why = match self.join_by(server, request).await {
+            let why = match self.join_by(server, &servers, request).await {
                 Ok(()) => return Ok(JoinOutcome::Joined),
                 Err(why) if !why.is_of_the_server() => return Err(why),
                 Err(why) => why,
@@ -118,6 +129,7 @@ impl RemoteRooms {
     async fn join_by(
         &self,
         server: &ServerName,
+        others: &[OwnedServerName],
         request: &JoinRequest,
     ) -> Result<(), RemoteRoomError> {
         let (room, user) = (&*request.room, &*request.user);
@@ -136,19 +148,68 @@ impl RemoteRooms {
         let mut intake = self.given.intake(room, signed.version, server)?;
         intake.want(&ours.auth_events)?;
         intake.take(&mut answer).await?;
+        let came = (answer.bytes(), answer.fields().clone());
+        drop(answer);
         tracing::info!(
-            %room, %server, bytes = answer.bytes(), ms = began.elapsed().as_millis(),
+            %room, %server, bytes = came.0, ms = began.elapsed().as_millis(),
             "room's state has come"
         );
-        let fields = answer.fields().clone();
-        drop(answer);
+        let fields = came.1;
         if fields.members_omitted {
             return Err(RemoteRoomError::BadAnswer("members are left out"));
         }
         let join = self.countersigned(server, &signed, fields.event).await?;
+        self.seek_absent(&mut intake, server, others).await?;
         let state = enough_to_join(intake.finish().await?)?;
         self.commit(server, room, join, &state).await?;
         tracing::info!(%room, %server, ms = began.elapsed().as_millis(), "joined");
+        Ok(())
+    }
+
+    /// Looks for what authorises events of an answer and is not in it, first with
+    /// the server that gave the answer, then with others that may be in the room.
+    /// What nobody has is missing: the fold judges what cites it.
+    async fn seek_absent(
+        &self,
+        intake: &mut Intake<'_>,
+        server: &ServerName,
+        others: &[OwnedServerName],
+    ) -> Result<(), RemoteRoomError> {
+        let until = Instant::now() + ABSENT_MAX;
+        let mut budget = Budget::default();
+        let others = others.iter().map(|other| &**other);
+        let others = others.filter(|other| *other != server);
+        let tellers = std::iter::once(server).chain(others.take(OTHER_SERVERS));
+        for server in tellers {
+            // What came may lead to more that is absent.
+            loop {
+                let absent = intake.absent();
+                if absent.is_empty() {
+                    return Ok(());
+                }
+                let waiting = intake.that_wait_for(&absent, CHAINS_AT_A_TIME);
+                let teller = self.teller(server, intake.room(), intake.version());
+                let found = teller.authorities(&absent, &waiting, &mut budget);
+                let found = match timeout_at(until, found).await {
+                    Ok(Ok(found)) => found,
+                    Ok(Err(error)) => {
+                        tracing::info!(%server, %error, "what authorises a room's state is not told");
+                        break;
+                    }
+                    Err(_) => return Ok(()),
+                };
+                let found = found.into_iter().map(|event| (Part::AuthChain, event));
+                intake.add(found.collect()).await?;
+                let left = intake.absent();
+                tracing::info!(
+                    room = %intake.room(), %server, absent = absent.len(), left = left.len(),
+                    "asked for what authorises a room's state"
+                );
+                if left == absent {
+                    break;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -74,6 +74,10 @@ impl From<GivenStateError> for RemoteRoomError {
                 RemoteRoomError::BadAnswer("its state does not allow the join")
             }
             GivenStateError::Parked => RemoteRoomError::BadAnswer("its state takes too long"),
+            GivenStateError::OtherVersion(named) => match RoomVersion::parse(&named) {
+                Some(_) => RemoteRoomError::BadAnswer("the room has another version"),
+                None => RemoteRoomError::Version(shown(&named)),
+            },
             GivenStateError::TooMany(_) => RemoteRoomError::BadAnswer("it names too many events"),
             GivenStateError::Panicked => RemoteRoomError::Stopping,
             GivenStateError::Submit(error) => error.into(),
@@ -127,6 +131,18 @@ impl RemoteRoomError {
             | RemoteRoomError::Submit(_)
             | RemoteRoomError::Query(_)
             | RemoteRoomError::Stopping => false,
+        }
+    }
+
+    /// The version of the room, where that is why.
+    pub fn room_version(&self) -> Option<&str> {
+        match self {
+            RemoteRoomError::Version(version) => Some(version),
+            RemoteRoomError::Refused(refusal) => match refusal.errcode.as_str() {
+                "M_INCOMPATIBLE_ROOM_VERSION" => refusal.room_version.as_deref(),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

@@ -86,6 +86,27 @@ impl Teller<'_> {
         Ok(told.state)
     }
 
+    /// Some of what authorises others and is not here: the events themselves, or,
+    /// where those are many, the auth chains of some that wait for them.
+    pub async fn authorities(
+        &self,
+        absent: &[OwnedEventId],
+        waiting: &[OwnedEventId],
+        budget: &mut Budget,
+    ) -> Result<Vec<Bytes>, ToldError> {
+        if absent.len() <= ONE_BY_ONE_MAX {
+            let ids = absent.iter().map(|id| &**id).collect();
+            return self.events(&ids, budget).await;
+        }
+        let mut events = Vec::new();
+        for event in waiting {
+            budget.request().then_some(()).ok_or(ToldError::TooMuch)?;
+            let chain = event::event_auth(self.client, self.server, self.room, event);
+            events.extend(chain.await?);
+        }
+        Ok(events)
+    }
+
     /// Single events, those that the server has, unchecked but for their ids.
     pub async fn events(
         &self,

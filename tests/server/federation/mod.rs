@@ -3,12 +3,14 @@
 //! Each server has a loopback address of its own, so that all of them can listen
 //! at the usual port, and none gets in the way of another test or process.
 
+mod answers;
 mod elsewhere;
 pub mod fake;
 mod guest;
 mod history;
 mod hostile;
 mod identity;
+mod interrupted;
 mod inviting;
 mod joining;
 mod jumping;
@@ -17,6 +19,7 @@ mod large;
 mod large_room;
 mod library;
 mod listing;
+mod made_up;
 mod missing;
 mod newcomers;
 mod nonsense;

@@ -124,6 +124,7 @@ impl Carrier for Outside {
                     status,
                     errcode: String::new(),
                     error: String::new(),
+                    room_version: None,
                 }))
             };
             let answer = match mood.unwrap_or_default() {

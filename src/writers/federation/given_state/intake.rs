@@ -13,7 +13,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::order::{Arrived, Number, Order};
+use super::order::{Number, Order};
 use super::{GivenStateError, GivenStates};
 use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{Numbers, parse_object_with};
@@ -159,8 +159,15 @@ impl Intake<'_> {
         let number = self.number(&arrived.id)?;
         let authorities = arrived.authorities.iter().map(|id| self.number(id));
         let authorities = authorities.collect::<Result<Vec<_>, _>>()?;
-        let (is_create, json) = (arrived.is_create, arrived.json);
-        self.order.add(number, &authorities, is_create, json);
+        // What it is must be known before any of it is read: it is another room.
+        if let Some(named) = arrived.creates.as_ref()
+            && *named != self.version.as_str()
+        {
+            return Err(GivenStateError::OtherVersion(named.clone()));
+        }
+        let is_create = arrived.creates.is_some();
+        self.order
+            .add(number, &authorities, is_create, arrived.json);
         Ok(number)
     }
 
@@ -170,6 +177,14 @@ impl Intake<'_> {
             self.order.is_here(number);
         }
         Ok(number)
+    }
+
+    pub fn room(&self) -> &RoomId {
+        &self.room
+    }
+
+    pub fn version(&self) -> RoomVersion {
+        self.version
     }
 
     /// What something wanted leads to and did not come.
@@ -258,14 +273,29 @@ impl Intake<'_> {
     }
 }
 
+/// An event that came.
+struct Arrived {
+    id: OwnedEventId,
+    authorities: Vec<OwnedEventId>,
+    /// Of a create event: the version that it names.
+    creates: Option<String>,
+    /// As it came.
+    json: Bytes,
+}
+
 /// An event of the room; none if it is none.
 fn read(version: RoomVersion, room: &RoomId, json: Bytes) -> Option<Arrived> {
     let object = parse_object_with(&json, Numbers::Kept).ok()?;
     let pdu = Pdu::from_object(version, object).ok()?;
     (pdu.room_id == room).then(|| Arrived {
-        is_create: &*pdu.kind == "m.room.create",
+        creates: (&*pdu.kind == "m.room.create").then(|| version_named(&pdu)),
         id: pdu.event_id,
         authorities: pdu.auth_events,
         json,
     })
+}
+
+/// Source: client-server API, `m.room.create`: without a version it is 1.
+fn version_named(create: &Pdu) -> String {
+    create.content_str("room_version").unwrap_or("1").to_owned()
 }

@@ -22,16 +22,6 @@ pub type Number = u32;
 #[error("more than {EVENTS_MAX} events are named")]
 pub struct TooMany;
 
-/// An event that came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrived {
-    pub id: OwnedEventId,
-    pub authorities: Vec<OwnedEventId>,
-    pub is_create: bool,
-    /// As it came.
-    pub json: Bytes,
-}
-
 /// See the module.
 #[derive(Default)]
 pub struct Order {
