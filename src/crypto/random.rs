@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_have_their_length_and_alphabet_and_differ() {
+    fn cve_2019_5885_texts_have_their_length_and_alphabet_and_differ() {
         for len in [0, 1, 31, 32, 33, 100] {
             let text = alphanumeric(len);
             assert_eq!(text.len(), len);

@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_generated_key_is_private_and_stays_the_same() {
+    fn cve_2026_24044_a_generated_key_is_private_and_stays_the_same() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("signing.key");
         let first = ServerKey::load_or_generate(&path).expect("generates");

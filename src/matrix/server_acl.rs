@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_goes_before_allow_and_nothing_allowed_is_nobody() {
+    fn continuwuity_0_5_4_deny_goes_before_allow_and_nothing_allowed_is_nobody() {
         let listed =
             acl(r#"{"allow":["*"],"deny":["evil.example","*.evil.example","b?d.example"]}"#);
         for (server, allowed) in [

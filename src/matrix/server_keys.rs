@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_publish_is_what_others_accept() {
+    fn cve_2024_6299_what_we_publish_is_what_others_accept() {
         let keys = ServerKeys::check(ours(NOW + 1000), server_name!("hs"), NOW).expect("ours");
         assert_eq!(keys.valid_until_ts, NOW + 1000);
         let current = keys.keys["ed25519:a_1"];
@@ -320,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_valid_for_more_than_a_week() {
+    fn cve_2024_6299_no_key_is_valid_for_more_than_a_week() {
         let keys = ServerKeys::check(ours(NOW * 2), server_name!("hs"), NOW).expect("ours");
         let current = keys.keys["ed25519:a_1"];
         assert_eq!(current.validity, Validity::Until(NOW + VALID_MS_MAX));
     }
 
     #[test]
-    fn answers_that_do_not_hold_are_refused() {
+    fn cve_2024_6299_answers_that_do_not_hold_are_refused() {
         let check = |json| ServerKeys::check(json, server_name!("hs"), NOW).map(|_| ());
         assert_eq!(
             ServerKeys::check(ours(NOW), server_name!("other"), NOW).map(|_| ()),

@@ -250,7 +250,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
     /// Spoiled events of all versions.
     #[test]
-    fn no_event_is_too_strange_to_read(
+    fn cve_2025_30355_no_event_is_too_strange_to_read(
         version in 1_u8..=12,
         kind in 0..KINDS.len(),
         spoils in proptest::collection::vec(spoil(), 0..4),
@@ -281,7 +281,7 @@ proptest! {
 /// Numbers that canonical JSON does not have: in by versions 1 to 5, with hashes
 /// and signatures over their text, and out from version 6.
 #[test]
-fn strange_numbers_are_for_old_versions() {
+fn cve_2020_26890_strange_numbers_are_for_old_versions() {
     for version in RoomVersion::all() {
         let text = String::from_utf8(good(version, 0)).expect("is UTF-8");
         let text = text.replace("[1,-2,null,true]", "[1.0,5E20]");

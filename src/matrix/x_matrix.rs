@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read_strictly() {
+    fn spec_x_matrix_headers_are_read_strictly() {
         let us = server_name!("to");
         let parse = |header: &str| Credentials::parse(header, us).map(|read| read.origin);
         // Unquoted values with colons and an absent destination come from older servers.

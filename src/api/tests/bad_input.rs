@@ -222,7 +222,7 @@ async fn identifiers_that_are_none() {
 }
 
 #[tokio::test]
-async fn bodies_over_the_bound_however_they_come() {
+async fn cve_2024_52805_bodies_over_the_bound_however_they_come() {
     let doors = Doors::open();
     let token = doors.token_of("alice").await;
     let login = format!("{{\"type\":\"{}\"}}", "x".repeat(64 << 10));

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_patterns_cost_no_more_than_others() {
+    fn cve_2021_29471_hostile_patterns_cost_no_more_than_others() {
         let pattern = format!("{}b", "a*?".repeat(300));
         let text = "a".repeat(65_000);
         let effort = Effort::default();

@@ -6,6 +6,7 @@ mod forks;
 mod harness;
 mod hunted;
 mod levels;
+mod mistakes;
 mod model;
 mod outside;
 mod parked;

@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_event_has_a_verdict_of_its_own() {
+    async fn cve_2018_16515_each_event_has_a_verdict_of_its_own() {
         let checks = checks();
         for version in RoomVersion::all() {
             let good = event(&checks, version, "@a:hs");

@@ -229,7 +229,7 @@ async fn cve_2022_39335_servers_that_are_not_in_the_room_are_told_nothing() {
 
 /// synapse#3642: an event is found in its own room only.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_of_another_room_is_unknown() {
+async fn synapse_pr_3642_an_event_of_another_room_is_unknown() {
     let Scene { alice, c, .. } = &scene().await;
     let (one, two) = (
         room(alice, "11", "shared").await,
@@ -253,7 +253,7 @@ async fn an_event_of_another_room_is_unknown() {
 
 /// synapse#6553 for servers: what was redacted is gone for them too.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_redacted_is_given_redacted() {
+async fn synapse_pr_6553_what_was_redacted_is_given_redacted() {
     let Scene { alice, c, .. } = &scene().await;
     let room = room(alice, "11", "shared").await;
     let said = alice.send_text(&room, "regretted").await;
@@ -346,7 +346,7 @@ async fn cve_2022_39374_rejected_events_are_given_to_nobody() {
 
 /// The rows *limits* of the security page for these endpoints.
 #[tokio::test(flavor = "multi_thread")]
-async fn walks_are_bounded_by_the_number_of_events() {
+async fn tuwunel_a90b0a83a_walks_are_bounded_by_the_number_of_events() {
     let Scene { alice, c, .. } = &scene().await;
     let room = room(alice, "11", "shared").await;
     c.join(&room, CAROL).await;
@@ -397,7 +397,7 @@ async fn walks_are_bounded_by_the_number_of_events() {
 
 /// security.md 1.5: the list of servers closes what is read, too.
 #[tokio::test(flavor = "multi_thread")]
-async fn server_acls_close_the_history() {
+async fn pr_406_server_acls_close_the_history() {
     let Scene { alice, c, .. } = &scene().await;
     let room = room(alice, "11", "world_readable").await;
     c.join(&room, CAROL).await;

@@ -55,7 +55,7 @@ async fn servers_ask_one_another_for_profiles_and_aliases() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_signed_requests_are_answered() {
+async fn spec_x_matrix_only_signed_requests_are_answered() {
     let neighbourhood = Neighbourhood::new();
     let a = neighbourhood.builder("a.test").start().await;
     named(&a, "alice", "Alice").await;

@@ -310,7 +310,7 @@ async fn set_acl(alice: &Api, room: &str, content: Value) {
 /// security.md 1.5, rows on server ACLs: every handshake, forms of names, and a
 /// list that is missing or redacted.
 #[tokio::test(flavor = "multi_thread")]
-async fn server_acls_close_every_handshake() {
+async fn pr_406_server_acls_close_every_handshake() {
     let Scene { alice, c, .. } = &scene().await;
     let room = public_room(alice, "11").await;
     let signed = c.complete(&c.make("join", &room, CAROL).await.1);

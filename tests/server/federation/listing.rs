@@ -86,7 +86,7 @@ async fn add_child(alice: &Api, space: &str, child: &str, suggested: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_space_is_described_as_far_as_the_server_may_know_it() {
+async fn cve_2021_39164_a_space_is_described_as_far_as_the_server_may_know_it() {
     let Scene { alice, c, .. } = &scene().await;
     let room = async |name: &str, preset: &str| {
         let body = json!({ "name": name, "preset": preset });

@@ -310,7 +310,7 @@ async fn an_altered_event_of_the_past_is_taken_redacted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_past_ends_with_the_budget() {
+async fn continuwuity_51d0e615f_an_endless_past_ends_with_the_budget() {
     let scene = scene().await;
     let mut bob = scene.guest("11").await;
     (0..2_200).for_each(|n| drop(bob.text(&n.to_string())));

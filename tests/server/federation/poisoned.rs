@@ -153,7 +153,7 @@ async fn cve_2026_24471_a_poisoned_template_is_never_signed() {
 
 /// What a resident answers to a join is checked, event by event.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_room_that_is_made_up_is_not_joined() {
+async fn continuwuity_0_5_4_a_room_that_is_made_up_is_not_joined() {
     let Scene { bob, lies, .. } = &scene().await;
     *lies.template.lock() = template("join");
     let event = |kind: &str, room: &str| {

@@ -153,7 +153,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn policy_server_is_asked_before_a_local_event_is_sent() {
+async fn spec_policy_server_is_asked_before_a_local_event_is_sent() {
     let scene = scene().await;
     let bob = scene.guarded().await;
     let room = &bob.room;
@@ -192,7 +192,7 @@ async fn policy_server_is_asked_before_a_local_event_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn policy_server_that_is_silent_costs_five_seconds_once() {
+async fn spec_policy_server_that_is_silent_costs_five_seconds_once() {
     let scene = scene().await;
     let bob = scene.guarded().await;
     scene.is_now(Mood::Silent);
@@ -217,7 +217,7 @@ async fn policy_server_that_is_silent_costs_five_seconds_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn policy_server_is_asked_about_events_of_other_servers() {
+async fn spec_policy_server_is_asked_about_events_of_other_servers() {
     let scene = scene().await;
     let mut bob = scene.guarded().await;
     scene.renew(&mut bob).await;

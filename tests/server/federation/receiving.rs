@@ -92,7 +92,7 @@ async fn events_of_another_server_are_seen_in_every_room_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_event_stops_no_other() {
+async fn spec_checks_on_receipt_one_bad_event_stops_no_other() {
     let (_neighbourhood, a, b, alice, room) = start("11").await;
     let mut bob = Guest::enter(&b, &alice, &room, "bob").await;
     let one = bob.text("one");

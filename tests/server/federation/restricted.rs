@@ -32,7 +32,7 @@ async fn public_room(alice: &Api) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn we_vouch_for_members_of_rooms_whose_members_may_join() {
+async fn msc3083_we_vouch_for_members_of_rooms_whose_members_may_join() {
     let Scene { alice, c, .. } = &scene().await;
     for version in RoomVersion::all().filter(|version| *version >= RoomVersion::V8) {
         let open = public_room(alice).await;
@@ -80,7 +80,7 @@ async fn we_vouch_for_members_of_rooms_whose_members_may_join() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_we_cannot_know_we_do_not_say() {
+async fn msc3083_what_we_cannot_know_we_do_not_say() {
     let Scene { alice, c, .. } = &scene().await;
     let open = public_room(alice).await;
     let room = restricted_room(alice, "11", &["!elsewhere:b.test", &open]).await;
@@ -97,7 +97,7 @@ async fn what_we_cannot_know_we_do_not_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_users_let_in_whom_they_may_invite() {
+async fn msc3083_our_users_let_in_whom_they_may_invite() {
     let Scene { alice, c, .. } = &scene().await;
     let open = public_room(alice).await;
     let room = restricted_room(alice, "11", &[&open]).await;

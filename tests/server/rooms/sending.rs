@@ -204,7 +204,7 @@ async fn many_senders_at_once_make_one_line() {
 }
 
 #[tokio::test]
-async fn redactions_take_what_is_ones_own_or_power() {
+async fn cve_2024_6302_redactions_take_what_is_ones_own_or_power() {
     let (_server, alice, bob) = two_users().await;
     for version in ["10", "11", "12"] {
         let room = alice

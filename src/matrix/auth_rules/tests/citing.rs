@@ -67,7 +67,7 @@ fn events_cite_what_authorises_them() {
 }
 
 #[test]
-fn cited_events_are_checked() {
+fn synapse_pr_6501_cited_events_are_checked() {
     for version in RoomVersion::all() {
         let (room_id, sender) = (room_id(version), user("@alice:hs"));
         let elsewhere = OwnedRoomId::try_from("!elsewhere:hs").expect("valid");

@@ -58,7 +58,7 @@ fn joins_follow_the_join_rule() {
 }
 
 #[test]
-fn restricted_joins_need_a_member_who_may_invite() {
+fn msc3083_restricted_joins_need_a_member_who_may_invite() {
     for version in versions(RoomVersion::V8, V12) {
         let mut room = room(version);
         room.join_rule = JoinRule::Restricted;

@@ -64,7 +64,7 @@ fn levels_without_a_power_levels_event() {
 }
 
 #[test]
-fn creators_of_version_12_stand_above_all_levels() {
+fn msc4289_creators_of_version_12_stand_above_all_levels() {
     let mut room = room(V12);
     let levels = room.levels.as_mut().expect("is there");
     levels.users.insert(user("@mod:hs"), (1 << 53) - 1);

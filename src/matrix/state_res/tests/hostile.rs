@@ -44,7 +44,7 @@ const KINDS: [(&str, &str, &str); 10] = [
 /// what does not exist. Whatever comes out, it is the same each time, however
 /// events are numbered.
 #[test]
-fn made_up_graphs_end_and_end_alike() {
+fn continuwuity_b502f74c3_made_up_graphs_end_and_end_alike() {
     for seed in 0..600 {
         let mut dice = Dice(seed);
         let versions: Vec<RoomVersion> = RoomVersion::all().collect();
@@ -108,7 +108,7 @@ fn some_state(room: &TestRoom, fork: &Fork, dice: &mut Dice) -> StateMap {
 /// Power levels that were changed 10,000 times, one on top of the other, and
 /// as many joins on each side.
 #[test]
-fn a_chain_of_ten_thousand_is_walked_without_recursion() {
+fn cve_2024_31208_a_chain_of_ten_thousand_is_walked_without_recursion() {
     const DEPTH: u64 = 10_000;
     for version in [RoomVersion::V1, RoomVersion::V11, RoomVersion::V12] {
         let (mut room, fork) = TestRoom::new(version, r#"{"creator":"@a:hs"}"#);

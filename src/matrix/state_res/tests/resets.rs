@@ -83,7 +83,7 @@ fn versions_from_2() -> impl Iterator<Item = RoomVersion> {
 /// All agree that Alice, who set the join rules, has left; one side holds her
 /// older ones.
 #[test]
-fn problem_a_join_rules_are_lost_because_their_sender_left() {
+fn cve_2025_49090_problem_a_join_rules_are_lost_because_their_sender_left() {
     for version in versions_from_2() {
         let mut story = Story::new(version);
         let public = story.fork.state[&key("m.room.join_rules", "")];
@@ -120,7 +120,7 @@ fn problem_a_join_rules_are_lost_because_their_sender_left() {
 /// levels from before both, though its auth chain knows better; what lies
 /// between is in both auth chains, so that it is in no auth difference.
 #[test]
-fn problem_b_power_levels_are_lost_because_those_between_are_not_replayed() {
+fn cve_2025_49090_problem_b_power_levels_are_lost_because_those_between_are_not_replayed() {
     for version in versions_from_2() {
         let mut story = Story::new(version);
         let first = story.fork.state[&key("m.room.power_levels", "")];

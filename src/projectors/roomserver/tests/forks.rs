@@ -400,7 +400,7 @@ fn a_remote_room_is_joined_with_the_state_that_its_server_gives() {
 }
 
 #[test]
-fn a_given_state_must_be_whole_and_of_this_room() {
+fn synapse_pr_6501_a_given_state_must_be_whole_and_of_this_room() {
     let mut house = House::new();
     let room = room(&mut house, "11");
     let create = house.drafts[0].id.to_string();
@@ -615,7 +615,7 @@ fn a_replay_of_forks_is_the_same_whatever_the_groups() {
 }
 
 #[test]
-fn events_that_name_each_other_leave_the_room_an_end() {
+fn synapse_0f2ecb961_events_that_name_each_other_leave_the_room_an_end() {
     let mut house = House::new();
     let room = room(&mut house, "1");
     let ids: Vec<String> = house

@@ -41,7 +41,7 @@ fn is_wanted(scenario: &Scenario) -> bool {
 }
 
 #[test]
-fn every_scenario_comes_out_as_written() {
+fn cve_2022_31152_every_scenario_comes_out_as_written() {
     let mut stage = Stage::new();
     let mut failures = Vec::new();
     let mut played = 0;

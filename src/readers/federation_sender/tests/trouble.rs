@@ -139,7 +139,7 @@ async fn a_server_that_was_away_for_long_gets_the_newest_of_each_room() {
 }
 
 #[tokio::test]
-async fn an_event_that_a_server_chokes_on_is_given_up_and_nothing_else() {
+async fn cve_2025_30355_an_event_that_a_server_chokes_on_is_given_up_and_nothing_else() {
     let mut world = with_bob();
     *world.outside.takes.lock() = Duration::from_millis(10);
     let sent: Vec<String> = (0..60).map(|_| world.say(&Said::message(ROOM))).collect();

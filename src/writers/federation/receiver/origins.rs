@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_has_one_at_work_and_few_that_wait() {
+    async fn cve_2026_45078_a_server_has_one_at_work_and_few_that_wait() {
         let origins = Arc::new(Origins::<u8>::default());
         let at_work = Arc::new(AtomicUsize::new(0));
         let go = Arc::new(tokio::sync::Semaphore::new(0));

@@ -62,7 +62,7 @@ fn survey(stage: &mut Stage, scenarios: &[Scenario]) -> Deciding {
 }
 
 #[test]
-fn no_rule_can_be_left_out_unnoticed() {
+fn continuwuity_6185841b6_no_rule_can_be_left_out_unnoticed() {
     let scenarios = super::scenarios();
     let mut stage = Stage::new();
     let deciding = survey(&mut stage, &scenarios);
