@@ -16,6 +16,13 @@ use crate::config::Config;
 
 /// How long a client may take for the head of a request; nothing bounds it by itself.
 const HEAD_READ_MAX: Duration = Duration::from_secs(30);
+/// Requests that one connection may have open at a time (HTTP/2 streams). What
+/// a peer resets counts until it is cleaned up, so resets in a row get it no more.
+const STREAMS_MAX: u32 = 100;
+/// Header lines of a request; with more it is refused.
+const HEADERS_MAX: usize = 100;
+/// Bytes of a request's headers. Ours: the longest known have some 2 KiB.
+const HEAD_BYTES_MAX: u32 = 32 * 1024;
 /// How long a connection may stay silent before its first request.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(60);
 /// How long a TLS handshake may take.
@@ -209,10 +216,16 @@ fn with_peer(router: Router) -> IntoMakeServiceWithConnectInfo<Router, SocketAdd
 
 /// Bounds what a slow or silent client can hold.
 fn bounded(mut server: Server<SocketAddr>) -> Server<SocketAddr> {
-    server
-        .http_builder()
+    let builder = server.http_builder();
+    builder
         .http1()
-        .header_read_timeout(HEAD_READ_MAX);
+        .header_read_timeout(HEAD_READ_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX as usize);
+    builder
+        .http2()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX);
     server
         .first_request_timeout(FIRST_REQUEST_MAX)
         .accept_error_handler(|_, error| tracing::debug!(%error, "connection not accepted"))

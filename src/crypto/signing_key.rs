@@ -35,6 +35,20 @@ const KNOWN_SEEDS: [&str; 1] = [
     // Specification, appendices, *Cryptographic Test Vectors*.
     "YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1",
 ];
+/// Public keys whose private keys anybody may have: whoever signs with one of
+/// them proves nothing.
+const PUBLISHED_KEYS: [&str; 2] = [
+    // Of the seed above.
+    "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI",
+    // Handed out by a deployment tool (CVE-2026-24044, ELEMENTSEC-2025-1670).
+    "l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og",
+];
+
+/// Whether this public key's private one is known to the world.
+pub fn is_published(public: &[u8; 32]) -> bool {
+    let mut known = PUBLISHED_KEYS.iter();
+    known.any(|key| decode_seed(key).as_ref() == Some(public))
+}
 
 /// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -164,13 +178,14 @@ impl ServerKey {
             return Err(malformed());
         }
         let seed = decode_seed(seed).ok_or_else(malformed)?;
-        if KNOWN_SEEDS
+        let is_known = KNOWN_SEEDS
             .iter()
-            .any(|known| decode_seed(known) == Some(seed))
-        {
-            return Err(KeyFileError::KnownKey { path: path.into() });
+            .any(|known| decode_seed(known) == Some(seed));
+        let key = ServerKey::from_seed(seed, version);
+        match is_known || is_published(key.verifying_key().as_bytes()) {
+            true => Err(KeyFileError::KnownKey { path: path.into() }),
+            false => Ok(key),
         }
-        Ok(ServerKey::from_seed(seed, version))
     }
 
     /// The whole key id, for example `ed25519:a_Xy12`.
@@ -281,6 +296,22 @@ mod tests {
         let before = fs::read(&path).expect("reads");
         assert!(ServerKey::generate().store(&path).is_err());
         assert_eq!(fs::read(&path).expect("reads"), before);
+    }
+
+    /// The seeds and the public keys of the two lists belong together.
+    #[test]
+    fn cve_2026_24044_keys_that_the_world_knows_are_listed() {
+        for seed in KNOWN_SEEDS {
+            let seed = decode_seed(seed).expect("a seed");
+            let key = ServerKey::from_seed(seed, "1");
+            assert!(is_published(key.verifying_key().as_bytes()));
+        }
+        for key in PUBLISHED_KEYS {
+            let key = decode_seed(key).expect("a key");
+            assert!(VerifyingKey::from_bytes(&key).is_ok() && is_published(&key));
+        }
+        let own = ServerKey::generate();
+        assert!(!is_published(own.verifying_key().as_bytes()));
     }
 
     #[test]

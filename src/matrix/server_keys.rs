@@ -12,7 +12,7 @@ use super::canonical_json::{CanonicalJsonObject, CanonicalJsonValue, to_bytes};
 use super::ids::{OwnedServerName, ServerName};
 use super::signing::{sign_json, verify_json};
 use crate::crypto::ServerKey;
-use crate::crypto::signing_key::BASE64;
+use crate::crypto::signing_key::{BASE64, is_published};
 
 /// How long a key counts as valid after it was fetched, whatever its server
 /// says: what was stolen must be of no use at last (definition of `valid_until_ts`).
@@ -57,10 +57,15 @@ pub enum Validity {
 }
 
 impl KnownKey {
+    /// Whether it proves nothing, since everybody may sign with it.
+    pub fn is_published(&self) -> bool {
+        is_published(&self.key)
+    }
+
     /// Whether a request that comes now may be signed with it.
     pub fn is_good_for_request(&self, now_ms: u64) -> bool {
         match self.validity {
-            Validity::Until(until) => now_ms <= until,
+            Validity::Until(until) => now_ms <= until && !self.is_published(),
             Validity::Expired(_) => false,
         }
     }
@@ -69,7 +74,9 @@ impl KnownKey {
     /// the room version asks (room version 5, *Signing key validity period*).
     pub fn is_good_for_event(&self, origin_server_ts: u64) -> bool {
         match self.validity {
-            Validity::Until(end) | Validity::Expired(end) => origin_server_ts <= end,
+            Validity::Until(end) | Validity::Expired(end) => {
+                origin_server_ts <= end && !self.is_published()
+            }
         }
     }
 }
@@ -369,6 +376,25 @@ mod tests {
             );
         });
         assert_eq!(check(many), Err(ServerKeysError::TooMany));
+    }
+
+    /// The seed of the specification's own examples signs for nobody.
+    #[test]
+    fn cve_2026_24044_a_key_that_everybody_has_is_good_for_nothing() {
+        use base64::Engine;
+
+        let seed = BASE64.decode("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1");
+        let seed = seed.expect("base64").try_into().expect("32 bytes");
+        let theirs = ServerKey::from_seed(seed, "1");
+        let json = published(server_name!("hs"), &theirs, &[], NOW + 1000);
+        let keys = ServerKeys::check(json, server_name!("hs"), NOW).expect("signed");
+        let known = keys.keys["ed25519:1"];
+        assert!(!known.is_good_for_request(NOW) && !known.is_good_for_event(NOW));
+        let old = KnownKey {
+            validity: Validity::Expired(NOW),
+            ..known
+        };
+        assert!(!old.is_good_for_event(1));
     }
 
     #[test]

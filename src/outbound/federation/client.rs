@@ -350,7 +350,7 @@ fn with_port(addresses: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
 }
 
 /// A client with our bounds that trusts the system's certificates and `extra`.
-fn client(
+pub(super) fn client(
     extra: &[Certificate],
     names: impl Fn(ClientBuilder) -> ClientBuilder,
 ) -> Result<Client, RequestError> {

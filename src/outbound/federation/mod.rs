@@ -21,3 +21,6 @@ pub mod version;
 pub mod well_known;
 
 pub use client::{FederationClient, Request, Settings};
+
+#[cfg(test)]
+mod tests;

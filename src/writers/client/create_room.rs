@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use log_format::record::input::Placement;
 use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 
+use super::acl_checks;
 use super::aliases::publish_record;
 use super::authorize::NewRoomState;
 use super::canonical_alias::{self, CANONICAL_ALIAS};
@@ -85,6 +86,8 @@ impl RoomWriter {
             if state.kind == CANONICAL_ALIAS {
                 canonical_alias::check_new(alias.as_ref(), &state.content)?;
             }
+            let (kind, state_key) = (&state.kind, &state.state_key);
+            acl_checks::check(self.server_name(), kind, state_key, &state.content)?;
         }
         // Held until the room is there, so that nobody takes the alias for one
         // that a crash left over.

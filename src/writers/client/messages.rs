@@ -4,6 +4,7 @@ use log_format::record::input::Transaction;
 use log_format::record::output::Membership;
 use ruma::{DeviceId, EventId, OwnedEventId, OwnedUserId, RoomId, RoomVersionId, UserId};
 
+use super::acl_checks;
 use super::canonical_alias::{self, CANONICAL_ALIAS};
 use super::event_builder::Draft;
 use super::joins;
@@ -163,6 +164,7 @@ impl RoomWriter {
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
         check_tombstone(room_id, kind, &content)?;
+        acl_checks::check(self.server_name(), kind, state_key, &content)?;
         let invited = invited_by(kind, state_key, &content);
         let is_ours = |user: &OwnedUserId| user.server_name() == self.server_name();
         let invited_elsewhere = invited.clone().filter(|user| !is_ours(user));

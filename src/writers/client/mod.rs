@@ -2,6 +2,7 @@
 
 pub mod account_data;
 pub mod accounts;
+mod acl_checks;
 pub mod aliases;
 pub mod authorize;
 mod canonical_alias;

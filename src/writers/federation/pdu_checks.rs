@@ -240,7 +240,10 @@ impl PduChecks {
 
 /// Whether a key may have signed an event of that time.
 fn is_good(version: RoomVersion, key: &KnownKey, origin_server_ts: u64) -> bool {
-    !version.rules().enforce_key_validity || key.is_good_for_event(origin_server_ts)
+    match version.rules().enforce_key_validity {
+        true => key.is_good_for_event(origin_server_ts),
+        false => !key.is_published(),
+    }
 }
 
 /// Servers, key ids and time of the signatures that an event needs.
@@ -364,9 +367,12 @@ fn panicked(count: usize) -> Vec<Result<CheckedPdu, PduRefusal>> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
     use log_format::record::Envelope;
 
     use super::*;
+    use crate::crypto::ServerKey;
+    use crate::crypto::signing_key::BASE64;
     use crate::matrix::build::{ProtoEvent, build_and_sign};
     use crate::matrix::canonical_json::parse_stored_object;
     use crate::writers::submit::Submitter;
@@ -472,6 +478,35 @@ mod tests {
         let verdicts = checks.check_all(RoomVersion::V11, vec![theirs, ours]).await;
         assert!(matches!(verdicts[0], Err(PduRefusal::Keys(_))));
         assert!(verdicts[1].is_ok());
+    }
+
+    /// From version 5 on a key signs for the time in which it was in use; before
+    /// that for ever, as the specification has it.
+    #[test]
+    fn cve_2024_6299_a_key_signs_for_its_own_time() {
+        let key = *ServerKey::from_seed([7; 32], "1")
+            .verifying_key()
+            .as_bytes();
+        let known = |validity| KnownKey { key, validity };
+        for version in RoomVersion::all() {
+            let asks = version >= RoomVersion::V5;
+            for validity in [Validity::Until(1_000), Validity::Expired(1_000)] {
+                let known = known(validity);
+                assert!(is_good(version, &known, 1_000), "{version} {validity:?}");
+                assert_eq!(is_good(version, &known, 1_001), !asks, "{version}");
+            }
+        }
+        // And a key that everybody has for no time at all.
+        let seed = BASE64.decode("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1");
+        let seed = seed.unwrap().try_into().unwrap();
+        let published = ServerKey::from_seed(seed, "1");
+        let published = KnownKey {
+            key: *published.verifying_key().as_bytes(),
+            validity: Validity::Until(u64::MAX),
+        };
+        for version in RoomVersion::all() {
+            assert!(!is_good(version, &published, 1), "{version}");
+        }
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ fn sending_needs_membership_and_level() {
 }
 
 #[test]
-fn levels_without_a_power_levels_event() {
+fn cve_2018_12423_levels_without_a_power_levels_event() {
     for version in RoomVersion::all() {
         let mut room = room(version);
         room.levels = None;
@@ -151,6 +151,121 @@ fn power_levels_have_their_shape() {
             version < RoomVersion::V6,
             "{version}"
         );
+    }
+}
+
+/// Each key of the power levels, alone on another value than its default, changes
+/// what the rules say; `events_default` once did not, in a library that forgot it.
+#[test]
+fn cve_2022_36009_each_key_of_the_power_levels_counts() {
+    let message = |room: &Room| room.judge("@alice:hs", "m.room.message", None, "{}");
+    let name = |room: &Room| room.judge("@alice:hs", "m.room.name", Some(""), "{}");
+    let kick = |room: &Room| room.member("@alice:hs", "@bob:other", "leave");
+    let ban = |room: &Room| room.member("@alice:hs", "@bob:other", "ban");
+    let invite = |room: &Room| room.member("@alice:hs", "@new:hs", "invite");
+    // In versions 1 and 2 alone the rules judge redactions.
+    let redact = |room: &Room| {
+        let redaction = "m.room.redaction";
+        room.judge_after("$p", Some("$x:hs"), "@alice:hs", redaction, None, "{}")
+    };
+    let notify = |room: &Room| {
+        let kind = "m.room.power_levels";
+        let levels = room.levels.as_ref().expect("is there");
+        let users: Vec<String> = levels
+            .users
+            .iter()
+            .map(|(user, level)| format!(r#""{user}":{level}"#))
+            .collect();
+        let content = format!(
+            r#"{{"users":{{{}}},"events":{{"{kind}":10}},"notifications":{{"room":5}}}}"#,
+            users.join(",")
+        );
+        room.judge("@alice:hs", kind, Some(""), &content)
+    };
+    type Judge<'a> = &'a dyn Fn(&Room) -> Result<(), AuthError>;
+    let every = |_: RoomVersion| true;
+    let until_2 = |version: RoomVersion| version <= RoomVersion::V2;
+    let from_6 = |version: RoomVersion| version >= RoomVersion::V6;
+    let levels_open = r#""events":{"m.room.power_levels":10}"#;
+    // Alice has 10. A member in full, who is judged, and what follows without it.
+    let cases: [(&str, &str, Judge<'_>, bool, fn(RoomVersion) -> bool); 9] = [
+        ("", r#""events_default":11"#, &message, true, every),
+        ("", r#""state_default":10"#, &name, false, every),
+        ("", r#""events":{"m.room.name":10}"#, &name, false, every),
+        (
+            "",
+            r#""events":{"m.room.message":11}"#,
+            &message,
+            true,
+            every,
+        ),
+        ("", r#""kick":10"#, &kick, false, every),
+        ("", r#""ban":10"#, &ban, false, every),
+        ("", r#""invite":11"#, &invite, true, every),
+        ("", r#""redact":10"#, &redact, false, until_2),
+        (
+            levels_open,
+            r#""notifications":{"room":11}"#,
+            &notify,
+            true,
+            from_6,
+        ),
+    ];
+    for version in RoomVersion::all() {
+        let users = match version {
+            V12 => r#""users":{"@alice:hs":10}"#,
+            _ => r#""users":{"@admin:hs":100,"@alice:hs":10}"#,
+        };
+        let with = |members: &[&str]| {
+            let members: Vec<&str> = members
+                .iter()
+                .copied()
+                .filter(|text| !text.is_empty())
+                .collect();
+            let content = object(&format!("{{{}}}", members.join(",")));
+            let mut room = room(version);
+            room.levels = Some(PowerLevels::parse(version, &content).expect("parses"));
+            room
+        };
+        for (always, member, judge, allowed_without, is_read) in &cases {
+            let before = judge(&with(&[users, always]));
+            let after = judge(&with(&[users, always, member]));
+            match is_read(version) {
+                true => {
+                    assert_eq!(before.is_ok(), *allowed_without, "{version} {member}");
+                    assert_eq!(after.is_ok(), !allowed_without, "{version} {member}");
+                }
+                false => assert_eq!(before, after, "{version} {member}"),
+            }
+        }
+        // `users` and `users_default`, of somebody without a level of their own.
+        for (member, level) in [
+            (r#""users":{"@alice:hs":50}"#, 50),
+            (r#""users_default":50"#, 50),
+        ] {
+            assert!(name(&with(&[])).is_err(), "{version}");
+            let room = with(&[member]);
+            assert_eq!(name(&room), Ok(()), "{version} {member}");
+            let levels = room.levels.as_ref().expect("is there");
+            let own = levels.users.get(&user("@alice:hs")).copied();
+            assert_eq!(own.or(levels.users_default), Some(level));
+        }
+        // A string is a level up to version 9, and a fraction up to version 5.
+        for (text, until) in [(r#""11""#, RoomVersion::V9), ("11.9", RoomVersion::V5)] {
+            let content = format!(r#"{{{users},"events_default":{text}}}"#);
+            let content = crate::matrix::canonical_json::parse_stored_object(content.as_bytes());
+            let parsed = PowerLevels::parse(version, &content.expect("parses"));
+            assert_eq!(parsed.is_ok(), version <= until, "{version} {text}");
+            if let Ok(levels) = parsed {
+                let mut room = room(version);
+                room.levels = Some(levels);
+                assert_eq!(
+                    message(&room),
+                    Err(AuthError::EventPower),
+                    "{version} {text}"
+                );
+            }
+        }
     }
 }
 

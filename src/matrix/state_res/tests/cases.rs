@@ -133,6 +133,54 @@ fn a_ban_wins_over_what_the_banned_did_beside_it() {
     }
 }
 
+/// The level of whoever sent an event comes from the create event, too: an added
+/// creator's word comes before that of a user with the highest level there is,
+/// though it is younger.
+#[test]
+fn msc4289_creators_come_first_when_events_are_sorted() {
+    let version = RoomVersion::V12;
+    let (mut room, mut fork) = TestRoom::new(
+        version,
+        r#"{"creator":"@a:hs","additional_creators":["@d:o"]}"#,
+    );
+    let join = r#"{"membership":"join"}"#;
+    let highest = format!(r#"{{"users":{{"@b:hs":{}}}}}"#, (1_i64 << 53) - 1);
+    for (sender, kind, state_key, content) in [
+        ("@a:hs", "m.room.member", "@a:hs", join),
+        ("@a:hs", "m.room.power_levels", "", &*highest),
+        (
+            "@a:hs",
+            "m.room.join_rules",
+            "",
+            r#"{"join_rule":"public"}"#,
+        ),
+        ("@b:hs", "m.room.member", "@b:hs", join),
+        ("@d:o", "m.room.member", "@d:o", join),
+    ] {
+        let ts = room.events.len() as u64;
+        add(&mut room, &mut fork, (sender, kind, state_key, content), ts);
+    }
+    let mut forks = vec![fork; 2];
+    let demotes = (
+        "@d:o",
+        "m.room.power_levels",
+        "",
+        r#"{"users":{"@b:hs":0}}"#,
+    );
+    let demotes = add(&mut room, &mut forks[0], demotes, 99);
+    let closes = (
+        "@b:hs",
+        "m.room.join_rules",
+        "",
+        r#"{"join_rule":"invite"}"#,
+    );
+    let open = forks[1].state[&key("m.room.join_rules", "")];
+    add(&mut room, &mut forks[1], closes, 50);
+    let resolved = resolve(&room, &forks);
+    assert_eq!(resolved[&key("m.room.power_levels", "")], demotes);
+    assert_eq!(resolved[&key("m.room.join_rules", "")], open);
+}
+
 #[test]
 fn version_1_takes_the_deepest_allowed_event() {
     let (mut room, mut forks) = forked(RoomVersion::V1, 2);

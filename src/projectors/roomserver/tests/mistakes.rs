@@ -53,7 +53,10 @@ fn on(draft: Draft, parents: &[&Draft]) -> Draft {
 
 /// The event that holds a key of current state.
 fn holds(house: &House, room: &RoomId, kind: &str, state_key: &str) -> Option<String> {
-    let sn = *house.head(room).state.get(&StateKey::new(kind, state_key))?;
+    let sn = *house
+        .head(room)
+        .state
+        .get(&StateKey::new(kind, state_key))?;
     let events = house.tables.events(room, &[sn]).unwrap();
     Some(events[0].event_id.to_string())
 }
@@ -135,8 +138,7 @@ fn synapse_pr_5701_a_redacted_create_event_stays_what_it_was() {
         let room = create.room.clone();
         house.fold(&create).accepted();
         house.member(&room, ALICE, ALICE, "join").accepted();
-        let mut redaction =
-            house.draft(&room, ALICE, "m.room.redaction", None, json!({}));
+        let mut redaction = house.draft(&room, ALICE, "m.room.redaction", None, json!({}));
         redaction.redacts = Some(create.id.to_string());
         house.fold(&redaction).accepted();
         let stored = house.event(&room, &create.id);
@@ -264,7 +266,10 @@ fn spec_soft_failure_a_ban_and_what_the_banned_did_beside_it() {
         let told = joined.last();
         assert_eq!(told.timeline, Timeline::Live, "{version}");
         assert_eq!(extremities(&house, &room), [d.id.to_string()]);
-        let banned = house.head(&room).authority.membership(CAROL.try_into().unwrap());
+        let banned = house
+            .head(&room)
+            .authority
+            .membership(CAROL.try_into().unwrap());
         assert_eq!(banned, Some(Membership::Ban), "{version}");
         match version {
             // The original algorithm takes C in, and says that state changed.
