@@ -76,6 +76,11 @@ impl Fake {
         .await
     }
 
+    /// A client that finds the others, for requests that no server should make.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// The header with which this server signs a request.
     pub fn authorization(
         &self,

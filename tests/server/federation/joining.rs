@@ -217,6 +217,61 @@ async fn cve_2019_18835_only_own_joins_that_are_well_signed_are_taken_in() {
     }
 }
 
+/// The same of leaves and knocks: no other event comes in by these doors.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2019_18835_only_own_leaves_and_knocks_are_taken_in() {
+    let Scene { alice, c, .. } = &scene().await;
+    let version = RoomVersion::V11;
+    for (what, path) in [("leave", "v2/send_leave"), ("knock", "v1/send_knock")] {
+        let room = match what {
+            "leave" => public_room(alice, "11").await,
+            _ => {
+                let rule =
+                    json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+                let body = json!({ "room_version": "11", "initial_state": [rule] });
+                alice.create_room(body).await
+            }
+        };
+        if what == "leave" {
+            c.join(&room, CAROL).await;
+        }
+        let before = membership(alice, &room, CAROL).await;
+        let template = object(&c.make(what, &room, CAROL).await.1["event"]);
+        let good = c.sign(version, template.clone());
+        let others = other_events(&template).into_iter();
+        let others = others.filter(|(other, _)| *other != what);
+        let joins = (
+            "join",
+            with(&template, "content", json!({ "membership": "join" })),
+        );
+        let mut hostile: Vec<(&str, Signed)> = others
+            .chain([joins])
+            .map(|(other, event)| (other, c.sign(version, event)))
+            .collect();
+        let mut unsigned = good.clone();
+        unsigned.event = with(&unsigned.event, "signatures", json!({}));
+        hostile.push(("unsigned", unsigned));
+        let misnamed = Signed {
+            event_id: "$another".to_owned(),
+            ..good.clone()
+        };
+        hostile.push(("another id", misnamed));
+        for (other, signed) in hostile {
+            let answer = c.hand(path, &room, &signed).await;
+            assert!(matches!(answer.0, 400 | 403), "{what} {other}: {answer:?}");
+            assert_eq!(
+                membership(alice, &room, CAROL).await,
+                before,
+                "{what} {other}"
+            );
+        }
+        let other = public_room(alice, "11").await;
+        let answer = c.hand(path, &other, &good).await;
+        assert_eq!(errcode(&answer), (400, "M_INVALID_PARAM"), "{what}");
+        assert_eq!(c.hand(path, &room, &good).await.0, 200, "{what}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2020_26257_the_path_names_what_the_body_holds() {
     let Scene { alice, c, .. } = &scene().await;
@@ -338,6 +393,38 @@ async fn pr_406_server_acls_close_every_handshake() {
     )
     .await;
     c.join(&room, CAROL).await;
+}
+
+/// A list that keeps out our own server could not be taken back by anybody here.
+#[tokio::test(flavor = "multi_thread")]
+async fn continuwuity_4f882c3bd_nobody_locks_their_own_server_out() {
+    let Scene { alice, c, .. } = &scene().await;
+    let room = public_room(alice, "11").await;
+    let path = format!(
+        "/_matrix/client/v3/rooms/{}/state/m.room.server_acl",
+        escape(&room)
+    );
+    let locked = [
+        json!({}),
+        json!({ "allow": ["c.test"] }),
+        json!({ "allow": ["*"], "deny": ["A.TEST"] }),
+        json!({ "allow": ["*"], "deny": ["?.test"] }),
+        json!({ "allow": "*" }),
+    ];
+    for list in &locked {
+        let refused = alice.put(&path, list.clone()).await;
+        refused.refused(400, "M_INVALID_PARAM");
+        let state = json!({ "type": "m.room.server_acl", "content": list });
+        let body = json!({ "initial_state": [state] });
+        let refused = alice.post("/_matrix/client/v3/createRoom", body).await;
+        refused.refused(400, "M_INVALID_PARAM");
+    }
+    c.join(&room, CAROL).await;
+    // What is no list of the room, and a good one, is theirs to set.
+    alice.put(&format!("{path}/x"), json!({})).await.ok();
+    set_acl(alice, &room, json!({ "allow": ["a.test"] })).await;
+    let refused = c.make("leave", &room, CAROL).await;
+    assert_eq!(errcode(&refused), (403, "M_FORBIDDEN"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

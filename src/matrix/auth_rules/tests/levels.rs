@@ -188,7 +188,8 @@ fn cve_2022_36009_each_key_of_the_power_levels_counts() {
     let from_6 = |version: RoomVersion| version >= RoomVersion::V6;
     let levels_open = r#""events":{"m.room.power_levels":10}"#;
     // Alice has 10. A member in full, who is judged, and what follows without it.
-    let cases: [(&str, &str, Judge<'_>, bool, fn(RoomVersion) -> bool); 9] = [
+    type Case<'a> = (&'a str, &'a str, Judge<'a>, bool, fn(RoomVersion) -> bool);
+    let cases: [Case<'_>; 9] = [
         ("", r#""events_default":11"#, &message, true, every),
         ("", r#""state_default":10"#, &name, false, every),
         ("", r#""events":{"m.room.name":10}"#, &name, false, every),
