@@ -2,7 +2,7 @@
 //! event that was made from it handed in.
 
 use axum::Json;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde_json::{Value, json};
 
 use crate::api::Api;
@@ -70,7 +70,7 @@ pub async fn take_in(
     api: &Api,
     handshake: Handshake,
     origin: OwnedServerName,
-    (room_id, event_id): (OwnedRoomId, OwnedEventId),
+    (room_id, event_id): (OwnedRoomId, String),
     event: CanonicalJsonObject,
 ) -> Result<TakenIn, ApiError> {
     api.rate_limits.check(Limit::Handshake, origin.as_str())?;

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use log_format::record::output::Membership;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 use tokio::task::spawn_blocking;
 
@@ -42,7 +42,7 @@ pub async fn make(
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
 pub async fn send(
     State(api): State<ApiState>,
-    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    Path(of): Path<(OwnedRoomId, String)>,
     Query(parameters): Query<Parameters>,
     request: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Response, ApiError> {
@@ -54,7 +54,7 @@ pub async fn send(
 /// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`
 pub async fn old_send(
     State(api): State<ApiState>,
-    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    Path(of): Path<(OwnedRoomId, String)>,
     request: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Response, ApiError> {
     let answered = take_in(&api, of, request, false, ("[200,", "]")).await;
@@ -64,7 +64,7 @@ pub async fn old_send(
 /// Takes a join in; the answer stands between two texts.
 async fn take_in(
     api: &ApiState,
-    of: (OwnedRoomId, OwnedEventId),
+    of: (OwnedRoomId, String),
     SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
     omits_members: bool,
     around: (&'static str, &'static str),

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Map, Value};
 
 use super::auth::{Signed, SignedJson};
@@ -31,7 +31,7 @@ pub async fn make(
 /// the room shows of itself, as whole events, which can be verified.
 pub async fn send(
     State(api): State<ApiState>,
-    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    Path(of): Path<(OwnedRoomId, String)>,
     SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Response, ApiError> {
     let taken = handshakes::take_in(&api, Handshake::Knock, origin, of, body).await?;

@@ -3,7 +3,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::{Value, json};
 
 use super::auth::{Signed, SignedJson};
@@ -25,7 +25,7 @@ pub async fn make(
 /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`
 pub async fn send(
     State(api): State<ApiState>,
-    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    Path(of): Path<(OwnedRoomId, String)>,
     SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
     handshakes::take_in(&api, Handshake::Leave, origin, of, body).await?;
@@ -35,7 +35,7 @@ pub async fn send(
 /// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`
 pub async fn old_send(
     State(api): State<ApiState>,
-    Path(of): Path<(OwnedRoomId, OwnedEventId)>,
+    Path(of): Path<(OwnedRoomId, String)>,
     SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
     let taken = handshakes::take_in(&api, Handshake::Leave, origin, of, body).await;

@@ -272,6 +272,36 @@ async fn cve_2019_18835_only_own_leaves_and_knocks_are_taken_in() {
     }
 }
 
+/// What is said of an event with several faults: that it is unsigned comes first,
+/// then its form, then where it was sent to.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_faults_the_gravest_is_told() {
+    let Scene { alice, c, .. } = &scene().await;
+    for version in [RoomVersion::V1, RoomVersion::V6, RoomVersion::V11] {
+        let room = public_room(alice, version.as_str()).await;
+        let template = object(&c.make("join", &room, CAROL).await.1["event"]);
+        let good = c.sign(version, template.clone());
+        for path in ["v1/send_join", "v2/send_join"] {
+            let mut unsigned = good.clone();
+            unsigned.event = template.clone();
+            let answer = c.hand(path, &room, &unsigned).await;
+            assert_eq!(errcode(&answer), (403, "M_FORBIDDEN"), "{version} {path}");
+            let mut astray = good.clone();
+            astray.event_id = "xxx".to_owned();
+            let answer = c.hand(path, &room, &astray).await;
+            let told = errcode(&answer);
+            assert_eq!(told, (400, "M_INVALID_PARAM"), "{version} {path}");
+            if version.rules().authorization.strict_canonical_json {
+                let half = engram::matrix::canonical_json::parse_stored_object(b"{\"n\":1.5}");
+                astray.event.extend(half.unwrap());
+                let answer = c.hand(path, &room, &astray).await;
+                assert_eq!(errcode(&answer), (400, "M_BAD_JSON"), "{version} {path}");
+            }
+        }
+        assert_eq!(membership(alice, &room, CAROL).await, None, "{version}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2020_26257_the_path_names_what_the_body_holds() {
     let Scene { alice, c, .. } = &scene().await;

@@ -124,12 +124,12 @@ pub async fn missing_events(
 ) -> Result<Json<Value>, ApiError> {
     // Whoever is excluded is told that, whatever they ask.
     open(&api, &origin, &room_id)?;
-    // A server that names none has none.
-    let known = match body.contains_key("earliest_events") {
-        true => ids(&body, "earliest_events")?,
-        false => Vec::new(),
+    // A server that names none has none, or asks for none.
+    let named = |field| match body.contains_key(field) {
+        true => ids(&body, field),
+        false => Ok(Vec::new()),
     };
-    let latest = ids(&body, "latest_events")?;
+    let (known, latest) = (named("earliest_events")?, named("latest_events")?);
     let limit = number(&body, "limit")?.map_or(MISSING_EVENTS_DEFAULT as u64, |limit| limit);
     let limit =
         usize::try_from(limit).map_or(MISSING_EVENTS_MAX, |limit| limit.min(MISSING_EVENTS_MAX));

@@ -11,13 +11,13 @@ use std::time::Duration;
 use log_format::record::Source;
 use log_format::record::input::Placement;
 use log_format::record::output::Decision;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName, UserId};
 use tokio::time::timeout;
 
 use super::{Handshake, Resident, ResidentError};
 use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::matrix::event::Pdu;
-use crate::matrix::signing::sign_event;
+use crate::matrix::signing::{VerifyError, is_signed, sign_event};
 use crate::matrix::{Membership, RoomVersion};
 use crate::query::authority::Power;
 use crate::query::rooms::{RoomHead, StoredEvent};
@@ -28,13 +28,16 @@ use crate::writers::federation::pdu_checks::{CheckedPdu, PduRefusal};
 /// work aside takes longer; the other server may then send the same again.
 pub(super) const DECISION_MAX: Duration = Duration::from_secs(60);
 
+/// Signatures of a server that are tried on what is no event.
+const KEY_IDS_MAX: usize = 2;
+
 /// What another server hands to us.
 pub struct Handed {
     pub handshake: Handshake,
     pub origin: OwnedServerName,
-    /// As the path has them.
+    /// As the path has them. What is no event id at all is not that of the event.
     pub room_id: OwnedRoomId,
-    pub event_id: OwnedEventId,
+    pub event_id: String,
     pub event: CanonicalJsonObject,
 }
 
@@ -55,7 +58,16 @@ impl Resident {
     pub async fn take_in(&self, handed: Handed) -> Result<TakenIn, ResidentError> {
         let (before, version) = self.open(&handed.room_id, &handed.origin)?;
         let mut event = handed.event;
-        let pdu = Pdu::from_object(version, event.clone()).map_err(PduRefusal::Format)?;
+        let pdu = match Pdu::from_object(version, event.clone()) {
+            Ok(pdu) => pdu,
+            // What the server did not sign is refused as that, whatever else is
+            // wrong with it.
+            Err(why) => {
+                let signed = self.check_signed(version, &event, &handed.origin).await;
+                let why = signed.err().unwrap_or(PduRefusal::Format(why));
+                return Err(why.into());
+            }
+        };
         check_form(&pdu, handed.handshake)?;
         if pdu.sender.server_name() != handed.origin {
             return Err(ResidentError::SenderElsewhere);
@@ -63,7 +75,7 @@ impl Resident {
         if pdu.room_id != handed.room_id {
             return Err(ResidentError::Misfit("the event is of another room"));
         }
-        if pdu.event_id != handed.event_id {
+        if pdu.event_id.as_str() != handed.event_id {
             return Err(ResidentError::Misfit("the event has another id"));
         }
         let is_cosigned = self.authorises(&before, &pdu)?;
@@ -76,7 +88,7 @@ impl Resident {
             return Err(ResidentError::Misfit("the content hash is wrong"));
         }
         self.submit(&before, &checked, &handed.origin).await?;
-        let taken = self.rooms().event(&handed.room_id, &handed.event_id)?;
+        let taken = self.rooms().event(&handed.room_id, &pdu.event_id)?;
         // In versions 1 and 2 another event may have had the id before.
         let is_same = |taken: &Arc<StoredEvent>| {
             taken.decision == Decision::Accepted
@@ -94,6 +106,26 @@ impl Resident {
             // It came before, and was not accepted.
             None => Err(ResidentError::Forbidden),
         }
+    }
+
+    /// That something, which need be no event otherwise, is signed by a server.
+    async fn check_signed(
+        &self,
+        version: RoomVersion,
+        event: &CanonicalJsonObject,
+        server: &ServerName,
+    ) -> Result<(), PduRefusal> {
+        let signatures = event.get("signatures").and_then(|it| it.as_object());
+        let own = signatures.and_then(|it| it.get(server.as_str())?.as_object());
+        let ids = own.into_iter().flat_map(|own| own.keys());
+        for id in ids.take(KEY_IDS_MAX) {
+            let key = self.parts.keyring.for_request(server, id).await;
+            let key = key.map_err(|error| PduRefusal::Keys(Arc::new(error)))?;
+            if is_signed(version, event, (server, id), &key) {
+                return Ok(());
+            }
+        }
+        Err(VerifyError::Unsigned(server.as_str().into()).into())
     }
 
     /// Whether a user of ours is to authorise the join, and does.
