@@ -10,7 +10,7 @@ use crate::storage::overlay::{Overlay, StoreError};
 
 /// Raised whenever a fold may decide or write something else for the same
 /// record; the store and *output* are then rebuilt beside the old ones.
-pub const PROJECTOR_VERSION: u32 = 5;
+pub const PROJECTOR_VERSION: u32 = 6;
 
 /// A record about to be folded.
 pub struct FoldInput<'a> {

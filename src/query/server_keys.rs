@@ -16,6 +16,8 @@ pub struct StoredKeys {
     pub keys: BTreeMap<String, KnownKey>,
     /// The newest answer, as canonical JSON with the server's signature.
     pub json: Vec<u8>,
+    /// Earlier ones that name keys which those after them do not, the newest first.
+    pub older: Vec<Vec<u8>>,
 }
 
 /// The key server's table, read-only.

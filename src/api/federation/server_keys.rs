@@ -17,9 +17,12 @@ use crate::api::extract::{Path, Query, SmallJson};
 use crate::api::rate_limit::Limit;
 use crate::clock::now_ms;
 use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::matrix::server_keys::ServerKeys;
 
 /// Servers that one request may ask about: each may cost a request of ours.
 const SERVERS_MAX: usize = 20;
+/// Keys of one server that are looked up by their id.
+const KEYS_MAX: usize = 20;
 
 /// `GET /_matrix/key/v2/server`
 pub async fn own(State(api): State<ApiState>) -> Json<CanonicalJsonObject> {
@@ -40,7 +43,7 @@ pub async fn notarised(
 ) -> Result<Json<Value>, ApiError> {
     api.rate_limits.check_address(Limit::Notary, address)?;
     let until = criteria.minimum_valid_until_ts;
-    let found = about(&api, &server, until).await?;
+    let found = about(&api, &server, [], until).await?;
     Ok(answer(found))
 }
 
@@ -77,7 +80,8 @@ pub async fn notarised_batch(
             .values()
             .filter_map(|criteria| criteria.minimum_valid_until_ts)
             .max();
-        found.extend(about(&api, server, until).await?);
+        let ids = keys.keys().map(String::as_str);
+        found.extend(about(&api, server, ids, until).await?);
     }
     Ok(answer(found))
 }
@@ -87,17 +91,40 @@ fn answer(found: impl IntoIterator<Item = CanonicalJsonObject>) -> Json<Value> {
     Json(json!({ "server_keys": found }))
 }
 
-/// What we can say of a server. What it said last counts on when it does not
-/// answer, so that old events can be verified.
-async fn about(
+/// What we can say of a server, about the keys that are asked for first. What it
+/// said last counts on when it does not answer, and what it said of a key that it
+/// names no more, so that old events can be verified.
+async fn about<'a>(
+    api: &ApiState,
+    server: &ServerName,
+    ids: impl IntoIterator<Item = &'a str>,
+    until: Option<u64>,
+) -> Result<Vec<CanonicalJsonObject>, ApiError> {
+    let own = api.keyring.own();
+    if own.is(server) {
+        return Ok(vec![own.published(now_ms())]);
+    }
+    let newest = newest(api, server, until).await?;
+    let is_named = |id: &str| newest.as_ref().is_some_and(|it| it.keys.contains_key(id));
+    let mut found: Vec<CanonicalJsonObject> = Vec::new();
+    for id in ids.into_iter().filter(|id| !is_named(id)).take(KEYS_MAX) {
+        if let Some(older) = api.keyring.older_with(server, id)? {
+            let older = own.notarise(&older);
+            if !found.contains(&older) {
+                found.push(older);
+            }
+        }
+    }
+    found.extend(newest.map(|keys| own.notarise(&keys)));
+    Ok(found)
+}
+
+/// The newest answer of a server that is, or can be, known.
+async fn newest(
     api: &ApiState,
     server: &ServerName,
     until: Option<u64>,
-) -> Result<Option<CanonicalJsonObject>, ApiError> {
-    let own = api.keyring.own();
-    if own.is(server) {
-        return Ok(Some(own.published(now_ms())));
-    }
+) -> Result<Option<ServerKeys>, ApiError> {
     let until = until.unwrap_or_else(now_ms);
     let valid = |valid_until: u64| valid_until >= until;
     if let Some(known) = api
@@ -105,13 +132,12 @@ async fn about(
         .newest(server)?
         .filter(|known| valid(known.valid_until_ts))
     {
-        return Ok(Some(own.notarise(&known)));
+        return Ok(Some(known));
     }
     // Whatever comes of it, the last answer is the best there is.
     let fetched = api.keyring.with(server, "", |_| false).await;
     if let Err(error) = fetched {
         tracing::debug!(%server, %error, "keys not fetched for a notary's answer");
     }
-    let newest = api.keyring.newest(server)?;
-    Ok(newest.map(|keys| own.notarise(&keys)))
+    Ok(api.keyring.newest(server)?)
 }

@@ -18,6 +18,9 @@ use crate::storage::overlay::{Overlay, StoreError};
 /// Keys that are kept of one server. Ours: no server needs as many, and each
 /// answer may name 200 others.
 const KEYS_PER_SERVER_MAX: usize = 1_000;
+/// Earlier answers that are kept of one server, of some 1 KiB each and 64 at
+/// most. Ours: a server that forgets its old keys may do so a few times.
+const OLDER_ANSWERS_MAX: usize = 4;
 
 /// The projector of one lane. It holds nothing: answers come from the table.
 #[derive(Default)]
@@ -90,9 +93,24 @@ fn keep(
     }
     if newest {
         row.fetched_ms = body.fetched_ms;
-        row.json = keys.to_bytes();
+        let before = std::mem::replace(&mut row.json, keys.to_bytes());
+        if names_others(&before, &keys) {
+            row.older.insert(0, before);
+            row.older.truncate(OLDER_ANSWERS_MAX);
+        }
     }
     let key = rows::key(partition, server);
     tables.put(SERVER_KEYS, key.as_bytes(), codec::encode(&row));
     Ok(Reason::None)
+}
+
+/// Whether an earlier answer names a key that this one does not.
+fn names_others(before: &[u8], now: &ServerKeys) -> bool {
+    let Ok(before) = parse_stored_object(before) else {
+        return false;
+    };
+    let lists = ["verify_keys", "old_verify_keys"].into_iter();
+    let named = lists.filter_map(|list| before.get(list)?.as_object());
+    let mut named = named.flat_map(|list| list.keys());
+    named.any(|id| !now.keys.contains_key(id))
 }

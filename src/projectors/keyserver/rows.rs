@@ -20,6 +20,9 @@ pub struct ServerRow {
     pub json: Vec<u8>,
     /// All keys that the server ever published, by id.
     pub keys: BTreeMap<String, KeyRow>,
+    /// Earlier answers, the newest first, which name keys that those after them
+    /// do not: a notary has them from nowhere else.
+    pub older: Vec<Vec<u8>>,
 }
 
 /// A key of a server.
@@ -85,5 +88,6 @@ pub fn stored(row: ServerRow) -> StoredKeys {
         fetched_ms: row.fetched_ms,
         keys: keys.collect(),
         json: row.json,
+        older: row.older,
     }
 }

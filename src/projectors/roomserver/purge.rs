@@ -40,9 +40,10 @@ use crate::storage::overlay::{Overlay, Read, StoreError};
 /// the order is a new version of the projector.
 ///
 /// With the rows of [`EVENT_IDS`] go those of [`EVENTS`], with the members'
-/// among [`STATE_KEYS`] those of [`USER_ROOMS`] and [`OUTSIDE`], which have other
-/// keys. What a user was told from outside who never was a member stays theirs.
-pub(super) const BY_PAGES: [Table; 15] = [
+/// among [`STATE_KEYS`] those of [`USER_ROOMS`], which have other keys. The rows of
+/// [`OUTSIDE`] are found by user alone, and by a user who may never have been a
+/// member: so all of the table is looked through, which has few rows.
+pub(super) const BY_PAGES: [Table; 16] = [
     PARKED_RECORDS,
     STATE_KEYS,
     EVENT_IDS,
@@ -59,6 +60,7 @@ pub(super) const BY_PAGES: [Table; 15] = [
     AUTH_EDGES,
     // Of the receipt server, with the same partition key.
     RECEIPTS,
+    OUTSIDE,
 ];
 
 const MEMBER: &str = "m.room.member";
@@ -202,6 +204,7 @@ impl Dropped<'_> {
     fn prefix(&self, table: Table) -> Key {
         match table {
             RECEIPTS => receiptserver::keys_of_room(self.partition, self.room_id),
+            OUTSIDE => Key::of(self.partition),
             _ => rows::room_key(self.partition, self.room),
         }
     }
@@ -337,8 +340,9 @@ impl RoomServer {
             let page = Overlay::range(tables, table, prefix.as_ref(), from, false, left)?;
             for (key, value) in &page {
                 let rest = key.get(prefix.as_ref().len()..).unwrap_or_default();
-                self.drop_beside(dropped, table, (rest, value), step, tables)?;
-                tables.delete(table, key);
+                if self.drop_beside(dropped, table, (rest, value), step, tables)? {
+                    tables.delete(table, key);
+                }
             }
             left = left.saturating_sub(page.len());
             if let (0, Some((last, _))) = (left, page.last()) {
@@ -353,7 +357,8 @@ impl RoomServer {
     }
 
     /// What goes with a row: rows of the same thing under other keys, and the
-    /// writers who wait for a record that will not be decided.
+    /// writers who wait for a record that will not be decided. Answers whether the
+    /// row is one of the room.
     fn drop_beside(
         &mut self,
         dropped: &Dropped<'_>,
@@ -361,7 +366,7 @@ impl RoomServer {
         (rest, value): (&[u8], &[u8]),
         step: &mut Step,
         tables: &mut Overlay<'_>,
-    ) -> Result<(), FoldError> {
+    ) -> Result<bool, FoldError> {
         match table {
             PARKED_RECORDS => {
                 let offset = rows::read_number(PARKED_RECORDS, value)?;
@@ -375,9 +380,16 @@ impl RoomServer {
                     let room_id = dropped.room_id.as_str();
                     let of_user = rows::user_room_key(dropped.partition, user, room_id);
                     tables.delete(USER_ROOMS, of_user.as_ref());
-                    tables.delete(OUTSIDE, of_user.as_ref());
                     step.users.push(user.to_owned());
                 }
+            }
+            OUTSIDE => {
+                let mut key = RowReader::new(OUTSIDE, rest);
+                let user = key.key_text()?;
+                if key.rest_text()? != dropped.room_id.as_str() {
+                    return Ok(false);
+                }
+                step.users.push(user.to_owned());
             }
             EVENT_IDS => {
                 let event = EventSn(rows::read_number(EVENT_IDS, value)?);
@@ -387,7 +399,7 @@ impl RoomServer {
             }
             _ => {}
         }
-        Ok(())
+        Ok(true)
     }
 }
 

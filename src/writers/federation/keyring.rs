@@ -36,7 +36,7 @@ const CACHED_SERVERS: usize = 4_096;
 const FETCHES_AT_A_TIME: usize = 32;
 /// How long one waits for a turn to fetch.
 const TURN_MAX: Duration = Duration::from_secs(10);
-/// Pause between two fetches from a server; doubled each time that it fails.
+/// Pause between two fetches from a server; doubled from the second failure on.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -97,7 +97,7 @@ struct Attempts {
 impl Attempts {
     /// How long until the next may begin.
     fn pause(&self) -> Duration {
-        let doubled = PAUSE_MIN * 2_u32.pow(self.failures.min(12));
+        let doubled = PAUSE_MIN * 2_u32.pow(self.failures.saturating_sub(1).min(12));
         let pause = doubled.min(PAUSE_MAX);
         let since = self.last.map(|last| last.elapsed());
         since.map_or(Duration::ZERO, |since| pause.saturating_sub(since))
@@ -194,6 +194,24 @@ impl Keyring {
         };
         let json = parse_stored_object(&known.json).ok();
         Ok(json.and_then(|json| ServerKeys::check(json, server, known.fetched_ms).ok()))
+    }
+
+    /// The newest answer of a server that names a key, if it is not the newest of
+    /// all: the server may have forgotten a key that old events are signed with.
+    pub fn older_with(
+        &self,
+        server: &ServerName,
+        key_id: &str,
+    ) -> Result<Option<ServerKeys>, QueryError> {
+        let Some(known) = self.known(server)? else {
+            return Ok(None);
+        };
+        let answers = known.older.iter().filter_map(|json| {
+            let json = parse_stored_object(json).ok()?;
+            ServerKeys::check(json, server, known.fetched_ms).ok()
+        });
+        let mut naming = answers.filter(|keys| keys.keys.contains_key(key_id));
+        Ok(naming.next())
     }
 
     /// From the server, or else from a notary.

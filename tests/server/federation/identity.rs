@@ -1,10 +1,17 @@
 //! Who servers are: keys, signatures, notaries, and what they ask one another.
 
+use std::sync::Arc;
+
+use axum::extract::Request;
+use engram::crypto::signing_key::ServerKey;
+use engram::matrix::canonical_json::to_bytes;
+use http::StatusCode;
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Neighbourhood;
-use super::fake::{Fake, object};
+use super::fake::{FAR, Fake, answer, object, own_keys};
 use crate::commands::run;
 use crate::harness::{Server, escape};
 
@@ -136,6 +143,46 @@ async fn a_notary_remembers_servers_that_are_gone() {
     let names = answer["server_keys"].as_array().unwrap().iter();
     let names: Vec<&Value> = names.map(|keys| &keys["server_name"]).collect();
     assert_eq!(names, ["a.test", "b.test"]);
+}
+
+/// A server that lost its old key, and says nothing of it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notary_remembers_keys_that_their_server_forgot() {
+    let neighbourhood = Neighbourhood::new();
+    let mut a = neighbourhood.builder("a.test").start().await;
+    let of = |seed, id| own_keys("c.test", &ServerKey::from_seed([seed; 32], id), FAR);
+    let told = Arc::new(Mutex::new(of(4, "old")));
+    let tells = told.clone();
+    let _c = Fake::start(&neighbourhood, "c.test", move |_: Request| {
+        let keys = to_bytes(&tells.lock());
+        std::future::ready(answer(StatusCode::OK, keys))
+    })
+    .await;
+    let ask = |a: &Server, until: u64| {
+        let wanted = json!({ "minimum_valid_until_ts": until });
+        let body = json!({ "server_keys": { "c.test": { "ed25519:old": wanted } } });
+        let api = a.api();
+        async move {
+            let found = api.post("/_matrix/key/v2/query", body).await.ok();
+            let keys = found["server_keys"].as_array().unwrap().iter();
+            let ids = keys.map(|keys| keys["verify_keys"].as_object().unwrap().keys().cloned());
+            ids.map(Iterator::collect).collect::<Vec<Vec<String>>>()
+        }
+    };
+    assert_eq!(ask(&a, 1).await, [["ed25519:old"]]);
+    *told.lock() = of(5, "new");
+    // Valid for longer than what is known: asked for anew.
+    for until in [FAR + 1, 1] {
+        assert_eq!(ask(&a, until).await, [["ed25519:old"], ["ed25519:new"]]);
+    }
+    a.terminate().await;
+    a.start().await;
+    assert_eq!(ask(&a, 1).await, [["ed25519:old"], ["ed25519:new"]]);
+    // Who asks for no key in particular is told what holds now.
+    let query = "/_matrix/key/v2/query/c.test";
+    let found = a.api().get(query).await.ok();
+    assert_eq!(found["server_keys"].as_array().unwrap().len(), 1, "{found}");
+    assert!(found["server_keys"][0]["verify_keys"]["ed25519:new"].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread")]

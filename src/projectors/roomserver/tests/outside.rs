@@ -35,6 +35,10 @@ fn told(room: &RoomId, user: &str, membership: Membership) -> NewRecord {
     NewRecord::new(Kind::InputOutsideMembership, Source::Federation, &envelope)
 }
 
+pub(super) fn invited_from_outside(room: &RoomId, user: &UserId) -> NewRecord {
+    told(room, user.as_str(), Membership::Invite)
+}
+
 fn said(outcome: &Outcome) -> OutputOutsideMembership {
     let envelope = Envelope::parse(&outcome.folded.output[0].payload).unwrap();
     assert_eq!(envelope.kind, Kind::OutputOutsideMembership);

@@ -9,10 +9,11 @@ use log_format::record::input::{
 };
 use log_format::record::output::{Decision, OutputRoomPurged, Reason};
 use log_format::record::{Envelope, Kind, NewEnvelope, Source};
-use ruma::{OwnedRoomId, RoomId, user_id};
+use ruma::{OwnedRoomId, RoomId, UserId, user_id};
 use serde_json::json;
 
 use super::harness::{ALICE, BOB, CAROL, House, MemoryLog, Outcome};
+use super::outside::invited_from_outside;
 use super::parked::resumed;
 use crate::logs::log::NewRecord;
 use crate::projectors::fold::{FoldInput, Projector as _};
@@ -24,7 +25,7 @@ use crate::query::parked::ParkedWork as _;
 use crate::query::purges::{PurgeStage, RoomPurges as _};
 use crate::query::rooms::{Direction, Rooms as _};
 use crate::storage::columns::{
-    self, EVENTS, OUTSIDE, PARKED, PUBLISHED, PURGES, ROOM_IDS, ROOMS, USER_ROOMS,
+    self, EVENTS, PARKED, PUBLISHED, PURGES, ROOM_IDS, ROOMS, USER_ROOMS,
 };
 use crate::storage::overlay::Overlay;
 
@@ -132,7 +133,7 @@ fn full_room(house: &mut House) -> OwnedRoomId {
 #[test]
 fn every_table_of_a_room_is_purged() {
     let at_once = [ROOMS, ROOM_IDS, PUBLISHED, PARKED];
-    let beside = [EVENTS, USER_ROOMS, OUTSIDE];
+    let beside = [EVENTS, USER_ROOMS];
     for table in columns::ALL {
         let is_of_rooms = table.owner == ROOMS.owner || table.owner == columns::RECEIPTS.owner;
         let is_known = BY_PAGES.contains(table)
@@ -171,6 +172,37 @@ fn a_purged_room_leaves_a_tombstone_alone() {
     assert_eq!(again.verdict(), (Decision::Duplicate, Reason::None));
     fold(&mut house, step(&room, PurgeStep::Begin)).rejected(Reason::UnknownRoom);
     fold(&mut house, step(&other, PurgeStep::Drop)).rejected(Reason::NotFound);
+}
+
+/// Who was invited from outside, or knocked, and never was a member.
+#[test]
+fn what_was_seen_from_outside_goes_with_the_room() {
+    let mut house = house(1_000);
+    let (room, other) = (full_room(&mut house), full_room(&mut house));
+    let users: Vec<_> = (0..20).map(|number| format!("@user{number}:hs")).collect();
+    for user in &users {
+        let user = <&UserId>::try_from(user.as_str()).unwrap();
+        for room in [&room, &other] {
+            fold(&mut house, invited_from_outside(room, user)).accepted();
+        }
+    }
+    // Seen from outside once, and a member by now.
+    house.member(&room, &users[3], &users[3], "join").accepted();
+    fold(&mut house, step(&room, PurgeStep::Begin)).accepted();
+    let told = drop_all(&mut house, &room);
+    let mut named: Vec<&String> = told.iter().flat_map(|told| &told.users).collect();
+    named.sort();
+    let mut all: Vec<String> = users.clone();
+    all.extend([ALICE, BOB, CAROL].map(str::to_owned));
+    all.sort();
+    assert_eq!(named, all.iter().collect::<Vec<_>>(), "each once");
+    for user in &users {
+        let user = <&UserId>::try_from(user.as_str()).unwrap();
+        assert!(house.tables.outside(&room, user).unwrap().is_none());
+        let left = house.tables.outside_of(user).unwrap();
+        assert_eq!(left.len(), 1, "{user}");
+        assert_eq!(left[0].room_id, other);
+    }
 }
 
 /// The head was shown, the events are in the caches, and the record that purges
