@@ -8,6 +8,7 @@ mod elsewhere;
 pub mod fake;
 mod floods;
 mod guest;
+mod guests;
 mod history;
 mod hostile;
 mod identity;
@@ -37,6 +38,7 @@ mod sights;
 mod soft_failure;
 mod stopping;
 mod third_party;
+mod upgraded;
 pub mod visitor;
 mod wire;
 

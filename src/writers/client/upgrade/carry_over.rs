@@ -2,6 +2,10 @@
 //! tags, that it is a direct chat, the push rule about it (client-server API, *Room
 //! Upgrades*: "the server should automatically transfer/replicate some of the
 //! user's personalized settings").
+//!
+//! And what this server keeps about a room that was upgraded elsewhere: its own
+//! aliases of it, and its place in the directory. Ours: the specification has only
+//! the upgrading server move these, and then all others would lead to a dead room.
 
 use ruma::{RoomId, UserId};
 use serde_json::{Map, Value, json};
@@ -36,9 +40,16 @@ impl RoomWriter {
             return Ok(());
         };
         let tombstone = RoomState::new(rooms, &old_head).event(TOMBSTONE, "")?;
-        let named = tombstone.and_then(|tombstone| replacement_room(&tombstone.json));
-        if named.as_deref() != Some(room_id) {
+        let Some(tombstone) = tombstone else {
             return Ok(());
+        };
+        if replacement_room(&tombstone.json).as_deref() != Some(room_id) {
+            return Ok(());
+        }
+        // One of ours moves them itself.
+        if tombstone.sender.server_name() != self.server_name() {
+            self.move_aliases(user, &old, room_id).await?;
+            self.move_in_directory(user, &old, room_id).await?;
         }
         let data = self.user_data();
         let tags = content(&**self.users(), user, &old, TAGS);
