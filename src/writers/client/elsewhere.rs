@@ -4,9 +4,10 @@
 use log_format::record::output::Membership;
 use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId};
 
-use super::joins::is_guest;
+use super::joins::{admits_guests, is_guest};
 use super::membership::{profile, put};
 use super::room_error::RoomWriteError;
+use super::room_state::RoomState;
 use super::room_writer::RoomWriter;
 use super::sequencer::{Countersign, StateChoice};
 use crate::matrix::canonical_json::CanonicalJsonObject;
@@ -25,10 +26,6 @@ impl RoomWriter {
         if self.remote().is_here(room)? {
             return Ok(false);
         }
-        // Whether the room admits guests is known only from inside.
-        if is_guest(&**self.users(), user) {
-            return Err(RoomWriteError::GuestForbidden);
-        }
         let mut content = beside.clone();
         content.extend(self.said_of(user, reason));
         let request = JoinRequest {
@@ -41,11 +38,27 @@ impl RoomWriter {
         match self.remote().join(request).await {
             Ok(JoinOutcome::Here) => Ok(false),
             Ok(JoinOutcome::Joined) => {
+                self.turn_away_guest(room, user).await?;
                 self.after_join(room, user).await;
                 Ok(true)
             }
             Err(error) => Err(nobody_knows(error)),
         }
+    }
+
+    /// Whether a room of others admits guests is known only from inside: one who is
+    /// not admitted leaves it again at once.
+    async fn turn_away_guest(&self, room: &RoomId, user: &UserId) -> Result<(), RoomWriteError> {
+        if !is_guest(&**self.users(), user) {
+            return Ok(());
+        }
+        let rooms = &**self.rooms();
+        let head = rooms.head(room)?.ok_or(RoomWriteError::UnknownRoom)?;
+        if admits_guests(&RoomState::new(rooms, &head))? {
+            return Ok(());
+        }
+        self.remove_guests(room).await?;
+        Err(RoomWriteError::GuestForbidden)
     }
 
     /// Joins a restricted room that we are in, but into which none of our users may
