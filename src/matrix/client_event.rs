@@ -51,6 +51,9 @@ pub struct Unsigned<'a> {
     pub replaces_state: Option<&'a EventId>,
     /// Client format of the redaction that was applied.
     pub redacted_because: Option<&'a str>,
+    /// The redaction's id: not in the specification, but what other servers give
+    /// and clients have read since before that.
+    pub redacted_by: Option<&'a EventId>,
     /// The reader's membership at the event, changes by it included.
     pub membership: Option<Membership>,
     /// JSON object of aggregations, `m.relations`.
@@ -211,6 +214,9 @@ fn write_unsigned(out: &mut Vec<u8>, unsigned: &Unsigned<'_>) {
             write_raw(out, key, json);
         }
     }
+    if let Some(redaction) = unsigned.redacted_by {
+        write_text(out, "redacted_by", redaction.as_str());
+    }
     if let Some(replaced) = unsigned.replaces_state {
         write_text(out, "replaces_state", replaced.as_str());
     }
@@ -263,12 +269,13 @@ mod tests {
             prev_content: Some(r#"{"membership":"invite"}"#),
             replaces_state: Some(event_id!("$old")),
             redacted_because: Some(r#"{"type":"m.room.redaction"}"#),
+            redacted_by: Some(event_id!("$redaction")),
             membership: Some(Membership::Join),
             relations: Some(r#"{"m.thread":{"count":1}}"#),
         };
         let expected = json!({
             "age": -7, "transaction_id": "t\"1", "prev_content": {"membership": "invite"},
-            "replaces_state": "$old", "redacted_because": {"type": "m.room.redaction"},
+            "replaces_state": "$old", "redacted_because": {"type": "m.room.redaction"}, "redacted_by": "$redaction",
             "membership": "join", "m.relations": {"m.thread": {"count": 1}},
         });
         assert_eq!(shown(PDU, false, unsigned)["unsigned"], expected);

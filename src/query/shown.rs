@@ -10,7 +10,7 @@ mod bundles;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ruma::{DeviceId, UserId};
+use ruma::{DeviceId, EventId, UserId};
 use serde_json::value::RawValue;
 
 use self::bundles::{Level, bundles};
@@ -92,6 +92,7 @@ impl Show<'_> {
                 let redaction = self.redacted_because(event, &redactions)?;
                 let unsigned = Unsigned {
                     redacted_because: redaction.as_deref().map(RawValue::get),
+                    redacted_by: redacted_by(event, &redactions),
                     ..self.aged(event)
                 };
                 self.format(event, &event.json, unsigned)
@@ -123,6 +124,7 @@ impl Show<'_> {
             prev_content,
             replaces_state: replaced.map(|replaced| &*replaced.event_id),
             redacted_because: redaction.as_deref().map(RawValue::get),
+            redacted_by: redacted_by(event, beside),
             relations: bundle,
             ..self.aged(event)
         };
@@ -188,4 +190,10 @@ impl Show<'_> {
         let own = event.sender == self.user && device == self.device;
         own.then_some(&**transaction)
     }
+}
+
+/// The id of the redaction that was applied.
+fn redacted_by<'a>(event: &StoredEvent, beside: &'a Named) -> Option<&'a EventId> {
+    let redaction = beside.get(&event.redacted_by?)?;
+    Some(&redaction.event_id)
 }

@@ -3,16 +3,17 @@
 //! how guests still look into rooms that they are not in (*Syncing*, *Room
 //! Previews*).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use log_format::record::output::Membership;
-use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::pages::{self, token, walk};
@@ -135,9 +136,12 @@ pub struct InitialQuery {
 #[derive(Serialize)]
 pub struct Initial {
     end: String,
-    presence: Vec<Box<RawValue>>,
+    presence: Vec<Value>,
     rooms: Vec<RoomInfo>,
     account_data: Vec<Box<RawValue>>,
+    /// Not in the specification, as what follows in [`RoomInfo`]: what clients of
+    /// its time read.
+    receipts: Vec<Value>,
 }
 
 /// `RoomInfo`.
@@ -156,6 +160,12 @@ pub struct RoomInfo {
     state: Option<Vec<Box<RawValue>>>,
     visibility: &'static str,
     account_data: Vec<Box<RawValue>>,
+    /// Of one room asked for by itself: who of its members is there, for whoever is
+    /// in it too. matrix-js-sdk reads it where it looks into a room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence: Option<Vec<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipts: Option<Vec<Value>>,
 }
 
 /// `PaginationChunk`: the newest events, in the order of the room.
@@ -181,7 +191,7 @@ pub async fn initial_sync(
         .presence_setter
         .sync(auth.user_id(), auth.device_id(), online)
         .await;
-    let beside = beside_rooms(&api, &auth).await?;
+    let beside = momentary(&api, &auth, None).await?;
     drop(present);
     let end = beside.next_batch;
     let desk = Desk::open(api, auth, limit, end.clone())?;
@@ -200,7 +210,13 @@ pub async fn initial_sync(
         }
         Ok(Json(Initial {
             end,
-            presence: beside.presence.events,
+            receipts: receipts(&beside.rooms),
+            presence: beside
+                .presence
+                .events
+                .into_iter()
+                .map(old_presence)
+                .collect(),
             rooms,
             account_data: beside.account_data.events,
         }))
@@ -208,33 +224,87 @@ pub async fn initial_sync(
     .await
 }
 
-/// What of a sync is in no room.
+/// What of a sync is no event of a room.
 #[derive(Deserialize)]
-struct BesideRooms {
+struct Momentary {
     next_batch: String,
     #[serde(default)]
-    account_data: Section,
+    account_data: Section<Box<RawValue>>,
     #[serde(default)]
-    presence: Section,
+    presence: Section<Value>,
+    #[serde(default)]
+    rooms: JoinedRooms,
 }
 
 #[derive(Default, Deserialize)]
-struct Section {
+struct JoinedRooms {
     #[serde(default)]
-    events: Vec<Box<RawValue>>,
+    join: BTreeMap<OwnedRoomId, JoinedRoom>,
 }
 
-/// Asks sync for it, which also says where the answer stands.
-async fn beside_rooms(api: &ApiState, auth: &Auth) -> Result<BesideRooms, ApiError> {
-    let no_rooms = Filter {
+#[derive(Deserialize)]
+struct JoinedRoom {
+    #[serde(default)]
+    ephemeral: Section<Value>,
+}
+
+#[derive(Deserialize)]
+struct Section<T> {
+    events: Vec<T>,
+}
+
+impl<T> Default for Section<T> {
+    fn default() -> Section<T> {
+        Section { events: Vec::new() }
+    }
+}
+
+/// Asks sync for it, in one room or in all; it also says where the answer stands.
+async fn momentary(
+    api: &ApiState,
+    auth: &Auth,
+    room: Option<&RoomId>,
+) -> Result<Momentary, ApiError> {
+    let none = RoomEventFilter {
+        types: Some(Vec::new()),
+        ..RoomEventFilter::default()
+    };
+    let filter = Filter {
         room: RoomFilter {
-            rooms: Some(BTreeSet::new()),
+            rooms: room.map(|room| BTreeSet::from([room.to_owned()])),
+            timeline: none.clone(),
+            state: none.clone(),
+            account_data: none,
             ..RoomFilter::default()
         },
         ..Filter::default()
     };
-    let answer = api.sync.sync(request(auth, no_rooms)).await?;
+    let answer = api.sync.sync(request(auth, filter)).await?;
     serde_json::from_str(&answer).map_err(|error| ApiError::Stored(error.to_string()))
+}
+
+/// Presence as it was told then: its content names the user, too.
+fn old_presence(mut event: Value) -> Value {
+    let sender = event["sender"].clone();
+    if let Some(content) = event["content"].as_object_mut() {
+        content.insert("user_id".to_owned(), sender);
+    }
+    event
+}
+
+/// The receipts of rooms, which each names.
+fn receipts(rooms: &JoinedRooms) -> Vec<Value> {
+    let of_room = |(room_id, room): (&OwnedRoomId, &JoinedRoom)| {
+        let receipts = room.ephemeral.events.iter();
+        let receipts = receipts.filter(|event| event["type"] == "m.receipt");
+        let named = receipts.map(|receipt| {
+            let mut receipt = receipt.clone();
+            receipt["room_id"] = json!(room_id);
+            receipt
+        });
+        named.collect::<Vec<_>>()
+    };
+    rooms.join.iter().flat_map(of_room).collect()
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/initialSync`
@@ -246,8 +316,27 @@ pub async fn room_initial_sync(
 ) -> Result<Json<RoomInfo>, ApiError> {
     let limit = pages::limit(query.limit, &RoomEventFilter::default())?;
     let end = api.sync.position().await;
+    let beside = momentary(&api, &auth, Some(&room_id)).await?;
     let desk = Desk::open(api, auth, limit, end)?;
-    aside(move || desk.room(&room_id).map(Json)).await
+    aside(move || {
+        let head = desk.api.rooms.head(&room_id)?;
+        // Who is not in the room is told of nobody who is.
+        let is_member = |user: &str| match (<&UserId>::try_from(user), &head) {
+            (Ok(user), Some(head)) => {
+                head.authority.is_joined(desk.auth.user_id()) && head.authority.is_joined(user)
+            }
+            _ => false,
+        };
+        let presence = beside.presence.events.into_iter();
+        let presence = presence.filter(|event| event["sender"].as_str().is_some_and(is_member));
+        let room = desk.room(&room_id)?;
+        Ok(Json(RoomInfo {
+            presence: Some(presence.map(old_presence).collect()),
+            receipts: Some(receipts(&beside.rooms)),
+            ..room
+        }))
+    })
+    .await
 }
 
 /// Runs what reads much where it holds nobody up.
@@ -315,6 +404,8 @@ impl Desk {
             state: Some(show.state(&view.events(&entries)?)?),
             visibility: self.visibility(room_id),
             account_data: self.account_data(room_id)?,
+            presence: None,
+            receipts: None,
         })
     }
 
@@ -336,6 +427,8 @@ impl Desk {
             state: None,
             visibility: self.visibility(room_id),
             account_data: self.account_data(room_id)?,
+            presence: None,
+            receipts: None,
         }))
     }
 

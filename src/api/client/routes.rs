@@ -161,6 +161,7 @@ pub fn routes() -> Routes {
     table.add(v3!("/rooms/{roomId}/send/{eventType}/{txnId}"), put(send::send));
     table.add(v3!("/rooms/{roomId}/send/{eventType}"), post(send::send_once));
     table.add(v3!("/rooms/{roomId}/redact/{eventId}/{txnId}"), put(send::redact));
+    table.add(v3!("/rooms/{roomId}/redact/{eventId}"), post(send::redact_once));
 
     // Rooms: typing, receipts and read markers
     table.add(v3!("/rooms/{roomId}/typing/{userId}"), put(typing::typing));

@@ -82,6 +82,26 @@ pub async fn redact(
     }))
 }
 
+/// `POST /_matrix/client/v3/rooms/{roomId}/redact/{eventId}`
+pub async fn redact_once(
+    State(api): State<ApiState>,
+    auth: Auth,
+    Path((room_id, target)): Path<(OwnedRoomId, OwnedEventId)>,
+    OptionalJson(body): OptionalJson<Redaction>,
+) -> Result<Json<Sent>, ApiError> {
+    api.rate_limits
+        .check(Limit::Message, auth.user_id().as_str())?;
+    let from = FromDevice {
+        user_id: auth.user_id(),
+        device_id: auth.device_id(),
+        txn_id: None,
+    };
+    let sent = api.room_writer.redact(from, &room_id, &target, body.reason);
+    Ok(Json(Sent {
+        event_id: sent.await?,
+    }))
+}
+
 fn from_device<'a>(auth: &'a Auth, txn_id: &'a str) -> Result<FromDevice<'a>, ApiError> {
     if txn_id.len() > TXN_ID_BYTES_MAX {
         return Err(ApiError::InvalidParam("Transaction ID is too long".into()));

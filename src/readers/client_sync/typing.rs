@@ -44,8 +44,9 @@ impl TypingChanges {
 }
 
 impl Building<'_> {
-    /// The event for a room that the user is joined to, if there is news: to who
-    /// comes to the room that somebody types, else that this changed.
+    /// The event for a room that the user is joined to, if there is news: that it
+    /// changed since the client's token, or to who comes to the room that somebody
+    /// types.
     pub(super) fn typing_event(
         &self,
         room: &RoomId,
@@ -53,7 +54,7 @@ impl Building<'_> {
     ) -> Result<Option<Box<RawValue>>, SyncError> {
         let filter = &self.request.filter.room.ephemeral;
         let (room, since) = match (self.typing.0.get(room), stretch.known_at) {
-            (Some(room), Some(_)) => (room.clone(), self.ephemeral_since()),
+            (Some(room), _) => (room.clone(), self.ephemeral_since()),
             (_, None) if filter.matches_without_sender(TYPING) => {
                 let Some(room) = self.sync.ephemeral.typing_in(room) else {
                     return Ok(None);

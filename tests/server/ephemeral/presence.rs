@@ -276,10 +276,33 @@ async fn a_snapshot_of_an_old_client_tells_who_is_there() {
     for user in [ALICE, BOB] {
         let content = told(&present, user);
         assert_eq!(word(content.as_ref()), Some("online"), "{user}");
-        assert!(content.unwrap()["last_active_ago"].is_u64());
+        let content = content.unwrap();
+        assert!(content["last_active_ago"].is_u64());
+        assert_eq!(content["user_id"], user);
     }
     assert_eq!(told(&present, "@carol:hs.test"), None);
     assert_eq!(word(Some(&status(&bob, ALICE).await)), Some("online"));
+
+    // Of one room: its members, for members.
+    let two = alice.create_room(json!({ "preset": "public_chat" })).await;
+    stranger.join(&two).await.ok();
+    let open = json!({ "history_visibility": "world_readable" });
+    let path = format!("/_matrix/client/v3/rooms/{}/", escape(&two));
+    let visibility = format!("{path}state/m.room.history_visibility");
+    alice.put(&visibility, open).await.ok();
+    let initial = format!("{path}initialSync");
+    let of_room = alice.get(&initial).await.ok();
+    let present = json!({ "presence": { "events": of_room["presence"] } });
+    for user in [ALICE, "@carol:hs.test"] {
+        assert_eq!(
+            word(told(&present, user).as_ref()),
+            Some("online"),
+            "{user}"
+        );
+    }
+    assert_eq!(told(&present, BOB), None, "bob is elsewhere");
+    let from_outside = bob.get(&initial).await.ok();
+    assert_eq!(from_outside["presence"], json!([]));
 }
 
 #[tokio::test]

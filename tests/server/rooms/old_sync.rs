@@ -173,6 +173,9 @@ async fn a_snapshot_tells_of_every_room_of_the_user() {
     let global = of_user(&alice, "account_data/org.example.b");
     alice.put(&global, json!({ "b": 2 })).await.ok();
 
+    let read = of_room(&joined, &format!("receipt/m.read/{}", escape(&last)));
+    alice.post(&read, json!({})).await.ok();
+
     let initial = alice.get(&format!("{V3}/initialSync?limit=1")).await.ok();
     let rooms = initial["rooms"].as_array().unwrap();
     let find = |id: &str| rooms.iter().find(|room| room["room_id"] == id);
@@ -195,6 +198,18 @@ async fn a_snapshot_tells_of_every_room_of_the_user() {
     assert_eq!(of_kind("org.example.b").unwrap()["content"]["b"], 2);
     assert!(of_kind("m.push_rules").unwrap()["content"]["global"].is_object());
     assert_eq!(initial["presence"], json!([]), "this server has none");
+    let receipts = initial["receipts"].clone();
+    assert_eq!(receipts[0]["room_id"], joined.as_str());
+    assert_eq!(receipts[0]["type"], "m.receipt");
+    let of_alice = &receipts[0]["content"][&last]["m.read"][&alice.user_id];
+    assert!(of_alice["ts"].is_u64(), "{receipts}");
+    let of_one = alice.get(&of_room(&joined, "initialSync")).await.ok();
+    assert_eq!(of_one["receipts"], receipts);
+    let of_left = alice.get(&of_room(&left, "initialSync")).await.ok();
+    assert_eq!(
+        (&of_left["receipts"], &of_left["presence"]),
+        (&json!([]), &json!([]))
+    );
 
     // Earlier messages, and later ones, go on from there.
     let start = tea["messages"]["start"].as_str().unwrap();

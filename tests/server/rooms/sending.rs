@@ -80,6 +80,18 @@ async fn without_a_transaction_each_request_is_an_event() {
     alice.post(&redaction, content).await.ok();
     let seen = event(&alice, &room, first["event_id"].as_str().unwrap()).await;
     assert_eq!(seen["content"], json!({}));
+    let second = second["event_id"].as_str().unwrap();
+    let redact = of_room(&room, &format!("redact/{}", escape(second)));
+    bob.post(&redact, json!({}))
+        .await
+        .refused(403, "M_FORBIDDEN");
+    let reason = json!({ "reason": "mistaken" });
+    let redaction = alice.post(&redact, reason).await.ok();
+    let seen = event(&alice, &room, second).await;
+    assert_eq!(seen["content"], json!({}));
+    let because = &seen["unsigned"]["redacted_because"];
+    assert_eq!(because["event_id"], redaction["event_id"]);
+    assert_eq!(because["content"]["reason"], "mistaken");
     bob.post(&path, text("two"))
         .await
         .refused(403, "M_FORBIDDEN");

@@ -159,6 +159,38 @@ async fn presence_goes_to_who_shares_a_room() {
     assert_eq!(present(&stage.sync(&ann, &mut token).await), [""; 0]);
 }
 
+/// Who joins while a client is away is told what changed meanwhile, also that
+/// nobody types any more.
+#[tokio::test]
+async fn who_comes_to_a_room_is_told_who_types() {
+    let mut stage = Stage::new();
+    let (ann, ben) = (user("ann"), user("ben"));
+    let room = stage.room("one", &[&ann]);
+    let mut token = None;
+    stage.sync(&ben, &mut token).await;
+    let before = token.clone();
+    stage.world.member(&room, &ben, &ben, "join");
+    stage.world.fold();
+    let typing = |answer: &Value| {
+        let ephemeral = &answer["rooms"]["join"][room.as_str()]["ephemeral"]["events"];
+        let events = ephemeral.as_array().into_iter().flatten();
+        let typing = events.filter(|event| event["type"] == "m.typing");
+        typing
+            .map(|event| event["content"]["user_ids"].clone())
+            .collect::<Vec<_>>()
+    };
+    let quiet = stage.sync(&ben, &mut before.clone()).await;
+    assert_eq!(typing(&quiet), [Value::Null; 0]);
+    stage.types(&room, &ann, true);
+    let typed = stage.sync(&ben, &mut before.clone()).await;
+    assert_eq!(typing(&typed), [json!([ann])]);
+    stage.types(&room, &ann, false);
+    let stopped = stage.sync(&ben, &mut before.clone()).await;
+    assert_eq!(typing(&stopped), [json!([])]);
+    // Of a client without a past nobody need take anything back.
+    assert_eq!(typing(&stage.sync(&ben, &mut None).await), [Value::Null; 0]);
+}
+
 #[tokio::test]
 async fn who_is_in_no_room_is_told_of_themselves() {
     let stage = Stage::new();
