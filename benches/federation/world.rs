@@ -80,6 +80,7 @@ impl World {
             filter: AddressFilter::default(),
             extra_ca: Some(std::fs::read(tls("test_ca.pem")).expect("the test authority")),
             dns: Arc::new(SystemDns::new()),
+            patience: Default::default(),
         });
         let carrier = Arc::new(Counting {
             client: client.expect("a client"),

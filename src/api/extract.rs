@@ -98,11 +98,38 @@ pub fn required<T>(value: Option<T>, name: &'static str) -> Result<T, ApiError> 
     value.ok_or(ApiError::MissingParam(name.into()))
 }
 
+/// How long a body is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyPatience {
+    /// How long it may stand still.
+    pub idle: Duration,
+    /// How long it may take in all, however steadily it comes.
+    pub total: Duration,
+}
+
+impl Default for BodyPatience {
+    fn default() -> BodyPatience {
+        BodyPatience {
+            idle: BODY_IDLE,
+            total: BODY_TOTAL,
+        }
+    }
+}
+
+/// [`read_body_within`] the usual time.
+pub async fn read_body(request: Request, max_bytes: usize) -> Result<Bytes, ApiError> {
+    read_body_within(request, max_bytes, BodyPatience::default()).await
+}
+
 /// Reads a whole body of at most `max_bytes`, without a copy if it came in one piece.
 ///
 /// Errors: `TooLarge` as soon as the bound is passed or announced to be,
 /// `BodyTimeout`, `BodyBroken`.
-pub async fn read_body(request: Request, max_bytes: usize) -> Result<Bytes, ApiError> {
+pub async fn read_body_within(
+    request: Request,
+    max_bytes: usize,
+    patience: BodyPatience,
+) -> Result<Bytes, ApiError> {
     let announced = request.headers().get(CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > max_bytes as u64) {
@@ -112,7 +139,7 @@ pub async fn read_body(request: Request, max_bytes: usize) -> Result<Bytes, ApiE
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    match tokio::time::timeout(BODY_TOTAL, collect(body, max_bytes, BODY_IDLE)).await {
+    match tokio::time::timeout(patience.total, collect(body, max_bytes, patience.idle)).await {
         Ok(read) => read,
         Err(_) => Err(ApiError::BodyTimeout),
     }

@@ -59,6 +59,7 @@ use crate::writers::federation::remote_rooms::RemoteRooms;
 use crate::writers::federation::resident::{Parts as ResidentParts, Resident};
 use crate::writers::submit::Submitter;
 
+use self::extract::BodyPatience;
 use self::rate_limit::RateLimits;
 use self::registrations::Registrations;
 use self::sightings::Sightings;
@@ -132,6 +133,8 @@ pub struct Settings {
     pub delegated_to: Option<OwnedServerName>,
     /// Whether other servers may read our directory.
     pub serves_public_rooms: bool,
+    /// How long bodies of other servers are waited for.
+    pub server_bodies: BodyPatience,
 }
 
 impl Settings {
@@ -151,6 +154,7 @@ impl Settings {
             support: Support::default(),
             delegated_to: None,
             serves_public_rooms: true,
+            server_bodies: BodyPatience::default(),
         }
     }
 }

@@ -159,6 +159,17 @@ section! {
         notaries: Vec<OwnedServerName> = Vec::new();
         /// Address ranges that we never connect to on behalf of a remote name.
         deny_addresses: Vec<AddressRange> = AddressRange::private();
+        /// Longest time in seconds to connect to another server, TLS included.
+        connect_seconds: Count<1, 600> = Count(10);
+        /// Longest time in seconds that another server may take to answer, to the last byte.
+        /// Requests for which others wait, such as those for keys, wait less.
+        answer_seconds: Count<1, 3_600> = Count(60);
+        /// The same where the answer is the state of a room: when we join one, above all.
+        state_seconds: Count<1, 3_600> = Count(900);
+        /// Longest time in seconds that the body of another server's request may stand still.
+        body_idle_seconds: Count<1, 600> = Count(30);
+        /// Longest time in seconds that the body of another server's request may take in all.
+        body_seconds: Count<1, 3_600> = Count(240);
         /// Test switch: serve the federation listener without TLS. Never for real use.
         allow_plain: bool = false, env_only;
     }

@@ -25,6 +25,18 @@ pub struct Pace {
     pub bytes_per_second_min: u64,
 }
 
+impl Pace {
+    /// The same, with no time longer than the operator allows.
+    pub fn within(self, most: Duration) -> Pace {
+        Pace {
+            begin_max: self.begin_max.min(most),
+            idle_max: self.idle_max.min(most),
+            time_max: self.time_max.min(most),
+            ..self
+        }
+    }
+}
+
 /// See the module.
 pub struct Body {
     response: Response,

@@ -9,7 +9,7 @@ use ruma::OwnedServerName;
 
 use crate::api::ApiState;
 use crate::api::errors::ApiError;
-use crate::api::extract::read_body;
+use crate::api::extract::read_body_within;
 use crate::matrix::canonical_json::{CanonicalJsonObject, Numbers, parse_object_with};
 use crate::matrix::x_matrix::{Credentials, CredentialsError, SignedRequest};
 use crate::writers::federation::keyring::KeyError;
@@ -60,7 +60,8 @@ impl<const BYTES_MAX: usize> FromRequest<ApiState> for SignedJson<BYTES_MAX> {
         let (parts, body) = request.into_parts();
         // The header is looked at before a body is read for it.
         credentials(&parts, api)?;
-        let body = read_body(Request::from_parts(parts.clone(), body), BYTES_MAX).await?;
+        let request = Request::from_parts(parts.clone(), body);
+        let body = read_body_within(request, BYTES_MAX, api.settings.server_bodies).await?;
         let body = object(&body)?;
         let origin = verify(&parts, api, Some(&body)).await?;
         Ok(SignedJson { origin, body })

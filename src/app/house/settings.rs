@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::api::extract::BodyPatience;
 use crate::api::{Contact, Registration, Settings, Support, Turn};
 use crate::config::Config;
 
@@ -21,6 +22,7 @@ pub fn of(config: &Config) -> Settings {
     settings.turn = turn(config);
     settings.support = support(config);
     settings.serves_public_rooms = config.federation.public_rooms;
+    settings.server_bodies = server_bodies(config);
     settings.delegated_to = config.federation.delegate_to.clone();
     settings.default_room_version = config.rooms.default_version.clone();
     settings.access_token_lifetime =
@@ -31,6 +33,14 @@ pub fn of(config: &Config) -> Settings {
         settings.admin_contact = contact.clone();
     }
     settings
+}
+
+/// How long the doors wait for the bodies of other servers.
+fn server_bodies(config: &Config) -> BodyPatience {
+    BodyPatience {
+        idle: Duration::from_secs(config.federation.body_idle_seconds.0.into()),
+        total: Duration::from_secs(config.federation.body_seconds.0.into()),
+    }
 }
 
 /// The TURN server, if one is configured whole.

@@ -27,8 +27,6 @@ use crate::outbound::dns::Dns;
 use crate::outbound::names::{FederationNames, StaticName, WebNames, federation_addresses};
 use crate::outbound::streamed::{Body, Pace};
 
-/// Time to connect, handshake included.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a connection that nobody uses is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Unused connections that are kept for one server.
@@ -36,10 +34,16 @@ const IDLE_PER_SERVER: usize = 2;
 /// Requests at a time, over all servers; transactions are not among them.
 const REQUESTS_AT_A_TIME: usize = 256;
 
+/// No request may take longer by its own bounds, but for those that ask for the
+/// state of a room, see [`Pace`].
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
 /// Bounds on one request and its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub answer_bytes_max: usize,
+    /// From the first byte of the request to the last one of the answer. The
+    /// operator may allow less, see [`Patience`].
     pub timeout: Duration,
 }
 
@@ -52,8 +56,41 @@ impl Bounds {
     /// Keys, versions and the like, for which others wait.
     pub const SMALL: Bounds = Bounds {
         answer_bytes_max: 1024 * 1024,
-        timeout: Duration::from_secs(10),
+        timeout: Duration::from_secs(8),
     };
+}
+
+/// How long the operator lets us wait for others (`federation.connect_seconds`
+/// and its neighbours).
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To connect, handshake included.
+    pub connect: Duration,
+    /// For an answer.
+    pub answer: Duration,
+    /// For an answer that is the state of a room.
+    pub state: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            connect: Duration::from_secs(10),
+            answer: ANSWER_MAX,
+            state: Duration::from_secs(900),
+        }
+    }
+}
+
+impl Patience {
+    /// How long a request with these bounds may take.
+    fn with(&self, bounds: Bounds) -> Duration {
+        let most = match bounds.timeout > ANSWER_MAX {
+            true => self.state,
+            false => self.answer,
+        };
+        bounds.timeout.min(most)
+    }
 }
 
 /// What the client is made from.
@@ -65,6 +102,7 @@ pub struct Settings {
     /// PEM of certificates that are trusted beside the system's.
     pub extra_ca: Option<Vec<u8>>,
     pub dns: Arc<dyn Dns>,
+    pub patience: Patience,
 }
 
 /// `extra_ca` cannot be used.
@@ -105,6 +143,7 @@ pub struct FederationClient {
     open_http: Result<Client, RequestError>,
     static_http: BTreeMap<OwnedServerName, Result<Client, RequestError>>,
     requests: Semaphore,
+    patience: Patience,
 }
 
 impl FederationClient {
@@ -116,16 +155,17 @@ impl FederationClient {
             None => Vec::new(),
         };
         let (dns, filter) = (&settings.dns, &settings.filter);
-        let web = client(&extra, |builder| {
+        let connect = settings.patience.connect;
+        let web = client(&extra, connect, |builder| {
             let (dns, filter) = (dns.clone(), filter.clone());
             builder.dns_resolver(Arc::new(WebNames { dns, filter }))
         });
-        let open_http = client(&extra, |builder| {
+        let open_http = client(&extra, connect, |builder| {
             let (dns, filter) = (dns.clone(), filter.clone());
             builder.dns_resolver(Arc::new(FederationNames { dns, filter }))
         });
         let static_http = settings.static_hosts.iter().map(|(server, address)| {
-            let client = client(&extra, |builder| {
+            let client = client(&extra, connect, |builder| {
                 builder.dns_resolver(Arc::new(StaticName {
                     dns: dns.clone(),
                     host: address.host.clone(),
@@ -147,6 +187,7 @@ impl FederationClient {
             filter: settings.filter,
             dns: settings.dns,
             requests: Semaphore::new(REQUESTS_AT_A_TIME),
+            patience: settings.patience,
         })
     }
 
@@ -195,7 +236,7 @@ impl FederationClient {
         request: &Request<'_>,
     ) -> Result<Bytes, RequestError> {
         let authorization = self.authorization(destination, request);
-        let _permit = self.permit().await;
+        let _permit = self.permit(request.bounds).await?;
         self.exchange(destination, request, Some(authorization))
             .await
     }
@@ -231,6 +272,7 @@ impl FederationClient {
         (method, uri, body): (Method, &str, Option<&CanonicalJsonObject>),
         pace: Pace,
     ) -> Result<(Body, Option<SemaphorePermit<'_>>), RequestError> {
+        let pace = pace.within(self.patience.state);
         let bounds = Bounds {
             answer_bytes_max: pace.bytes_max,
             timeout: pace.begin_max,
@@ -242,7 +284,7 @@ impl FederationClient {
             bounds,
         };
         let authorization = self.authorization(destination, &request);
-        let permit = self.permit().await;
+        let permit = self.permit(bounds).await?;
         let begins = async {
             let sent = self.request(destination, &request, Some(authorization));
             let response = sent.await?.send().await;
@@ -260,7 +302,7 @@ impl FederationClient {
         destination: &ServerName,
         request: &Request<'_>,
     ) -> Result<Bytes, RequestError> {
-        let _permit = self.permit().await;
+        let _permit = self.permit(request.bounds).await?;
         self.exchange(destination, request, None).await
     }
 
@@ -276,9 +318,13 @@ impl FederationClient {
         .authorization(&self.key)
     }
 
-    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+    /// A turn to ask, for which nobody waits longer than for the answer.
+    async fn permit(&self, bounds: Bounds) -> Result<Option<SemaphorePermit<'_>>, RequestError> {
+        let wait = self.patience.with(bounds);
+        let turn = tokio::time::timeout(wait, self.requests.acquire()).await;
         // Never closed, so there is always a permit to come.
-        self.requests.acquire().await.ok()
+        turn.map(Result::ok)
+            .map_err(|_| RequestError::Timeout(wait))
     }
 
     async fn exchange(
@@ -288,10 +334,11 @@ impl FederationClient {
         authorization: Option<String>,
     ) -> Result<Bytes, RequestError> {
         let bounds = request.bounds;
+        let wait = self.patience.with(bounds);
         let sent = self.request(destination, request, authorization).await?;
-        let response = sent.timeout(bounds.timeout).send().await;
-        let response = response.map_err(|error| RequestError::of(&error, bounds.timeout))?;
-        accepted(response, bounds.answer_bytes_max, bounds.timeout).await
+        let response = sent.timeout(wait).send().await;
+        let response = response.map_err(|error| RequestError::of(&error, wait))?;
+        accepted(response, bounds.answer_bytes_max, wait).await
     }
 
     /// A request that is ready to be sent, without a bound on its time.
@@ -352,6 +399,7 @@ fn with_port(addresses: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
 /// A client with our bounds that trusts the system's certificates and `extra`.
 pub(super) fn client(
     extra: &[Certificate],
+    connect: Duration,
     names: impl Fn(ClientBuilder) -> ClientBuilder,
 ) -> Result<Client, RequestError> {
     let builder = || {
@@ -360,7 +408,7 @@ pub(super) fn client(
             .redirect(Policy::none())
             .https_only(true)
             .no_proxy()
-            .connect_timeout(CONNECT_MAX)
+            .connect_timeout(connect)
             .pool_idle_timeout(IDLE_MAX)
             .pool_max_idle_per_host(IDLE_PER_SERVER);
         names(builder)

@@ -20,7 +20,7 @@ pub mod transactions;
 pub mod version;
 pub mod well_known;
 
-pub use client::{FederationClient, Request, Settings};
+pub use client::{FederationClient, Patience, Request, Settings};
 
 #[cfg(test)]
 mod tests;

@@ -95,7 +95,7 @@ fn asker(filter: AddressFilter) -> WellKnown {
     let dns = Arc::new(dns);
     let ca = std::fs::read(format!("{CERTIFICATES}test_ca.pem")).unwrap();
     let ca = [reqwest::Certificate::from_pem(&ca).unwrap()];
-    let http = client(&ca, |builder| {
+    let http = client(&ca, Duration::from_secs(10), |builder| {
         let (dns, filter) = (dns.clone(), filter.clone());
         builder.dns_resolver(Arc::new(WebNames { dns, filter }))
     });

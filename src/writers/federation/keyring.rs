@@ -331,6 +331,7 @@ impl Keyring {
             filter: AddressFilter::default(),
             extra_ca: None,
             dns: Arc::new(FakeDns::default()),
+            patience: Default::default(),
         });
         let client = Arc::new(client.expect("no certificates to be read"));
         let keyring = Keyring::new(Parts {
