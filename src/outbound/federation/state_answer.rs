@@ -28,6 +28,10 @@ pub const PACE: Pace = Pace {
     bytes_per_second_min: 4 * 1024,
 };
 
+/// Bytes without an event at their end that are passed over: fields that nobody
+/// asked for are shorter, and an event is too. Whoever sends more sends no state.
+const PASSED_OVER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// In which list an event stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -75,6 +79,8 @@ pub struct StateAnswer<'c> {
     pieces: VecDeque<Piece>,
     state: &'static str,
     fields: Fields,
+    /// Bytes since the last event.
+    passed_over: usize,
     /// Held while the answer comes.
     _permit: Option<SemaphorePermit<'c>>,
 }
@@ -101,6 +107,7 @@ impl<'c> StateAnswer<'c> {
             pieces: VecDeque::new(),
             state: names.state,
             fields: Fields::default(),
+            passed_over: 0,
             _permit: permit,
         }
     }
@@ -126,6 +133,13 @@ impl<'c> StateAnswer<'c> {
                 tracing::debug!(%error, "the state of a room cannot be read");
                 RequestError::NotJson
             })?;
+            self.passed_over = match self.pieces.is_empty() {
+                true => self.passed_over + part.len(),
+                false => 0,
+            };
+            if self.passed_over > PASSED_OVER_BYTES_MAX {
+                return Err(RequestError::NotJson);
+            }
         }
     }
 
@@ -199,6 +213,17 @@ mod tests {
         let mut answer_1 = answer(first, OF_A_JOIN, Form::Pair);
         assert_eq!(all(&mut answer_1).await.expect("reads").len(), 1);
         assert!(answer_1.fields().members_omitted && answer_1.fields().event.is_none());
+    }
+
+    #[tokio::test]
+    async fn much_that_is_no_state_is_no_answer() {
+        for (more, is_read) in [(0, true), (PASSED_OVER_BYTES_MAX, false)] {
+            let much = " ".repeat(more);
+            let json = format!(r#"{{"x":"{much}","state":[],"auth_chain":[]}}"#);
+            let body = Body::new(http::Response::new(json).into(), PACE).expect("is small");
+            let mut answer = StateAnswer::new(body, None, OF_A_JOIN, Form::Bare);
+            assert_eq!(all(&mut answer).await.is_ok(), is_read, "{more}");
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! A homeserver that is none: it signs requests with a key of its own, and
 //! answers what a test tells it to.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,7 +18,7 @@ use reqwest::Method;
 use ruma::{OwnedServerName, ServerName};
 use serde_json::Value;
 
-use super::{Neighbourhood, pem};
+use super::{NAMES, Neighbourhood, pem};
 
 /// A server under a name of the neighbourhood.
 pub struct Fake {
@@ -42,13 +42,30 @@ impl Fake {
         let config = RustlsConfig::from_pem_file(pem("test_cert.pem"), pem("test_key.pem"));
         let config = config.await.unwrap();
         let address = SocketAddr::from((neighbourhood.address(name), 8448));
+        let listener = TcpListener::bind(address).unwrap();
+        Fake::listen(neighbourhood, name, listener, config, answers).await
+    }
+
+    /// The same under any name, wherever it listens.
+    pub async fn listen<F>(
+        neighbourhood: &Neighbourhood,
+        name: &str,
+        listener: TcpListener,
+        config: RustlsConfig,
+        answers: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
+    ) -> Fake
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        listener.set_nonblocking(true).unwrap();
         let handle = Handle::new();
         let router = Router::new().fallback(answers);
-        let server = axum_server::bind_rustls(address, config).handle(handle.clone());
+        let server = axum_server::from_tcp_rustls(listener, config).unwrap();
+        let server = server.handle(handle.clone());
         tokio::spawn(server.serve(router.into_make_service()));
         handle.listening().await.expect("the fake server listens");
         let mut http = reqwest::Client::builder().tls_certs_only([certificate()]);
-        for name in super::NAMES {
+        for name in NAMES {
             let at = SocketAddr::from((neighbourhood.address(name), 8448));
             http = http.resolve(name, at);
         }

@@ -70,6 +70,32 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Makes a public room of its own, with the guest in it.
+    pub fn found(fake: &'a Fake, library: Library, version: RoomVersion, user: &str) -> Guest<'a> {
+        let user = format!("@{user}:{}", fake.name);
+        let mut guest = Guest {
+            fake,
+            version,
+            room: format!("!theirs:{}", fake.name),
+            user: user.clone(),
+            tips: Vec::new(),
+            depth: 1,
+            state: HashMap::new(),
+            library,
+        };
+        let create = json!({ "creator": user, "room_version": version.as_str() });
+        guest.event("m.room.create", Some(""), create);
+        guest.member("join");
+        let levels = json!({ "users": { user: 100 } });
+        guest.event("m.room.power_levels", Some(""), levels);
+        guest.event(
+            "m.room.join_rules",
+            Some(""),
+            json!({ "join_rule": "public" }),
+        );
+        guest
+    }
+
     /// The same, and joins the room, which must be public.
     pub async fn enter(fake: &'a Fake, local: &Api, room: &str, user: &str) -> Guest<'a> {
         let mut guest = Guest::look(fake, local, room, user).await;
@@ -117,6 +143,25 @@ impl<'a> Guest<'a> {
             json,
             reference: built.reference(),
         }
+    }
+
+    /// What events of a type cite that the guest sends; member events are joins.
+    pub fn cites(&self, kind: &str) -> Vec<String> {
+        let cited = self.auth_events(kind, Some(&self.user), &json!("join"));
+        cited
+            .iter()
+            .map(|cited| cited.event_id.to_string())
+            .collect()
+    }
+
+    /// What a member event of a user would cite who is not in the room.
+    pub fn cited_by_newcomer(&self) -> Vec<String> {
+        let own = self
+            .state
+            .get(&("m.room.member".to_owned(), self.user.clone()));
+        let own = own.map(|own| own.event_id.to_string());
+        let cited = self.cites("m.room.member").into_iter();
+        cited.filter(|cited| Some(cited) != own.as_ref()).collect()
     }
 
     /// The next event builds on this one.

@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use engram::crypto::signing_key::ServerKey;
 use engram::matrix::canonical_json::to_bytes;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -89,17 +89,10 @@ impl Library {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let found = self.find(&parts.uri, &body);
         let path = parts.uri.path().to_owned();
-        let url = reqwest::Url::parse(&format!("https://host{}", parts.uri)).unwrap();
-        let event = url
-            .query_pairs()
-            .find(|(key, _)| key == "event_id")
-            .map(|(_, id)| id.into_owned());
-        let last = url.path_segments().and_then(|mut parts| parts.next_back());
-        let named = event.or_else(|| Some(unescape(last?))).unwrap_or_default();
         let mut shelves = self.shelves.lock();
         shelves.asked.push(path.clone());
-        let found = shelves.find(&path, &named, &body);
         let lie = shelves.lie.clone();
         drop(shelves);
         let told = match (found, lie) {
@@ -115,15 +108,35 @@ impl Library {
             told => answer(StatusCode::OK, told.to_string().into_bytes()),
         }
     }
+
+    /// What is answered in truth; none if it is not known.
+    pub fn find(&self, uri: &Uri, body: &Value) -> Option<Value> {
+        let url = reqwest::Url::parse(&format!("https://host{uri}")).unwrap();
+        let named = |key: &str| {
+            let mut pairs = url.query_pairs();
+            Some(pairs.find(|(name, _)| name == key)?.1.into_owned())
+        };
+        let last = url.path_segments().and_then(|mut parts| parts.next_back());
+        let event = named("event_id").or_else(|| named("v"));
+        let event = event.or_else(|| Some(unescape(last?))).unwrap_or_default();
+        self.shelves.lock().find(uri.path(), &event, body)
+    }
+
+    /// The state before an event that is here, and what authorises it, as a
+    /// resident tells who joins there.
+    pub fn joined(&self, event: &str) -> Value {
+        let shelves = self.shelves.lock();
+        let known = shelves.events.get(event).expect("an event");
+        let state = known.state_before.iter().cloned().collect();
+        let (chain, state) = (shelves.chain(&state), state);
+        json!({ "state": shelves.json(&state), "auth_chain": shelves.json(&chain) })
+    }
 }
 
 impl Shelves {
     fn find(&self, path: &str, event: &str, body: &Value) -> Option<Value> {
         let of = |what: &str| path.starts_with(&format!("/_matrix/federation/v1/{what}/"));
-        let json = |ids: &BTreeSet<String>| -> Vec<Value> {
-            let known = ids.iter().filter_map(|id| self.events.get(id));
-            known.map(|known| known.json.clone()).collect()
-        };
+        let json = |ids: &BTreeSet<String>| self.json(ids);
         if of("get_missing_events") {
             return Some(self.missing(body));
         }
@@ -138,9 +151,30 @@ impl Shelves {
         } else if of("event_auth") {
             let chain = self.chain(&BTreeSet::from([event.to_owned()]));
             Some(json!({ "auth_chain": json(&chain) }))
+        } else if of("backfill") {
+            Some(json!({ "origin": "x", "origin_server_ts": 1, "pdus": self.before(event) }))
         } else {
             None
         }
+    }
+
+    fn json(&self, ids: &BTreeSet<String>) -> Vec<Value> {
+        let known = ids.iter().filter_map(|id| self.events.get(id));
+        known.map(|known| known.json.clone()).collect()
+    }
+
+    /// Server-server API, *backfill*: an event and up to a hundred before it.
+    fn before(&self, event: &str) -> Vec<Value> {
+        let mut queue = VecDeque::from([event.to_owned()]);
+        let mut found: Vec<String> = Vec::new();
+        while let Some(id) = queue.pop_front().filter(|_| found.len() < 100) {
+            if let (Some(known), false) = (self.events.get(&id), found.contains(&id)) {
+                queue.extend(known.prev.iter().cloned());
+                found.push(id);
+            }
+        }
+        let events = found.iter().map(|id| self.events[id].json.clone());
+        events.collect()
     }
 
     /// Server-server API, *get_missing_events*: back from the latest, breadth first.
@@ -187,7 +221,7 @@ impl Shelves {
     }
 }
 
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let pairs = format!("x={}", text.replace('+', "%2B"));
     let url = reqwest::Url::parse(&format!("https://host/?{pairs}")).unwrap();
     let value = url

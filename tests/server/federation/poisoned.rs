@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Neighbourhood;
 use super::elsewhere::join_by;
 use super::fake::{FAR, Fake, answer, own_keys};
-use crate::harness::{Api, Server, escape};
+use crate::harness::{Api, Server};
 
 const ROOM: &str = "!room:c.test";
 const BOB: &str = "@bob:b.test";
@@ -91,36 +91,12 @@ fn template(membership: &str) -> Value {
     })
 }
 
-/// CVE-2026-24471: servers signed whatever event a template held.
+/// CVE-2026-24471: servers signed whatever event a template held. Templates that
+/// are not sound are in the table of lies; of what is added to a sound one nothing
+/// is signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2026_24471_a_poisoned_template_is_never_signed() {
     let Scene { bob, lies, .. } = &scene().await;
-    let poison = [
-        ("/event/type", json!("m.room.power_levels")),
-        ("/event/room_id", json!("!other:c.test")),
-        ("/event/sender", json!("@other:b.test")),
-        ("/event/state_key", json!("@other:b.test")),
-        ("/event/content/membership", json!("ban")),
-        ("/event/content", json!("join")),
-        ("/event/depth", json!(-5)),
-        ("/event/prev_events", json!([])),
-        ("/event/auth_events", json!([["$create", {}]])),
-        ("/event", json!([])),
-        ("/room_version", json!("no version")),
-        ("/room_version", json!(11)),
-    ];
-    for (field, lie) in poison {
-        for what in ["join", "knock"] {
-            let mut poisoned = template(what);
-            *poisoned.pointer_mut(field).unwrap() = lie.clone();
-            *lies.template.lock() = poisoned;
-            let path = format!("/_matrix/client/v3/{what}/{}?via=c.test", escape(ROOM));
-            let refused = bob.post(&path, json!({})).await;
-            assert_ne!(refused.status, 200, "{what} {field} = {lie}");
-        }
-    }
-    assert!(lies.sent.lock().is_empty(), "{:?}", lies.sent.lock());
-    // What is added to a sound one is not signed either.
     let mut more = template("join");
     more["event"]["redacts"] = json!("$victim");
     more["event"]["evil"] = json!(true);
