@@ -86,6 +86,7 @@ impl World {
             client: client.expect("a client"),
             under_way: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
         });
         let input = Arc::new(FoldedInput {
             log,
@@ -212,6 +213,8 @@ pub struct Counting {
     client: FederationClient,
     under_way: AtomicUsize,
     pub most: AtomicUsize,
+    /// All there ever were.
+    pub asked: AtomicUsize,
 }
 
 impl Carrier for Counting {
@@ -223,6 +226,7 @@ impl Carrier for Counting {
         Box::pin(async move {
             let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
             self.most.fetch_max(under_way, Ordering::Relaxed);
+            self.asked.fetch_add(1, Ordering::Relaxed);
             let carried = self.client.carry(destination, transaction).await;
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             carried

@@ -58,6 +58,9 @@ pub struct News {
     pub arrivals: BTreeMap<OwnedRoomId, Arrivals>,
     /// Rows that were added for a server.
     pub queued: BTreeMap<OwnedServerName, (Arc<Destination>, u64)>,
+    /// Those whose queues are to be thinned out: by one, since each may have a
+    /// hundred rows, and thousands may be behind at once.
+    pub behind: BTreeMap<OwnedServerName, Arc<Destination>>,
     pub receipts: Vec<(OwnedServerName, Arc<About>, Arc<Said>)>,
     /// How many rows that is, so that a group can be written before it is too large.
     pub rows: usize,
@@ -300,9 +303,7 @@ impl Group<'_, '_> {
                 *added = 0;
             } else if waiting > NEWEST_ONLY_ABOVE && queue::is_behind(&destination.state(), waiting)
             {
-                let kept = queue::thin_out(&mut self.rows, self.partition, &destination)?;
-                destination.state().line(self.partition).waiting = kept;
-                *added = 0;
+                self.news.behind.insert(server.clone(), destination);
             }
         }
         Ok(())

@@ -219,7 +219,7 @@ impl FederationSender {
     }
 
     /// Tells destinations what is in the tables for them by now.
-    fn spread(&self, partition: PartitionId, news: News) -> Result<(), QueryError> {
+    fn spread(&self, partition: PartitionId, news: News) -> Result<(), ReaderError> {
         for (server, about, said) in news.receipts {
             let destination = self.destinations.of(&server)?;
             self.tell(&destination, about, said);
@@ -227,6 +227,9 @@ impl FederationSender {
         for (destination, added) in news.queued.into_values() {
             destination.state().line(partition).waiting += added;
             self.destinations.call(&destination);
+        }
+        for destination in news.behind.values() {
+            queue::thin_out(&*self.ports.store, partition, destination)?;
         }
         for (room, arrivals) in &news.arrivals {
             self.tell_arrivals(room, arrivals)?;

@@ -129,14 +129,14 @@ pub fn replace(
     Ok(gone)
 }
 
-/// Leaves the newest events of each room, behind what is being tried. Returns
-/// how many are left.
+/// Leaves the newest events of each room, behind what is being tried.
 pub fn thin_out(
-    rows: &mut Overlay<'_>,
+    store: &dyn Write,
     partition: PartitionId,
     destination: &Arc<Destination>,
-) -> Result<u64, StoreError> {
-    let fixed = fix_next(rows, partition, destination)?;
+) -> Result<(), StoreError> {
+    let mut rows = Overlay::new(store);
+    let fixed = fix_next(&rows, partition, destination)?;
     destination.state().line(partition).newest_only = true;
     let prefix = rows::queue_key(partition, &destination.name);
     let mut tips: BTreeMap<String, BTreeSet<Emitted>> = BTreeMap::new();
@@ -154,7 +154,7 @@ pub fn thin_out(
             let queued = Queued::decode(key, value)?;
             let room = queued.room_id.as_str();
             if !tips.contains_key(room) {
-                tips.insert(room.to_owned(), tips_of(rows, partition, room)?);
+                tips.insert(room.to_owned(), tips_of(&rows, partition, room)?);
             }
             let is_tip = tips.get(room).is_some_and(|tips| tips.contains(&queued.at));
             if is_tip || Some(queued.at) <= fixed {
@@ -174,7 +174,9 @@ pub fn thin_out(
         server = %destination.name, kept, dropped,
         "server is behind: it will be sent the newest event of each room, and may ask for the others"
     );
-    Ok(kept)
+    store.write(rows.into_writes())?;
+    destination.state().line(partition).waiting = kept;
+    Ok(())
 }
 
 fn tips_of(
