@@ -4,6 +4,7 @@
 
 mod big_room;
 mod commands;
+mod connections;
 mod crash;
 mod endpoints;
 mod ephemeral;

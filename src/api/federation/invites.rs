@@ -85,7 +85,9 @@ async fn take_in(api: &Api, invite: Invite) -> Result<CanonicalJsonObject, ApiEr
     api.rate_limits
         .check(Limit::Handshake, invite.origin.as_str())?;
     let user = |field: &str| <&UserId>::try_from(invite.event.get(field)?.as_str()?).ok();
-    if let (Some(sender), Some(target)) = (user("sender"), user("state_key")) {
+    // Of others' users it is refused below, and must not use up what they may do.
+    let own = user("sender").filter(|sender| sender.server_name() == invite.origin);
+    if let (Some(sender), Some(target)) = (own, user("state_key")) {
         limit_invites(api, sender, &invite.room_id, target)?;
     }
     Ok(api.resident.invited(invite).await?)

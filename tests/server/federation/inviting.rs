@@ -10,6 +10,7 @@ use engram::matrix::signing::{hash_and_sign_event, verify_json};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::Neighbourhood;
 use super::fake::object;
 use super::visitor::{CAROL, Scene, Signed, Visitor, errcode, events, membership, scene, with};
 use crate::harness::{Api, escape};
@@ -324,6 +325,38 @@ async fn users_are_not_told_of_invites_that_they_do_not_want() {
     alice.put(&data("m.ignored_user_list"), ignored).await.ok();
     assert_eq!(hand(c, &room, &signed, &room.state()).await.0, 200);
     assert!(!is_invited(alice, &room.id).await);
+}
+
+/// security.md 1.5, *Synapse rate limits*.
+#[tokio::test(flavor = "multi_thread")]
+async fn invites_of_one_server_are_limited() {
+    let neighbourhood = Neighbourhood::new();
+    let limited = neighbourhood.builder("a.test");
+    let a = limited.set("RATE_LIMITS__ENABLED", true).start().await;
+    let alice = a.register("alice").await;
+    let c = &Visitor::start(&neighbourhood).await;
+    let invite = async |change: &dyn Fn(CanonicalJsonObject) -> CanonicalJsonObject| {
+        let room = their_room(c, RoomVersion::V11);
+        let signed = c.sign(RoomVersion::V11, change(room.invite(&alice.user_id)));
+        hand(c, &room, &signed, &room.state()).await
+    };
+    // What a server says in another's name is refused, and counts for nobody.
+    for _ in 0..20 {
+        let forged = invite(&|event| with(&event, "sender", json!("@bob:b.test"))).await;
+        assert_eq!(errcode(&forged), (400, "M_INVALID_PARAM"));
+    }
+    let mut taken = 0;
+    let refused = loop {
+        let answer = invite(&|event| with(&event, "depth", json!(2 + taken))).await;
+        match answer.0 {
+            200 => taken += 1,
+            _ => break answer,
+        }
+        assert!(taken < 20, "nobody counts them");
+    };
+    assert_eq!(errcode(&refused), (429, "M_LIMIT_EXCEEDED"));
+    assert!(refused.1["retry_after_ms"].is_u64(), "{refused:?}");
+    assert!(taken >= 5, "{taken}");
 }
 
 /// In a room that we are in, the room has a say, and its members see the invite.

@@ -388,3 +388,81 @@ fn synapse_0f2ecb961_redactions_in_a_circle_end() {
         house.message(&room, CAROL, "and on").accepted();
     }
 }
+
+/// Many users of one server leave, each beside the others: where that becomes too
+/// much work, the room waits for it alone, and goes on from there.
+#[test]
+fn synapse_1760_leaves_beside_each_other_hold_up_no_other_room() {
+    const USERS: usize = 200;
+    let mut house = House::with_inline_work(1_000);
+    let room = house.room("11");
+    let other = house.room("11");
+    let users: Vec<String> = (0..USERS).map(|n| format!("@user{n}:other")).collect();
+    for user in &users {
+        house.member(&room, user, user, "join").accepted();
+    }
+    let mut leaves = Vec::new();
+    for user in &users {
+        let leave = json!({ "membership": "leave" });
+        leaves.push(theirs(
+            &mut house,
+            &room,
+            user,
+            "m.room.member",
+            Some(user),
+            leave,
+        ));
+    }
+    let mut waiting = 0;
+    for leave in &leaves {
+        let told = house.fold_group(vec![leave.record()]).pop().unwrap();
+        waiting += usize::from(told.folded.outcome.is_none());
+    }
+    let ends = extremities(&house, &room).len();
+    assert!(waiting > 0, "{ends} ends were no work");
+    assert_eq!(waiting + ends, USERS);
+    house.message(&other, ALICE, "others go on").accepted();
+    // The first that waits is worked out aside, and the room is one further.
+    let cause = house.tables.parked().unwrap()[0].cause;
+    let done = house.tables.prepare(&room, cause).unwrap().unwrap();
+    let resumed = super::parked::resumed(&room, cause, done.digest);
+    let told = house.fold_group(vec![resumed]).pop().unwrap();
+    assert_eq!(told.verdict(), (Decision::Accepted, Reason::None));
+    assert!(extremities(&house, &room).len() > ends);
+}
+
+/// Power levels on top of one another, each citing the one before: the last costs
+/// no more of the disk than the first, and a fork from far back no more steps than
+/// an event may have while others wait.
+#[test]
+fn cve_2024_31208_a_deep_graph_costs_each_event_the_same() {
+    const DEPTH: usize = 300;
+    let mut house = House::new();
+    let room = room(&mut house, RoomVersion::V11);
+    let old = topic(&mut house, &room, ALICE, "from far back");
+    let mut bytes = vec![size(&house)];
+    for part in 0..3 {
+        for number in 0..DEPTH {
+            let levels = json!({ "users": { ALICE: 100 }, "ban": number % 50, "kick": part });
+            let kind = "m.room.power_levels";
+            house.state(&room, ALICE, kind, "", levels).accepted();
+        }
+        bytes.push(size(&house));
+    }
+    let grown: Vec<usize> = bytes.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    println!("{} bytes for each event", grown[2] / DEPTH);
+    assert!(grown[2] < grown[1] + grown[1] / 10, "{grown:?}");
+    assert!(grown[2] / DEPTH < 2_048, "{grown:?}");
+    let told = house.fold_group(vec![old.record()]).pop().unwrap();
+    assert!(told.folded.outcome.is_some(), "decided at once");
+    assert_eq!(told.verdict().0, Decision::Accepted);
+    assert_eq!(extremities(&house, &room).len(), 2);
+}
+
+/// Bytes of all tables.
+fn size(house: &House) -> usize {
+    let rows = house.dump();
+    rows.iter()
+        .map(|((_, key), row)| key.len() + row.len())
+        .sum()
+}
