@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::forks::give;
 use super::harness::{ALICE, BOB, CAROL, Draft, House};
 use crate::matrix::RoomVersion;
+use crate::query::parked::ParkedWork;
 use crate::query::rooms::{Rooms, StateKey};
 
 /// A room with Alice (100, or its creator) and Carol of another server.
