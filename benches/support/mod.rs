@@ -56,15 +56,7 @@ impl Server {
 
     /// Processor time that the server has used so far.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))
-            .unwrap_or_default();
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks: u64 = [11, 12]
-            .iter()
-            .filter_map(|at| fields.get(*at)?.parse::<u64>().ok())
-            .sum();
-        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+        cpu_of(&self.process.id().to_string())
     }
 
     /// Waits until the server has done what there was to do: it used next to no
@@ -115,6 +107,18 @@ impl Server {
     }
 }
 
+/// Processor time that a process has used so far; `self` is this one.
+pub fn cpu_of(process: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks: u64 = [11, 12]
+        .iter()
+        .filter_map(|at| fields.get(*at)?.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -154,16 +158,29 @@ impl Client {
         }
     }
 
-    /// Sends one request; gives the status and leaves the body in `self.body()`.
+    /// Sends one request of a user; gives the status and leaves the body in
+    /// `self.body()`.
     pub fn send(&mut self, method: &str, path: &str, token: Option<&str>, body: &[u8]) -> u16 {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        self.request(method, path, bearer.as_deref(), body)
+    }
+
+    /// [`Client::send`] with any `Authorization` header.
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        authorization: Option<&str>,
+        body: &[u8],
+    ) -> u16 {
         self.request.clear();
         write!(
             self.request,
             "{method} {path} HTTP/1.1\r\nHost: bench.test\r\n"
         )
         .expect("memory");
-        if let Some(token) = token {
-            write!(self.request, "Authorization: Bearer {token}\r\n").expect("memory");
+        if let Some(authorization) = authorization {
+            write!(self.request, "Authorization: {authorization}\r\n").expect("memory");
         }
         write!(
             self.request,
