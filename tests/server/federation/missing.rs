@@ -203,6 +203,62 @@ async fn two_servers_with_the_same_gap_have_it_filled_once() {
     assert!(scene.library.asked("get_missing_events") <= 2);
 }
 
+/// Bob's server lets in whom the room does not: what it tells of the gap before
+/// its own events has theirs in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn pr_406_the_acl_is_for_what_fills_a_gap() {
+    let scene = scene().await;
+    let c = scene.library.serve(&scene.neighbourhood, "c.test").await;
+    for version in ["6", "10", "12"] {
+        let room = scene.guest(version).await.room;
+        Guest::enter(&c, &scene.alice, &room, "carol").await;
+        let path = format!(
+            "/_matrix/client/v3/rooms/{}/state/m.room.server_acl/",
+            escape(&room)
+        );
+        let acl = json!({ "allow": ["*"], "deny": ["c.test"] });
+        scene.alice.put(&path, acl).await.ok();
+        let mut bob = Guest::look(&scene.b, &scene.alice, &room, "bob").await;
+        let mut carol = Guest::look(&c, &scene.alice, &room, "carol").await;
+        (bob.library, carol.library) = (scene.library.clone(), scene.library.clone());
+        // Only by the first and the last of them could one tell what is missing.
+        bob.text("one");
+        carol.tips = bob.tips.clone();
+        let denied = [carol.text("denied"), carol.text("denied too")];
+        bob.go_on_from(&denied[1]);
+        bob.text("two");
+        let last = bob.text("three");
+        bob.sent(&[&last]).await;
+        let seen = texts(&scene.alice, &room).await;
+        assert_eq!(seen, ["one", "two", "three"], "{version}");
+        // Nor is the last event before what was sent allowed to be one.
+        carol.tips = bob.tips.clone();
+        let denied_last = carol.text("denied again");
+        bob.go_on_from(&denied_last);
+        let after = bob.text("four");
+        bob.sent(&[&after]).await;
+        let seen = texts(&scene.alice, &room).await;
+        assert_eq!(seen, ["one", "two", "three", "four"], "{version}");
+        for event in denied.iter().chain([&denied_last]) {
+            let path = format!(
+                "/_matrix/client/v3/rooms/{}/event/{}",
+                escape(&room),
+                escape(&event.id)
+            );
+            scene.alice.get(&path).await.refused(404, "M_NOT_FOUND");
+        }
+        // The state is what it was: carol has been let in before.
+        let path = format!(
+            "/_matrix/client/v3/rooms/{}/state/m.room.member/%40carol%3Ac.test",
+            escape(&room)
+        );
+        let member = scene.alice.get(&path).await.ok();
+        assert_eq!(member["membership"], "join", "{version}");
+        let next = bob.text("five");
+        bob.sent(&[&next]).await;
+    }
+}
+
 type Lie = Box<dyn Fn(Value) -> Value + Send + Sync>;
 
 /// What a server may answer to whoever asks for what is missing.

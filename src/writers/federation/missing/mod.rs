@@ -8,6 +8,13 @@
 //! event itself. What authorises an event and is missing is fetched by
 //! `event_auth`. All of it has bounds ([`Budget`]), and one gap of a room is filled
 //! at a time.
+//!
+//! The events in between are news like the event itself, so the room's ACL is for
+//! the servers of their senders as well: one that is not let in is left out, and
+//! what builds on it gets the state before it given. The ACL is not for what is
+//! told of the state and of who authorised it, which no client is shown as news:
+//! most of that was sent while its server was let in, and a state that lacks it
+//! would be another one than that of the other servers.
 
 mod follower;
 mod lines;
@@ -32,9 +39,11 @@ use super::pdu_checks::{CheckedPdu, PduChecks};
 use super::policy_servers::PolicyServers;
 use super::told::ToldError;
 use crate::matrix::RoomVersion;
+use crate::matrix::event::Pdu;
 use crate::outbound::answer::RequestError;
 use crate::outbound::federation::{FederationClient, event};
 use crate::query::rooms::{QueryError, RoomHead, Rooms};
+use crate::query::server_acls::ServerAcls;
 use crate::telemetry::names;
 use crate::writers::submit::{SubmitError, Submitter};
 
@@ -44,8 +53,8 @@ const GAPS_AT_ONCE: usize = 8;
 const TURN_MAX: Duration = Duration::from_secs(60);
 /// Servers that are asked beside the one that sent the event.
 const OTHER_SERVERS: usize = 2;
-/// Events before which a state is given to close one gap; with more open ends it
-/// is given before the event itself.
+/// Events before which a state is given to close one gap; if more would need it,
+/// it is given before the event itself.
 const OPEN_ENDS_MAX: usize = 4;
 
 /// Why an event's past is not here.
@@ -69,6 +78,8 @@ pub enum GapError {
     /// Servers were asked, and did not help.
     #[error("events that authorise it cannot be had: {0}")]
     NoAuthority(OwnedEventId),
+    #[error("the room does not let the server of {0} take part")]
+    Acl(OwnedEventId),
     #[error(transparent)]
     Submit(#[from] SubmitError),
     #[error(transparent)]
@@ -116,6 +127,7 @@ pub struct MissingEvents {
 
 struct Inner {
     parts: Parts,
+    acls: ServerAcls,
     lines: Lines,
     turns: Semaphore,
 }
@@ -127,7 +139,8 @@ struct Place<'a> {
     version: RoomVersion,
     /// What is at the end of what is known.
     extremities: Vec<&'a EventId>,
-    /// The server that sent the event, then others that are in the room.
+    /// The server that sent the event, then others that are in the room; none
+    /// that the room does not let take part.
     servers: Vec<&'a ServerName>,
 }
 
@@ -135,6 +148,7 @@ impl MissingEvents {
     pub fn new(parts: Parts) -> MissingEvents {
         MissingEvents {
             inner: Arc::new(Inner {
+                acls: ServerAcls::new(parts.rooms.clone()),
                 parts,
                 lines: Lines::default(),
                 turns: Semaphore::new(GAPS_AT_ONCE),
@@ -191,7 +205,7 @@ impl Inner {
         event: &CheckedPdu,
         missing: Missing,
     ) -> Result<(), GapError> {
-        let place = self.place(origin, head, event);
+        let place = self.place(origin, head, event)?;
         let mut budget = Budget::default();
         if !missing.prev_events.is_empty() {
             self.fill_past(&place, event, &missing.prev_events, &mut budget)
@@ -206,23 +220,24 @@ impl Inner {
         origin: &'a ServerName,
         head: &'a RoomHead,
         event: &'a CheckedPdu,
-    ) -> Place<'a> {
-        let mut servers = vec![origin];
+    ) -> Result<Place<'a>, QueryError> {
+        let mut servers = Vec::new();
         let sender = event.pdu.sender.server_name();
         let mut others: Vec<_> = head.servers.iter().collect();
         // Those with most users there are most likely to have all of it.
         others.sort_by(|(a, most_a), (b, most_b)| most_b.cmp(most_a).then_with(|| a.cmp(b)));
         let others = others.into_iter().map(|(server, _)| &**server);
-        for server in std::iter::once(sender).chain(others) {
+        for server in [origin, sender].into_iter().chain(others) {
             if servers.len() <= OTHER_SERVERS
                 && server != self.parts.own
                 && !servers.contains(&server)
+                && self.acls.allows(head, server)?
             {
                 servers.push(server);
             }
         }
         let extremities = head.extremities.iter();
-        Place {
+        Ok(Place {
             head,
             room: &head.room_id,
             version: event.pdu.version,
@@ -231,7 +246,7 @@ impl Inner {
                 .map(|extremity| &*extremity.event_id)
                 .collect(),
             servers,
-        }
+        })
     }
 
     /// The events between what is known and the event; or some of them, and the
@@ -243,11 +258,15 @@ impl Inner {
         missing: &[OwnedEventId],
         budget: &mut Budget,
     ) -> Result<(), GapError> {
-        let walked = self.walk(place, &event.pdu, missing, budget).await?;
+        let mut walked = self.walk(place, &event.pdu, missing, budget).await?;
         let reaches = missing.iter().all(|id| walked.holds(id));
-        let open = walked.open_ends(&*self.parts.rooms)?;
-        if reaches && open.len() <= OPEN_ENDS_MAX {
-            match self.bring_in_each(place, &open, budget).await {
+        let denied = walked.take_out(|pdu| self.is_denied(place.head, pdu))?;
+        let mut open = walked.open_ends(&*self.parts.rooms)?;
+        open.retain(|id| !denied.contains(id));
+        let behind_denied = walked.building_on(&denied);
+        if reaches && open.len() + behind_denied.len() <= OPEN_ENDS_MAX {
+            let crossed = self.cross(place, &open, &behind_denied, budget);
+            match crossed.await {
                 Ok(()) => {
                     self.append_walked(place, walked, budget).await?;
                     // One of them may be refused for ever.
@@ -262,14 +281,25 @@ impl Inner {
         self.give_before(place, &event.pdu.event_id, budget).await
     }
 
-    async fn bring_in_each(
+    /// Whether an event may not come in because of who sent it.
+    fn is_denied(&self, head: &RoomHead, pdu: &Pdu) -> Result<bool, QueryError> {
+        Ok(!self.acls.allows(head, pdu.sender.server_name())?)
+    }
+
+    /// Sees to it that a walk can be appended: brings in its open ends, and gives
+    /// the state before what builds on events that may not come in.
+    async fn cross(
         &self,
         place: &Place<'_>,
-        events: &[OwnedEventId],
+        open: &[OwnedEventId],
+        behind_denied: &[OwnedEventId],
         budget: &mut Budget,
     ) -> Result<(), GapError> {
-        for event in events {
+        for event in open {
             self.bring_in_one(place, event, budget).await?;
+        }
+        for event in behind_denied {
+            self.give_before(place, event, budget).await?;
         }
         Ok(())
     }
@@ -284,6 +314,9 @@ impl Inner {
         self.give_before(place, id, budget).await?;
         let event = self.fetch(place, id, budget).await?;
         let event = event.ok_or_else(|| GapError::NoPast(id.to_owned()))?;
+        if self.is_denied(place.head, &event.pdu)? {
+            return Err(GapError::Acl(id.to_owned()));
+        }
         self.append_walked(place, Walked::of(event), budget).await
     }
 

@@ -17,7 +17,7 @@ impl Inner {
         event: &EventId,
         budget: &mut Budget,
     ) -> Result<(), GapError> {
-        let mut failed = GapError::TooMuch;
+        let mut failed = GapError::NoPast(event.to_owned());
         for server in &place.servers {
             match self.give_from(place, server, event, budget).await {
                 Ok(()) => return Ok(()),

@@ -42,6 +42,28 @@ impl Walked {
         self.held.contains_key(id)
     }
 
+    /// Takes events out; their ids.
+    pub fn take_out<E>(
+        &mut self,
+        is_out: impl Fn(&Pdu) -> Result<bool, E>,
+    ) -> Result<BTreeSet<OwnedEventId>, E> {
+        let mut out = BTreeSet::new();
+        for (id, event) in &self.held {
+            if is_out(&event.pdu)? {
+                out.insert(id.clone());
+            }
+        }
+        self.held.retain(|id, _| !out.contains(id));
+        Ok(out)
+    }
+
+    /// The events that build on one of these, by id.
+    pub fn building_on(&self, ids: &BTreeSet<OwnedEventId>) -> Vec<OwnedEventId> {
+        let builds = |event: &&CheckedPdu| event.pdu.prev_events.iter().any(|id| ids.contains(id));
+        let found = self.held.values().filter(builds);
+        found.map(|event| event.pdu.event_id.clone()).collect()
+    }
+
     /// What the events build on that is neither here nor among them, by id.
     pub fn open_ends(&self, rooms: &dyn Rooms) -> Result<Vec<OwnedEventId>, QueryError> {
         let mut open = BTreeSet::new();
