@@ -11,7 +11,7 @@ use super::canonical_json::{self, CanonicalJsonObject, CanonicalJsonValue, JsonE
 use super::ids::{OwnedEventId, OwnedRoomId, OwnedUserId, room_id_of_create};
 use super::redaction::{self, redact, redacts};
 use super::room_version::RoomVersion;
-use super::signing::{event_id_of_hash, reference_hash};
+use super::signing::{event_id_of_hash, event_id_of_signed, reference_hash};
 use crate::limits::{
     AUTH_EVENTS_MAX, EVENT_TYPE_BYTES_MAX, ID_BYTES_MAX, PDU_BYTES_MAX, PREV_EVENTS_MAX,
     STATE_KEY_BYTES_MAX,
@@ -63,6 +63,28 @@ pub struct Pdu {
     object: CanonicalJsonObject,
 }
 
+/// What is written of an event to check it, and to name it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// Canonical bytes, with hashes and signatures.
+    pub json: Vec<u8>,
+    /// The redacted form, with hashes and signatures.
+    pub redacted: CanonicalJsonObject,
+    /// What its signatures and its reference hash are over.
+    pub signed: Vec<u8>,
+}
+
+/// The id of what came as an event, whatever else is wrong with it.
+pub fn id_of(version: RoomVersion, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
+    match version.has_event_id_field() {
+        true => OwnedEventId::try_from(object.get("event_id")?.as_str()?).ok(),
+        false => {
+            let rules = version.rules();
+            event_id_of_hash(rules, &reference_hash(rules, object))
+        }
+    }
+}
+
 impl Pdu {
     /// Parses a PDU in the federation format.
     pub fn parse(version: RoomVersion, bytes: &[u8]) -> Result<Pdu, PduError> {
@@ -74,21 +96,43 @@ impl Pdu {
     }
 
     /// Checks a PDU in the federation format that was parsed already.
-    pub fn from_object(
+    pub fn from_object(version: RoomVersion, object: CanonicalJsonObject) -> Result<Pdu, PduError> {
+        let read = Pdu::read(version, object);
+        read.map(|(pdu, _)| pdu).map_err(|(error, _)| error)
+    }
+
+    /// [`Pdu::from_object`], with what is written of the event on the way.
+    ///
+    /// Errors: with the object that is no event.
+    pub fn read(
         version: RoomVersion,
         mut object: CanonicalJsonObject,
-    ) -> Result<Pdu, PduError> {
+    ) -> Result<(Pdu, Written), (PduError, CanonicalJsonObject)> {
         object.remove("unsigned");
-        let size = canonical_json::to_bytes(&object).len();
-        if size > PDU_BYTES_MAX {
-            return Err(PduError::TooLarge(size));
+        match Pdu::parts(version, &object) {
+            Ok((mut pdu, written)) => {
+                pdu.object = object;
+                Ok((pdu, written))
+            }
+            Err(error) => Err((error, object)),
+        }
+    }
+
+    /// All of an event but its object.
+    fn parts(
+        version: RoomVersion,
+        object: &CanonicalJsonObject,
+    ) -> Result<(Pdu, Written), PduError> {
+        let json = canonical_json::to_bytes(object);
+        if json.len() > PDU_BYTES_MAX {
+            return Err(PduError::TooLarge(json.len()));
         }
         let rules = version.rules();
         let is_strict = rules.authorization.strict_canonical_json;
         if is_strict && !object.values().all(CanonicalJsonValue::is_canonical) {
             return Err(PduError::Number);
         }
-        let kind = text(&object, "type")?;
+        let kind = text(object, "type")?;
         if kind.len() > EVENT_TYPE_BYTES_MAX {
             return Err(PduError::TooLong("type"));
         }
@@ -100,7 +144,7 @@ impl Pdu {
             Some(CanonicalJsonValue::String(key)) => Some(key.as_str().into()),
             Some(_) => return Err(PduError::WrongType("state_key")),
         };
-        let sender = id(&object, "sender")?;
+        let sender = id(object, "sender")?;
         for (field, value) in [
             ("content", "content"),
             ("hashes", "hashes"),
@@ -112,11 +156,11 @@ impl Pdu {
                 Some(_) => return Err(PduError::WrongType(field)),
             }
         }
-        let event_id = if version.has_event_id_field() {
-            id(&object, "event_id")?
-        } else {
-            event_id_of_hash(rules, &reference_hash(rules, &object))
-                .ok_or(PduError::Malformed("event_id"))?
+        let redacted = redact(&rules.redaction, object);
+        let signed = canonical_json::to_bytes_without(&redacted, &["signatures", "unsigned"]);
+        let event_id = match version.has_event_id_field() {
+            true => id(object, "event_id")?,
+            false => event_id_of_signed(rules, &signed).ok_or(PduError::Malformed("event_id"))?,
         };
         let room_id = if kind == "m.room.create" && version.room_id_is_create_hash() {
             // Version 12, authorization rule 1.2.
@@ -125,28 +169,34 @@ impl Pdu {
             }
             room_id_of_create(&event_id).map_err(|_| PduError::Malformed("room_id"))?
         } else {
-            id(&object, "room_id")?
+            id(object, "room_id")?
         };
-        let redacts = match redacts(&rules.redaction, &object) {
+        let redacts = match redacts(&rules.redaction, object) {
             Some(target) if kind == redaction::REDACTION_TYPE => {
                 Some(OwnedEventId::try_from(target).map_err(|_| PduError::Malformed("redacts"))?)
             }
             _ => None,
         };
-        Ok(Pdu {
+        let pdu = Pdu {
             version,
             event_id,
             room_id,
             sender,
             kind: kind.into(),
             state_key,
-            prev_events: references(version, &object, "prev_events", PREV_EVENTS_MAX)?,
-            auth_events: references(version, &object, "auth_events", AUTH_EVENTS_MAX)?,
-            depth: unsigned_integer(&object, "depth")?,
-            origin_server_ts: unsigned_integer(&object, "origin_server_ts")?,
+            prev_events: references(version, object, "prev_events", PREV_EVENTS_MAX)?,
+            auth_events: references(version, object, "auth_events", AUTH_EVENTS_MAX)?,
+            depth: unsigned_integer(object, "depth")?,
+            origin_server_ts: unsigned_integer(object, "origin_server_ts")?,
             redacts,
-            object,
-        })
+            object: CanonicalJsonObject::new(),
+        };
+        let written = Written {
+            json,
+            redacted,
+            signed,
+        };
+        Ok((pdu, written))
     }
 
     /// The whole event, without `unsigned`.
@@ -483,5 +533,18 @@ mod tests {
         )
         .expect("valid");
         assert_eq!(pdu.room_id.as_str()[1..], pdu.event_id.as_str()[1..]);
+    }
+
+    #[test]
+    fn what_is_no_event_has_an_id_all_the_same() {
+        let parse = |text: &str| canonical_json::parse_object(text.as_bytes()).expect("parses");
+        let broken = parse(r#"{"type":7,"event_id":"$x:hs"}"#);
+        let id = id_of(RoomVersion::V1, &broken).expect("is named");
+        assert_eq!(id, "$x:hs");
+        for version in RoomVersion::all().filter(|version| !version.has_event_id_field()) {
+            let id = id_of(version, &broken).expect("has a hash");
+            assert_ne!(id, "$x:hs");
+        }
+        assert_eq!(id_of(RoomVersion::V2, &parse("{}")), None);
     }
 }

@@ -69,6 +69,11 @@ pub fn event_id_of_hash(rules: &RoomVersionRules, hash: &[u8; 32]) -> Option<Own
     OwnedEventId::try_from(format!("${opaque}")).ok()
 }
 
+/// [`event_id_of_hash`] of an event by what its signatures are over.
+pub fn event_id_of_signed(rules: &RoomVersionRules, signed: &[u8]) -> Option<OwnedEventId> {
+    event_id_of_hash(rules, &Sha256::digest(signed).into())
+}
+
 /// Adds a signature to a JSON object (appendices, *Signing details*).
 pub fn sign_json(object: &mut CanonicalJsonObject, entity: &ServerName, key: &ServerKey) {
     let signature = key.sign_base64(&to_bytes_without(object, &["signatures", "unsigned"]));
@@ -239,6 +244,16 @@ pub fn verify_event<K: AsRef<[u8]>>(
 ) -> Result<Verified, VerifyError> {
     let redacted = redact(&version.rules().redaction, event);
     let signed = to_bytes_without(&redacted, &["signatures", "unsigned"]);
+    verify_signed(version, event, &signed, key_of)
+}
+
+/// [`verify_event`] where the bytes that its signatures are over are there already.
+pub fn verify_signed<K: AsRef<[u8]>>(
+    version: RoomVersion,
+    event: &CanonicalJsonObject,
+    signed: &[u8],
+    key_of: impl Fn(&str, &str) -> Option<K>,
+) -> Result<Verified, VerifyError> {
     for server in servers_that_must_sign(version, event)? {
         let mut valid = 0;
         for (key_id, signature) in signatures_of(event, &server).into_iter().flatten() {
@@ -247,7 +262,7 @@ pub fn verify_event<K: AsRef<[u8]>>(
                 continue;
             };
             let signature = signature.as_str().unwrap_or_default();
-            if !verify_bytes(&signed, signature, key.as_ref()) {
+            if !verify_bytes(signed, signature, key.as_ref()) {
                 return Err(VerifyError::Wrong {
                     server,
                     key_id: key_id.as_str().into(),

@@ -2,8 +2,9 @@
 //! signatures and its hash (server-server API, *Checks performed on receipt of a
 //! PDU*, steps 1 to 3), and the record that it becomes.
 //!
-//! Keys are fetched once for all events of a call. Signatures are verified on
-//! threads that may block, as many as there are processors.
+//! Keys are fetched once for all events of a call, and only for those whose keys
+//! are not known. Events are read and verified on threads that may block, as many
+//! as there are processors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use log_format::codec;
 use log_format::record::envelope::{Part, flags};
 use log_format::record::input::{InputRoomEvent, Placement, VerifiedKey};
 use log_format::record::{Kind, NewEnvelope, Source};
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::keyring::{KeyError, Keyring};
@@ -25,15 +26,17 @@ use crate::limits::INTEGER_MAX;
 use crate::logs::log::NewRecord;
 use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{
-    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with,
+    CanonicalJsonObject, CanonicalJsonValue, Numbers, parse_object_with, to_bytes,
 };
-use crate::matrix::event::{Pdu, PduError};
+use crate::matrix::event::{Pdu, PduError, Written, id_of};
 use crate::matrix::server_keys::{KnownKey, Validity};
-use crate::matrix::signing::{Verified, VerifyError, servers_that_must_sign, verify_event};
+use crate::matrix::signing::{Verified, VerifyError, servers_that_must_sign, verify_signed};
+use crate::query::rooms::QueryError;
 use crate::writers::client::event_builder::relation;
 
-/// Events that one thread verifies at a time: some 5 ms.
-const EVENTS_PER_THREAD: usize = 64;
+/// Events that one thread verifies at a time, at least: some 1 ms. The 50 of a
+/// transaction are spread over a few threads.
+const EVENTS_PER_THREAD: usize = 16;
 /// Key ids of one server that an event's signatures are tried with. Ours: an
 /// event needs one, and nobody has many keys at a time.
 const KEY_IDS_MAX: usize = 8;
@@ -62,9 +65,28 @@ pub struct CheckedPdu {
     pub is_redacted: bool,
     /// The keys that the verdict rests on.
     pub verified_with: Vec<VerifiedKey>,
+    /// Canonical bytes of the event, and of its redacted form.
+    json: Vec<u8>,
+    skeleton: Vec<u8>,
 }
 
 impl CheckedPdu {
+    /// An event whose signatures the caller verified with these keys.
+    pub fn of(pdu: Pdu, verified_with: Vec<VerifiedKey>) -> CheckedPdu {
+        CheckedPdu {
+            json: pdu.to_bytes(),
+            skeleton: pdu.skeleton(),
+            pdu,
+            is_redacted: false,
+            verified_with,
+        }
+    }
+
+    /// Canonical bytes of the event.
+    pub fn bytes(&self) -> &[u8] {
+        &self.json
+    }
+
     /// The *input* record of the event, as `origin` handed it to us.
     pub fn record(&self, placement: Placement, source: Source, origin: &ServerName) -> NewRecord {
         let pdu = &self.pdu;
@@ -87,7 +109,7 @@ impl CheckedPdu {
             batch_index: 0,
             batch_count: 1,
         });
-        let (skeleton, extract, json) = (pdu.skeleton(), pdu.auth_extract(), pdu.to_bytes());
+        let extract = pdu.auth_extract();
         let envelope = NewEnvelope {
             flags: match self.is_redacted {
                 true => flags::CONTENT_HASH_MISMATCH,
@@ -108,8 +130,8 @@ impl CheckedPdu {
                 Some(extract) => Part::Present(extract),
                 None => Part::Absent,
             },
-            skeleton: Part::Present(&skeleton),
-            body_part: Part::Present(&json),
+            skeleton: Part::Present(&self.skeleton),
+            body_part: Part::Present(&self.json),
             salt: random::bytes(),
             ..NewEnvelope::default()
         };
@@ -128,6 +150,38 @@ type Keys = BTreeMap<OwnedServerName, Result<BTreeMap<String, KnownKey>, Arc<Key
 
 /// What is asked of a server's keys: by key id, the newest event signed with it.
 type Wanted = BTreeMap<OwnedServerName, BTreeMap<String, u64>>;
+
+/// An event whose format is sound, and who signed it.
+#[derive(Debug)]
+pub struct ReadPdu {
+    pub pdu: Pdu,
+    written: Written,
+    /// Servers and key ids of the signatures that it needs.
+    signed_with: Vec<(OwnedServerName, String)>,
+}
+
+/// What can be said of an event before anybody is asked for keys.
+#[derive(Debug)]
+pub enum AtHand {
+    Checked(CheckedPdu),
+    /// With its id, if what came can be given one.
+    Refused(Option<OwnedEventId>, PduRefusal),
+    /// A key that it is signed with is not known.
+    NoKeys(ReadPdu),
+}
+
+impl ReadPdu {
+    /// Canonical bytes of the event.
+    pub fn bytes(&self) -> &[u8] {
+        &self.written.json
+    }
+}
+
+impl AtHand {
+    fn refused(pdu: &Pdu, why: impl Into<PduRefusal>) -> AtHand {
+        AtHand::Refused(Some(pdu.event_id.clone()), why.into())
+    }
+}
 
 impl PduChecks {
     pub fn new(keyring: Arc<Keyring>) -> PduChecks {
@@ -152,12 +206,8 @@ impl PduChecks {
         version: RoomVersion,
         events: Vec<CanonicalJsonObject>,
     ) -> Vec<Result<CheckedPdu, PduRefusal>> {
-        let count = events.len();
-        let read = on_threads(events, move |event| read(version, event));
-        match read.await {
-            Ok(read) => self.verify_all(version, read).await,
-            Err(_) => panicked(count),
-        }
+        let at_hand = self.check_at_hand(version, events).await;
+        self.complete(version, at_hand).await
     }
 
     /// [`PduChecks::check_all`] of events as they came.
@@ -166,35 +216,56 @@ impl PduChecks {
         version: RoomVersion,
         events: Vec<Bytes>,
     ) -> Vec<Result<CheckedPdu, PduRefusal>> {
-        let count = events.len();
-        let read = on_threads(events, move |json| {
-            let event = parse_object_with(&json, Numbers::Kept).map_err(PduError::from)?;
-            read(version, event)
+        let (count, keyring) = (events.len(), self.keyring.clone());
+        let at_hand = on_threads(events, move |json| {
+            match parse_object_with(&json, Numbers::Kept) {
+                Ok(event) => at_hand(&keyring, version, event),
+                Err(error) => AtHand::Refused(None, PduError::from(error).into()),
+            }
         });
-        match read.await {
-            Ok(read) => self.verify_all(version, read).await,
-            Err(_) => panicked(count),
-        }
+        let at_hand = at_hand.await.unwrap_or_else(|_| panicked(count));
+        self.complete(version, at_hand).await
     }
 
-    async fn verify_all(
+    /// What can be said with the keys that are known: nobody is asked for any.
+    pub async fn check_at_hand(
         &self,
         version: RoomVersion,
-        parsed: Vec<Result<(Pdu, WantedKeys), PduRefusal>>,
+        events: Vec<CanonicalJsonObject>,
+    ) -> Vec<AtHand> {
+        let (count, keyring) = (events.len(), self.keyring.clone());
+        let at_hand = on_threads(events, move |event| at_hand(&keyring, version, event));
+        at_hand.await.unwrap_or_else(|_| panicked(count))
+    }
+
+    /// Goes on with the events, of one room version, whose keys are not known.
+    pub async fn complete(
+        &self,
+        version: RoomVersion,
+        events: Vec<AtHand>,
     ) -> Vec<Result<CheckedPdu, PduRefusal>> {
-        let count = parsed.len();
         let mut wanted = Wanted::new();
-        for (server, key_id, at) in parsed.iter().flatten().flat_map(|(_, wanted)| wanted) {
-            let newest = wanted.entry(server.clone()).or_default();
-            let newest = newest.entry(key_id.clone()).or_default();
-            *newest = (*newest).max(*at);
+        for event in &events {
+            let AtHand::NoKeys(event) = event else {
+                continue;
+            };
+            for (server, key_id) in &event.signed_with {
+                let newest = wanted.entry(server.clone()).or_default();
+                let newest = newest.entry(key_id.clone()).or_default();
+                *newest = (*newest).max(event.pdu.origin_server_ts);
+            }
+        }
+        if wanted.is_empty() {
+            return events.into_iter().map(settled).collect();
         }
         let keys = Arc::new(self.keys(version, wanted).await);
-        let verified = on_threads(parsed, move |parsed| {
-            let (pdu, _) = parsed?;
-            verify(version, pdu, &keys)
+        let count = events.len();
+        let verified = on_threads(events, move |event| match event {
+            AtHand::NoKeys(event) => verify(event, &keys),
+            event => settled(event),
         });
-        verified.await.unwrap_or_else(|_| panicked(count))
+        let panicked = |_| (0..count).map(|_| Err(PduRefusal::Panicked)).collect();
+        verified.await.unwrap_or_else(panicked)
     }
 
     /// The keys that are wanted, each server's fetched once if need be.
@@ -246,18 +317,10 @@ fn is_good(version: RoomVersion, key: &KnownKey, origin_server_ts: u64) -> bool 
     }
 }
 
-/// Servers, key ids and time of the signatures that an event needs.
-type WantedKeys = Vec<(OwnedServerName, String, u64)>;
-
-fn read(version: RoomVersion, event: CanonicalJsonObject) -> Result<(Pdu, WantedKeys), PduRefusal> {
-    let pdu = Pdu::from_object(version, event)?;
-    let wanted = keys_wanted(version, &pdu)?;
-    Ok((pdu, wanted))
-}
-
-fn keys_wanted(version: RoomVersion, pdu: &Pdu) -> Result<WantedKeys, PduRefusal> {
-    let mut wanted = Vec::new();
-    for server in servers_that_must_sign(version, pdu.object())? {
+/// Servers and key ids of the signatures that an event needs.
+fn signed_with(pdu: &Pdu) -> Result<Vec<(OwnedServerName, String)>, PduRefusal> {
+    let mut signed_with = Vec::new();
+    for server in servers_that_must_sign(pdu.version, pdu.object())? {
         let ids = key_ids(pdu, &server);
         let Ok(name) = OwnedServerName::try_from(&*server) else {
             return Err(VerifyError::Unsigned(server).into());
@@ -266,9 +329,70 @@ fn keys_wanted(version: RoomVersion, pdu: &Pdu) -> Result<WantedKeys, PduRefusal
             return Err(VerifyError::Unsigned(server).into());
         }
         let ids = ids.into_iter().map(str::to_owned);
-        wanted.extend(ids.map(|id| (name.clone(), id, pdu.origin_server_ts)));
+        signed_with.extend(ids.map(|id| (name.clone(), id)));
     }
-    Ok(wanted)
+    Ok(signed_with)
+}
+
+/// Reads an event and verifies it if its keys are known.
+fn at_hand(keyring: &Keyring, version: RoomVersion, event: CanonicalJsonObject) -> AtHand {
+    let (pdu, written) = match Pdu::read(version, event) {
+        Ok(read) => read,
+        Err((error, event)) => return AtHand::Refused(id_of(version, &event), error.into()),
+    };
+    let signed_with = match signed_with(&pdu) {
+        Ok(signed_with) => signed_with,
+        Err(refusal) => return AtHand::refused(&pdu, refusal),
+    };
+    let event = ReadPdu {
+        pdu,
+        written,
+        signed_with,
+    };
+    match keys_at_hand(keyring, &event) {
+        Ok(Some(keys)) => {
+            let event_id = event.pdu.event_id.clone();
+            match verify(event, &keys) {
+                Ok(checked) => AtHand::Checked(checked),
+                Err(refusal) => AtHand::Refused(Some(event_id), refusal),
+            }
+        }
+        Ok(None) => AtHand::NoKeys(event),
+        Err(error) => AtHand::refused(&event.pdu, PduRefusal::Keys(Arc::new(error.into()))),
+    }
+}
+
+/// The keys of an event's servers, if all that it is signed with are known.
+fn keys_at_hand(keyring: &Keyring, event: &ReadPdu) -> Result<Option<Keys>, QueryError> {
+    let mut keys = Keys::new();
+    let (version, at) = (event.pdu.version, event.pdu.origin_server_ts);
+    let own = keyring.own();
+    for (server, key_id) in &event.signed_with {
+        if own.is(server) {
+            keys.insert(server.clone(), Ok(own.keys()));
+            continue;
+        }
+        let Some(stored) = keyring.known(server)? else {
+            return Ok(None);
+        };
+        let known = stored.keys.get(key_id);
+        if !known.is_some_and(|key| is_good(version, key, at)) {
+            return Ok(None);
+        }
+        if !keys.contains_key(server) {
+            keys.insert(server.clone(), Ok(stored.keys.clone()));
+        }
+    }
+    Ok(Some(keys))
+}
+
+/// The verdict on an event that waits for nobody.
+fn settled(event: AtHand) -> Result<CheckedPdu, PduRefusal> {
+    match event {
+        AtHand::Checked(event) => Ok(event),
+        AtHand::Refused(_, refusal) => Err(refusal),
+        AtHand::NoKeys(_) => Err(PduRefusal::Panicked),
+    }
 }
 
 /// The ids of the keys with which a server signed an event.
@@ -291,7 +415,9 @@ fn known<'a>(
     keys.get(<&ServerName>::try_from(server).ok()?)
 }
 
-fn verify(version: RoomVersion, pdu: Pdu, keys: &Keys) -> Result<CheckedPdu, PduRefusal> {
+fn verify(event: ReadPdu, keys: &Keys) -> Result<CheckedPdu, PduRefusal> {
+    let ReadPdu { pdu, written, .. } = event;
+    let version = pdu.version;
     let at = pdu.origin_server_ts;
     let mut verified_with = Vec::new();
     for server in servers_that_must_sign(version, pdu.object())? {
@@ -311,24 +437,25 @@ fn verify(version: RoomVersion, pdu: Pdu, keys: &Keys) -> Result<CheckedPdu, Pdu
             }
         }
     }
-    let verified = verify_event(version, pdu.object(), |server, id| {
+    let verified = verify_signed(version, pdu.object(), &written.signed, |server, id| {
         let known = known(keys, server)?.as_ref().ok()?;
         let key = known.get(id).filter(|key| is_good(version, key, at))?;
         // No more than were counted as what the verdict rests on.
         let counted = |used: &VerifiedKey| used.server == server && used.key_id == id;
         verified_with.iter().any(counted).then_some(key.key)
     })?;
-    Ok(match verified {
-        Verified::Whole => CheckedPdu {
-            pdu,
-            is_redacted: false,
-            verified_with,
-        },
-        Verified::RedactedOnly => CheckedPdu {
-            pdu: pdu.redacted(),
-            is_redacted: true,
-            verified_with,
-        },
+    let is_redacted = verified == Verified::RedactedOnly;
+    let skeleton = to_bytes(&written.redacted);
+    let (pdu, json) = match is_redacted {
+        true => (pdu.redacted(), skeleton.clone()),
+        false => (pdu, written.json),
+    };
+    Ok(CheckedPdu {
+        pdu,
+        is_redacted,
+        verified_with,
+        json,
+        skeleton,
     })
 }
 
@@ -360,8 +487,8 @@ where
     Ok(done)
 }
 
-fn panicked(count: usize) -> Vec<Result<CheckedPdu, PduRefusal>> {
-    let refusals = (0..count).map(|_| Err(PduRefusal::Panicked));
+fn panicked(count: usize) -> Vec<AtHand> {
+    let refusals = (0..count).map(|_| AtHand::Refused(None, PduRefusal::Panicked));
     refusals.collect()
 }
 
@@ -521,9 +648,8 @@ mod tests {
         let pdu = Pdu::from_object(RoomVersion::V5, deep).unwrap();
         assert_eq!(pdu.depth, 9_223_372_036_854_775_807);
         let checked = CheckedPdu {
-            pdu,
             is_redacted: true,
-            verified_with: vec![],
+            ..CheckedPdu::of(pdu, vec![])
         };
         let record = checked.record(Placement::New, Source::Federation, ruma::server_name!("o"));
         let envelope = Envelope::parse(&record.payload).unwrap();

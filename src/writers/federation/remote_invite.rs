@@ -99,14 +99,11 @@ impl RemoteRooms {
                     valid_until_ms,
                 };
                 let own = &self.own().server;
-                return Ok(CheckedPdu {
-                    verified_with: vec![
-                        used(own, self.own().current.key_id(), u64::MAX),
-                        used(server, id, until),
-                    ],
-                    pdu,
-                    is_redacted: false,
-                });
+                let verified_with = vec![
+                    used(own, self.own().current.key_id(), u64::MAX),
+                    used(server, id, until),
+                ];
+                return Ok(CheckedPdu::of(pdu, verified_with));
             }
         }
         Err(unsigned)
