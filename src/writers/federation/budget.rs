@@ -7,8 +7,8 @@ const REQUESTS_MAX: u32 = 250;
 /// Events of the timeline that are fetched: what a room of many people says in a
 /// day. What lies further back is left to whoever scrolls there.
 const EVENTS_MAX: usize = 2_000;
-/// The same in bytes as they came.
-const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The same in bytes as they came; some five times as much in memory.
+const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long all of it may take.
 pub const TIME_MAX: Duration = Duration::from_secs(120);
 

@@ -19,6 +19,7 @@ use crate::limits::PDU_BYTES_MAX;
 use crate::logs::log::NewRecord;
 use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{CanonicalJsonObject, parse_stored_object, to_bytes};
+use crate::matrix::event::Pdu;
 use crate::matrix::policy::{PolicyServer, is_asked_about};
 use crate::outbound::answer::{Refusal, RequestError};
 use crate::outbound::federation::{FederationClient, policy_sign};
@@ -104,6 +105,15 @@ impl PolicyServers {
                 record
             }
         }
+    }
+
+    /// Whether a policy server would be asked about an event from elsewhere.
+    pub fn is_to_ask(&self, head: &RoomHead, pdu: &Pdu) -> Result<bool, QueryError> {
+        let Some(policy) = policy_server(&*self.inner.rooms, head)? else {
+            return Ok(false);
+        };
+        Ok(is_asked_about(&pdu.kind, pdu.state_key.as_deref())
+            && !policy.recommends(pdu.version, pdu.object()))
     }
 
     /// The signature that the event lacks.

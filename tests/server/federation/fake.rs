@@ -38,9 +38,7 @@ impl Fake {
     where
         F: Future<Output = Response> + Send + 'static,
     {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = RustlsConfig::from_pem_file(pem("test_cert.pem"), pem("test_key.pem"));
-        let config = config.await.unwrap();
+        let config = tls().await;
         let address = SocketAddr::from((neighbourhood.address(name), 8448));
         let listener = TcpListener::bind(address).unwrap();
         Fake::listen(neighbourhood, name, listener, config, answers).await
@@ -75,6 +73,34 @@ impl Fake {
             http: http.build().unwrap(),
             handle,
         }
+    }
+
+    /// A server whose name is an address and a port: there may be many of them. It
+    /// publishes its key, and answers by `answers` what else it is asked.
+    pub async fn numbered<F>(
+        neighbourhood: &Neighbourhood,
+        answers: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
+    ) -> Fake
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let name = listener.local_addr().unwrap().to_string();
+        let keys = own_keys(&name, &ServerKey::from_seed([3; 32], "fake"), FAR);
+        let keys = to_bytes(&keys);
+        let answers = move |request: Request| {
+            let keys = keys.clone();
+            let is_key = request.uri().path() == "/_matrix/key/v2/server";
+            let other = (!is_key).then(|| answers(request));
+            async move {
+                match other {
+                    Some(other) => other.await,
+                    None => answer(StatusCode::OK, keys),
+                }
+            }
+        };
+        let config = tls().await;
+        Fake::listen(neighbourhood, &name, listener, config, answers).await
     }
 
     /// A server that publishes its key, and knows nothing else.
@@ -141,16 +167,29 @@ impl Fake {
         uri: &str,
         body: &CanonicalJsonObject,
     ) -> (u16, Value) {
+        let answer = self.try_send(server, method, uri, body).await;
+        answer.expect("is answered")
+    }
+
+    /// The same with a server that may be gone: none if it does not answer.
+    pub async fn try_send(
+        &self,
+        server: &str,
+        method: Method,
+        uri: &str,
+        body: &CanonicalJsonObject,
+    ) -> Option<(u16, Value)> {
         let authorization = self.authorization(server, &method, uri, Some(body));
         let url = format!("https://{server}:8448{uri}");
         let request = self.http.request(method, url);
         let request = request
             .header("Authorization", authorization)
             .body(to_bytes(body));
-        let answer = request.send().await.unwrap();
+        let answer = request.send().await.ok()?;
         let status = answer.status().as_u16();
-        let body = answer.bytes().await.unwrap();
-        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        let body = answer.bytes().await.ok()?;
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        Some((status, body))
     }
 
     /// Asks a server as it should be asked.
@@ -186,6 +225,13 @@ pub fn answer(status: StatusCode, body: Vec<u8>) -> Response {
 /// JSON as the server's own type.
 pub fn object(json: &Value) -> CanonicalJsonObject {
     parse_object_with(json.to_string().as_bytes(), Numbers::Kept).unwrap()
+}
+
+/// The test certificate, for a server.
+async fn tls() -> RustlsConfig {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = RustlsConfig::from_pem_file(pem("test_cert.pem"), pem("test_key.pem"));
+    config.await.unwrap()
 }
 
 fn certificate() -> reqwest::Certificate {

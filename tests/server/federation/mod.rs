@@ -4,6 +4,7 @@
 //! at the usual port, and none gets in the way of another test or process.
 
 mod answers;
+mod crowd;
 mod elsewhere;
 pub mod fake;
 mod floods;

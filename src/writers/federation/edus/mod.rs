@@ -206,11 +206,16 @@ impl Edus {
     }
 }
 
+/// Bytes of EDUs, as they came.
+pub fn bytes(edus: &[CanonicalJsonValue]) -> usize {
+    let mut bytes = Vec::new();
+    edus.iter().for_each(|edu| write_value(&mut bytes, edu));
+    bytes.len()
+}
+
 /// An EDU that is an object of a size that is allowed.
 fn bounded(edu: &CanonicalJsonValue) -> Result<&CanonicalJsonObject, Dropped> {
-    let mut bytes = Vec::new();
-    write_value(&mut bytes, edu);
-    if bytes.len() > EDU_BYTES_MAX {
+    if bytes(std::slice::from_ref(edu)) > EDU_BYTES_MAX {
         return Err(Dropped::TooLarge);
     }
     edu.as_object().ok_or(Dropped::Malformed)

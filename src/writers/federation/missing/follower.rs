@@ -1,10 +1,12 @@
-//! Gaps that the room server met all the same: an event of a parked room whose
-//! past nobody looked for, or one that builds on what was refused.
+//! Gaps that the room server met all the same: of an event whose past did not come
+//! while its server waited for the answer, of one of a parked room, whose past
+//! nobody looked for, or of one that builds on what was refused.
 //!
 //! It follows *output* and does what the receiver does before the append, then
 //! appends the event once more. Doing that twice changes nothing, so it keeps no
 //! cursor: a start looks again at the newest records.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +14,11 @@ use log_format::codec;
 use log_format::record::input::Placement;
 use log_format::record::output::{Decision, OutputRoomGap};
 use log_format::record::{Kind, Source};
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName};
-use tokio::sync::Semaphore;
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{GapError, MissingEvents};
 use crate::logs::log::{Log, LogRecord, PartitionId, ReadError};
@@ -28,10 +31,13 @@ use crate::writers::federation::past::has_state;
 const LOOKED_AT_AGAIN: u64 = 10_000;
 /// Payload bytes of one read.
 const GROUP_BYTES: usize = 256 * 1024;
-/// Gaps that are worked on at a time: those of events that just come in go first.
-const AT_ONCE: usize = 2;
-/// Gaps that wait. Further ones are left to the next event that needs the same.
+/// Gaps that are seen to. Further ones are left to the next event that needs the
+/// same.
 const WAITING_MAX: usize = 256;
+/// The same of one server.
+const WAITING_OF_ONE_SERVER: usize = 8;
+/// How long a gap waits for its turn and is filled, each time that it is tried.
+const TRY_MAX: Duration = Duration::from_secs(240);
 /// How often one event's gap is tried, and the pause before it is tried again.
 const TRIES_MAX: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_secs(20);
@@ -49,6 +55,42 @@ struct Waiting {
     has_no_state: bool,
 }
 
+/// How many gaps of each server are seen to.
+#[derive(Clone, Default)]
+struct Crowd {
+    of: Arc<Mutex<HashMap<Option<OwnedServerName>, usize>>>,
+}
+
+/// A place in the crowd, free again when dropped.
+struct InCrowd {
+    crowd: Crowd,
+    server: Option<OwnedServerName>,
+}
+
+impl Crowd {
+    fn enter(&self, server: Option<&ServerName>) -> Option<InCrowd> {
+        let server = server.map(ToOwned::to_owned);
+        let mut of = self.of.lock();
+        let count = of.entry(server.clone()).or_default();
+        if *count >= WAITING_OF_ONE_SERVER {
+            return None;
+        }
+        *count += 1;
+        let crowd = self.clone();
+        Some(InCrowd { crowd, server })
+    }
+}
+
+impl Drop for InCrowd {
+    fn drop(&mut self) {
+        let mut of = self.crowd.of.lock();
+        if let Some(count) = of.get_mut(&self.server) {
+            *count = count.saturating_sub(1);
+        }
+        of.retain(|_, count| *count > 0);
+    }
+}
+
 impl MissingEvents {
     /// Follows one partition of *output* until it is dropped.
     pub async fn follow(self, output: Arc<dyn Log>, partition: PartitionId) {
@@ -57,7 +99,7 @@ impl MissingEvents {
             .saturating_sub(LOOKED_AT_AGAIN)
             .max(output.begin(partition));
         let tried: Cache<OwnedEventId, ()> = Cache::new(TRIED_MAX);
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let crowd = Crowd::default();
         let mut tasks = JoinSet::new();
         loop {
             output.wait_beyond(partition, next).await;
@@ -77,23 +119,25 @@ impl MissingEvents {
             for waiting in records.iter().filter_map(waiting) {
                 // That it is appended again may lead to the same record again.
                 let is_new = tried.get(&waiting.event).is_none();
-                if is_new && tasks.len() < WAITING_MAX {
-                    tried.insert(waiting.event.clone(), ());
-                    let (this, turns) = (self.clone(), turns.clone());
-                    tasks.spawn(async move { this.try_often(&turns, &waiting).await });
+                if !is_new || tasks.len() >= WAITING_MAX {
+                    continue;
                 }
+                let Some(place) = crowd.enter(waiting.origin.as_deref()) else {
+                    continue;
+                };
+                tried.insert(waiting.event.clone(), ());
+                let this = self.clone();
+                tasks.spawn(async move {
+                    this.try_often(&waiting).await;
+                    drop(place);
+                });
             }
         }
     }
 
-    async fn try_often(&self, turns: &Semaphore, waiting: &Waiting) {
+    async fn try_often(&self, waiting: &Waiting) {
         for _ in 0..TRIES_MAX {
-            let tried = {
-                // Never closed, so there is always a permit to come.
-                let _turn = turns.acquire().await;
-                self.bring_in(waiting).await
-            };
-            let Err(error) = tried else {
+            let Err(error) = self.bring_in(waiting).await else {
                 return;
             };
             tracing::debug!(room = %waiting.room, event = %waiting.event, %error, "a gap stays");
@@ -123,7 +167,8 @@ impl MissingEvents {
         };
         let sender = stored.sender.server_name();
         let origin = waiting.origin.as_deref().unwrap_or(sender);
-        self.fill(origin, &head, &event).await?;
+        let deadline = Instant::now() + TRY_MAX;
+        self.fill(origin, &head, &event, Some(deadline)).await?;
         let record = event.record(Placement::New, Source::Federation, origin);
         let record = parts.policies.sought(&head, record).await;
         let appended = parts

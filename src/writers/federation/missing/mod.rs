@@ -6,8 +6,7 @@
 //! seen them. Otherwise the events before the oldest of them are fetched, with the
 //! state before each, which is given ([`state`]); or else the state before the
 //! event itself. What authorises an event and is missing is fetched by
-//! `event_auth`. All of it has bounds ([`Budget`]), and one gap of a room is filled
-//! at a time.
+//! `event_auth`. All of it has bounds ([`Budget`]) and waits for its turn ([`turns`]).
 //!
 //! The events in between are news like the event itself, so the room's ACL is for
 //! the servers of their senders as well: one that is not let in is left out, and
@@ -17,20 +16,20 @@
 //! would be another one than that of the other servers.
 
 mod follower;
-mod lines;
+mod pauses;
 mod state;
+mod turns;
 mod walk;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use log_format::record::Source;
 use log_format::record::input::Placement;
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use self::lines::Lines;
+use self::pauses::Pauses;
+use self::turns::{Turn, Turns};
 use self::walk::Walked;
 use super::budget::{self, Budget};
 use super::given_state::{GivenStateError, GivenStates};
@@ -47,10 +46,6 @@ use crate::query::server_acls::ServerAcls;
 use crate::telemetry::names;
 use crate::writers::submit::{SubmitError, Submitter};
 
-/// Gaps that are filled at a time, over all rooms: each holds its events.
-const GAPS_AT_ONCE: usize = 8;
-/// How long one waits for the room's line, and for a turn.
-const TURN_MAX: Duration = Duration::from_secs(60);
 /// Servers that are asked beside the one that sent the event.
 const OTHER_SERVERS: usize = 2;
 /// Events before which a state is given to close one gap; if more would need it,
@@ -60,7 +55,8 @@ const OPEN_ENDS_MAX: usize = 4;
 /// Why an event's past is not here.
 #[derive(Debug, thiserror::Error)]
 pub enum GapError {
-    #[error("its room waits for another event's past")]
+    /// It had no turn in time.
+    #[error("the past of other events is fetched first")]
     Busy,
     #[error("its past could not be fetched a moment ago")]
     Pausing,
@@ -97,6 +93,13 @@ impl From<ToldError> for GapError {
     }
 }
 
+impl GapError {
+    /// Whether there was too little time, and nothing else.
+    pub fn is_of_time(&self) -> bool {
+        matches!(self, GapError::Busy | GapError::TooLong)
+    }
+}
+
 impl From<GivenStateError> for GapError {
     fn from(error: GivenStateError) -> GapError {
         match error {
@@ -128,8 +131,8 @@ pub struct MissingEvents {
 struct Inner {
     parts: Parts,
     acls: ServerAcls,
-    lines: Lines,
-    turns: Semaphore,
+    pauses: Pauses,
+    turns: Turns,
 }
 
 /// Where an event's past is looked for.
@@ -150,8 +153,8 @@ impl MissingEvents {
             inner: Arc::new(Inner {
                 acls: ServerAcls::new(parts.rooms.clone()),
                 parts,
-                lines: Lines::default(),
-                turns: Semaphore::new(GAPS_AT_ONCE),
+                pauses: Pauses::default(),
+                turns: Turns::default(),
             }),
         }
     }
@@ -159,30 +162,36 @@ impl MissingEvents {
     /// Sees to it that an event that `origin` sent can be judged: what it builds
     /// on is here afterwards, or the state before it was given.
     ///
-    /// Errors: nothing more is done about it; the event is better not appended.
+    /// Errors: nothing more is done about it by then. What was not done in time
+    /// ([`GapError::is_of_time`]), or may take none, is done later if the event is
+    /// appended.
     pub async fn fill(
         &self,
         origin: &ServerName,
         head: &RoomHead,
         event: &CheckedPdu,
+        deadline: Option<Instant>,
     ) -> Result<(), GapError> {
         let (inner, room) = (&self.inner, &*head.room_id);
-        let line = inner.lines.of(room);
-        let turn = timeout(TURN_MAX, line.lock()).await;
-        let _in_line = turn.map_err(|_| GapError::Busy)?;
-        // Whoever was here before may have fetched the same.
+        if inner.pauses.left(room, origin).is_some() {
+            return Err(GapError::Pausing);
+        }
+        let deadline = deadline.ok_or(GapError::Busy)?;
+        let turn = timeout_at(deadline, inner.turns.take(room, origin)).await;
+        let turn = turn.map_err(|_| GapError::Busy)?;
+        // Whoever was here before may have fetched the same, or failed.
         let missing = inner.missing(event)?;
         if missing.is_empty() {
             return Ok(());
         }
-        if inner.lines.pause(room, origin).is_some() {
+        if inner.pauses.left(room, origin).is_some() {
             return Err(GapError::Pausing);
         }
-        let turn = timeout(TURN_MAX, inner.turns.acquire()).await;
-        let _turn = turn.map_err(|_| GapError::Busy)?;
-        let filled = timeout(budget::TIME_MAX, inner.fill(origin, head, event, missing)).await;
-        let filled = filled.unwrap_or(Err(GapError::TooLong));
-        inner.lines.note(room, origin, filled.is_ok());
+        let deadline = deadline.min(Instant::now() + budget::TIME_MAX);
+        let filled = inner.fill(origin, head, event, missing);
+        let filled = while_its_turn(&turn, deadline, filled).await;
+        inner.pauses.note(room, origin, filled.is_ok());
+        inner.turns.note(origin, filled.is_ok());
         let result = if filled.is_ok() { "filled" } else { "failed" };
         metrics::counter!(names::GAPS, "result" => result).increment(1);
         if let Err(error) = &filled {
@@ -190,6 +199,18 @@ impl MissingEvents {
             tracing::info!(%room, %origin, %event, %error, "a gap is not filled");
         }
         filled
+    }
+}
+
+/// Work that is dropped when its turn is over, or its time.
+async fn while_its_turn(
+    turn: &Turn,
+    deadline: Instant,
+    work: impl Future<Output = Result<(), GapError>>,
+) -> Result<(), GapError> {
+    tokio::select! {
+        done = timeout_at(deadline, work) => done.unwrap_or(Err(GapError::TooLong)),
+        () = turn.over() => Err(GapError::TooLong),
     }
 }
 
@@ -260,10 +281,9 @@ impl Inner {
     ) -> Result<(), GapError> {
         let mut walked = self.walk(place, &event.pdu, missing, budget).await?;
         let reaches = missing.iter().all(|id| walked.holds(id));
-        let denied = walked.take_out(|pdu| self.is_denied(place.head, pdu))?;
-        let mut open = walked.open_ends(&*self.parts.rooms)?;
-        open.retain(|id| !denied.contains(id));
-        let behind_denied = walked.building_on(&denied);
+        walked.deny(|pdu| self.is_denied(place.head, pdu))?;
+        let open = walked.open_ends(&*self.parts.rooms)?;
+        let behind_denied = walked.behind_denied();
         if reaches && open.len() + behind_denied.len() <= OPEN_ENDS_MAX {
             let crossed = self.cross(place, &open, &behind_denied, budget);
             match crossed.await {

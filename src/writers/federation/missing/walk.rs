@@ -28,6 +28,8 @@ const FOLD_MAX: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Walked {
     held: BTreeMap<OwnedEventId, CheckedPdu>,
+    /// Those of them that may not come in.
+    denied: BTreeSet<OwnedEventId>,
 }
 
 impl Walked {
@@ -35,6 +37,7 @@ impl Walked {
     pub fn of(event: CheckedPdu) -> Walked {
         Walked {
             held: BTreeMap::from([(event.pdu.event_id.clone(), event)]),
+            denied: BTreeSet::new(),
         }
     }
 
@@ -42,33 +45,34 @@ impl Walked {
         self.held.contains_key(id)
     }
 
-    /// Takes events out; their ids.
-    pub fn take_out<E>(
-        &mut self,
-        is_out: impl Fn(&Pdu) -> Result<bool, E>,
-    ) -> Result<BTreeSet<OwnedEventId>, E> {
-        let mut out = BTreeSet::new();
+    /// Leaves out those that may not come in; the others keep their order.
+    pub fn deny<E>(&mut self, is_denied: impl Fn(&Pdu) -> Result<bool, E>) -> Result<(), E> {
         for (id, event) in &self.held {
-            if is_out(&event.pdu)? {
-                out.insert(id.clone());
+            if is_denied(&event.pdu)? {
+                self.denied.insert(id.clone());
             }
         }
-        self.held.retain(|id, _| !out.contains(id));
-        Ok(out)
+        Ok(())
     }
 
-    /// The events that build on one of these, by id.
-    pub fn building_on(&self, ids: &BTreeSet<OwnedEventId>) -> Vec<OwnedEventId> {
-        let builds = |event: &&CheckedPdu| event.pdu.prev_events.iter().any(|id| ids.contains(id));
-        let found = self.held.values().filter(builds);
-        found.map(|event| event.pdu.event_id.clone()).collect()
+    fn taken(&self) -> impl Iterator<Item = &Pdu> {
+        let events = self.held.iter();
+        let taken = events.filter(|(id, _)| !self.denied.contains(*id));
+        taken.map(|(_, event)| &event.pdu)
+    }
+
+    /// The events that build on some that may not come in, by id.
+    pub fn behind_denied(&self) -> Vec<OwnedEventId> {
+        let builds = |pdu: &&Pdu| pdu.prev_events.iter().any(|id| self.denied.contains(id));
+        let found = self.taken().filter(builds);
+        found.map(|pdu| pdu.event_id.clone()).collect()
     }
 
     /// What the events build on that is neither here nor among them, by id.
     pub fn open_ends(&self, rooms: &dyn Rooms) -> Result<Vec<OwnedEventId>, QueryError> {
         let mut open = BTreeSet::new();
-        for event in self.held.values() {
-            let missing = past::missing(rooms, &event.pdu, |id| self.held.contains_key(id))?;
+        for pdu in self.taken() {
+            let missing = past::missing(rooms, pdu, |id| self.held.contains_key(id))?;
             open.extend(missing.prev_events);
         }
         Ok(open.into_iter().collect())
@@ -105,7 +109,7 @@ impl Walked {
                 }
             }
         }
-        let order = order.into_iter();
+        let order = order.into_iter().filter(|id| !self.denied.contains(id));
         order.filter_map(|id| held.remove(&id)).collect()
     }
 }

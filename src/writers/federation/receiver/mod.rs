@@ -7,11 +7,16 @@
 //! rooms side by side; EDUs come last, since receipts are about events. The
 //! answer is given when everything is durable. It has the outcome of the fold
 //! where that is there in time, and never waits for a room that is parked.
+//!
+//! What needs another server's help, for its past or for a key, is put [`aside`]
+//! until the rest of the transaction is in the log. Servers share the memory for
+//! all of it ([`shares`]), so that those who are slow on purpose hold up nobody.
 
+mod aside;
 mod origins;
 mod room;
+mod shares;
 mod transaction;
-mod turn;
 mod withdrawn;
 
 use std::collections::BTreeMap;
@@ -24,9 +29,11 @@ use tokio::sync::Semaphore;
 
 pub use self::transaction::TransactionError;
 
+use self::aside::Aside;
 use self::origins::{NoTurn, Origins};
+use self::shares::{Share, Shares};
 use self::transaction::Transaction;
-use super::edus::Edus;
+use super::edus::{self, Edus};
 use super::missing::MissingEvents;
 use super::pdu_checks::PduChecks;
 use super::policy_servers::PolicyServers;
@@ -38,9 +45,6 @@ use crate::writers::submit::{SubmitError, Submitter};
 
 /// Rooms of one transaction that are worked on at a time.
 const ROOMS_AT_ONCE: usize = 4;
-/// Bodies of transactions that are at work or wait, in KiB: in memory they are
-/// some five times as large.
-const BODIES_KIB_MAX: usize = 64 * 1024;
 /// Rooms of transactions that are at work, over all servers: each keeps a
 /// processor and the log busy, and clients want their share. One that waits for
 /// another server does not count.
@@ -97,7 +101,11 @@ pub struct Receiver {
 struct Inner {
     parts: Parts,
     origins: Origins<Answer>,
-    bodies: Arc<Semaphore>,
+    /// Bodies of transactions that are at work or wait for it: in memory they are
+    /// some five times as large.
+    bodies: Shares,
+    /// Events that are put aside, the same.
+    aside: Shares,
     at_work: Semaphore,
 }
 
@@ -107,7 +115,8 @@ impl Receiver {
             inner: Arc::new(Inner {
                 parts,
                 origins: Origins::default(),
-                bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+                bodies: Shares::default(),
+                aside: Shares::default(),
                 at_work: Semaphore::new(AT_WORK_MAX),
             }),
         }
@@ -123,19 +132,16 @@ impl Receiver {
         transaction_id: &str,
         body: CanonicalJsonObject,
     ) -> Result<Arc<Received>, ReceiveError> {
-        let kib = to_bytes(&body).len().div_ceil(1024);
+        let bytes = to_bytes(&body).len();
         let transaction = Transaction::read(origin, body)?;
         let work = || {
-            let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-            let bodies = self.inner.bodies.clone();
-            let body = bodies.try_acquire_many_owned(kib);
-            let body = body.map_err(|_| Err(ReceiveError::Busy))?;
-            self.inner.show_bodies();
+            let body = self.inner.bodies.take(origin, bytes);
+            let body = body.ok_or(Err(ReceiveError::Busy))?;
+            self.inner.show_bytes();
             let (inner, origin) = (self.inner.clone(), origin.to_owned());
             Ok(async move {
-                let answer = inner.take_in(&origin, transaction).await;
-                drop(body);
-                inner.show_bodies();
+                let answer = inner.take_in(&origin, transaction, body).await;
+                inner.show_bytes();
                 answer
             })
         };
@@ -152,21 +158,38 @@ impl Receiver {
 }
 
 impl Inner {
-    async fn take_in(&self, origin: &ServerName, transaction: Transaction) -> Answer {
+    async fn take_in(&self, origin: &ServerName, transaction: Transaction, body: Share) -> Answer {
         metrics::counter!(names::TRANSACTIONS_RECEIVED).increment(1);
         let rooms = transaction.rooms.into_iter();
         let rooms = rooms.map(|(room, events)| self.receive_in_room(origin, room, events));
         let mut received = Received::new();
+        let mut aside: Vec<Aside> = Vec::new();
         let mut rooms = stream::iter(rooms).buffer_unordered(ROOMS_AT_ONCE);
         while let Some(in_room) = rooms.next().await {
-            received.extend(in_room?);
+            let (in_room, put_aside) = in_room?;
+            received.extend(in_room);
+            aside.extend(put_aside);
+        }
+        drop(rooms);
+        let mut share = None;
+        if !aside.is_empty() {
+            // What waits is little, and must not hold what others need now.
+            let events: usize = aside.iter().map(Aside::bytes).sum();
+            share = self
+                .aside
+                .take(origin, events + edus::bytes(&transaction.edus));
+            drop(body);
+            self.show_bytes();
+            let aside = self.receive_aside(origin, aside, share.is_some());
+            received.extend(aside.await?);
         }
         self.parts.edus.receive(origin, transaction.edus).await;
+        drop(share);
         Ok(Arc::new(received))
     }
 
-    fn show_bodies(&self) {
-        let taken = BODIES_KIB_MAX.saturating_sub(self.bodies.available_permits());
-        metrics::gauge!(names::RECEIVING_BYTES).set((taken * 1024) as f64);
+    fn show_bytes(&self) {
+        let taken = self.bodies.taken() + self.aside.taken();
+        metrics::gauge!(names::RECEIVING_BYTES).set(taken as f64);
     }
 }

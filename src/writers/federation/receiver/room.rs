@@ -10,17 +10,17 @@ use log_format::record::output::{Decision, Reason};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use tokio::time::Instant;
 
-use super::transaction::event_id;
-use super::turn::Turn;
+use super::aside::Aside;
 use super::{Inner, ReceiveError, Received};
 use crate::logs::log::AppendError;
 use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::CanonicalJsonObject;
+use crate::matrix::event::id_of;
 use crate::query::rooms::{QueryError, RoomHead};
 use crate::telemetry::names;
 use crate::writers::federation::missing::GapError;
 use crate::writers::federation::past::{self, has_state};
-use crate::writers::federation::pdu_checks::{CheckedPdu, PduRefusal};
+use crate::writers::federation::pdu_checks::{AtHand, CheckedPdu, PduRefusal};
 use crate::writers::submit::{Durable, PendingSubmit, SubmitError};
 
 /// How long the answer waits, once everything is durable, for what the fold says.
@@ -28,7 +28,7 @@ const OUTCOME_MAX: Duration = Duration::from_secs(5);
 
 /// Why an event is not taken in, as its server is told.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+pub(super) enum Refused {
     #[error("this server is not in the room")]
     NotResident,
     #[error("the room does not let {0} take part")]
@@ -43,35 +43,46 @@ enum Refused {
 }
 
 /// An event on its way into the log.
-struct OnItsWay {
+pub(super) struct OnItsWay {
     event_id: OwnedEventId,
     pending: PendingSubmit,
 }
 
 /// What is told of the events of one room while they are taken in.
 #[derive(Default)]
-struct InRoom {
-    received: Received,
+pub(super) struct InRoom {
+    pub received: Received,
     pending: Vec<OnItsWay>,
     /// Ids of what was appended, so that what builds on it need not wait.
     appended: HashSet<OwnedEventId>,
 }
 
+/// How an event stands to the room.
+pub(super) enum Fit {
+    /// Told already, or on its way.
+    Done,
+    /// It may be appended, once the room's policy server has seen it.
+    Ready(CheckedPdu),
+    /// Something of its past is not here.
+    PastMissing(CheckedPdu),
+}
+
 impl InRoom {
-    fn refuse(&mut self, event_id: OwnedEventId, why: &Refused) {
+    pub(super) fn refuse(&mut self, event_id: OwnedEventId, why: &Refused) {
         metrics::counter!(names::PDUS_RECEIVED, "result" => "refused").increment(1);
         tracing::debug!(%event_id, %why, "event refused");
         self.received.insert(event_id, Some(why.to_string()));
     }
 
-    fn accept(&mut self, event_id: OwnedEventId) {
+    pub(super) fn accept(&mut self, event_id: OwnedEventId) {
         metrics::counter!(names::PDUS_RECEIVED, "result" => "accepted").increment(1);
         self.received.insert(event_id, None);
     }
 }
 
 impl Inner {
-    /// Takes in events that `origin` sent of one room.
+    /// Takes in events that `origin` sent of one room; those that need another
+    /// server's help are put aside.
     ///
     /// Errors: those of our own; what is wrong with an event is in the answer.
     pub(super) async fn receive_in_room(
@@ -79,7 +90,7 @@ impl Inner {
         origin: &ServerName,
         room: OwnedRoomId,
         events: Vec<CanonicalJsonObject>,
-    ) -> Result<Received, ReceiveError> {
+    ) -> Result<(Received, Option<Aside>), ReceiveError> {
         let head = self.parts.rooms.head(&room)?;
         let is_here = head
             .as_ref()
@@ -91,43 +102,53 @@ impl Inner {
         let Some(head) = head else {
             // Nobody can tell the id of an event whose room version is not known,
             // but for those that say it.
-            let named = events
-                .iter()
-                .filter_map(|pdu| event_id(RoomVersion::V1, pdu));
+            let named = events.iter().filter_map(|pdu| id_of(RoomVersion::V1, pdu));
             let why = || Some(Refused::NotResident.to_string());
             let mut received: Received = named.map(|id| (id, why())).collect();
             received.extend(withdrawn);
-            return Ok(received);
+            return Ok((received, None));
         };
         let Ok(version) = RoomVersion::try_from(&head.version) else {
-            return Ok(Received::new());
+            return Ok((Received::new(), None));
         };
         let mut in_room = InRoom::default();
         if let Some(refused) = self.refuses_room(&head, origin)? {
-            for id in events.iter().filter_map(|pdu| event_id(version, pdu)) {
+            for id in events.iter().filter_map(|pdu| id_of(version, pdu)) {
                 in_room.refuse(id, &refused);
             }
             in_room.received.extend(withdrawn);
-            return Ok(in_room.received);
+            return Ok((in_room.received, None));
         }
-        let mut turn = Turn::take(&self.at_work).await;
-        let ids: Vec<_> = events.iter().map(|pdu| event_id(version, pdu)).collect();
-        let checked = self.parts.checks.check_all(version, events).await;
-        for (id, checked) in ids.into_iter().zip(checked) {
-            match checked {
-                Ok(event) => {
-                    self.receive_event(origin, &head, event, &mut in_room, &mut turn)
-                        .await?;
+        // Nobody closes the semaphore.
+        let _turn = self.at_work.acquire().await;
+        let mut aside = Vec::new();
+        for event in self.parts.checks.check_at_hand(version, events).await {
+            let event = match event {
+                AtHand::Checked(event) => event,
+                AtHand::Refused(Some(id), refusal) => {
+                    in_room.refuse(id, &refusal.into());
+                    continue;
                 }
-                Err(refusal) => {
-                    if let Some(id) = id {
-                        in_room.refuse(id, &refusal.into());
-                    }
+                AtHand::Refused(None, _) => continue,
+                no_keys @ AtHand::NoKeys(_) => {
+                    aside.push(no_keys);
+                    continue;
+                }
+            };
+            match self.fit(origin, &head, event, &mut in_room)? {
+                Fit::Done => (),
+                Fit::Ready(event) if !self.parts.policies.is_to_ask(&head, &event.pdu)? => {
+                    self.append(origin, &head, event, &mut in_room).await?;
+                }
+                Fit::Ready(event) | Fit::PastMissing(event) => {
+                    aside.push(AtHand::Checked(event));
                 }
             }
         }
         self.settle(&room, &mut in_room).await?;
-        Ok(in_room.received)
+        let received = std::mem::take(&mut in_room.received);
+        let aside = Aside::of(head, version, aside);
+        Ok((received, aside))
     }
 
     /// Why nothing of this room is taken in from this server.
@@ -145,28 +166,28 @@ impl Inner {
         })
     }
 
-    async fn receive_event(
+    /// Whether an event may be appended now.
+    pub(super) fn fit(
         &self,
         origin: &ServerName,
         head: &RoomHead,
         event: CheckedPdu,
         in_room: &mut InRoom,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), ReceiveError> {
-        let id = event.pdu.event_id.clone();
-        if in_room.appended.contains(&id) {
-            return Ok(());
+    ) -> Result<Fit, QueryError> {
+        let id = &event.pdu.event_id;
+        if in_room.appended.contains(id) {
+            return Ok(Fit::Done);
         }
         // Whoever relays an event is not who made it: both must be let in.
         let sender = event.pdu.sender.server_name();
         if sender != origin && !self.parts.acls.allows(head, sender)? {
-            in_room.refuse(id, &Refused::Acl(sender.to_string()));
-            return Ok(());
+            in_room.refuse(id.clone(), &Refused::Acl(sender.to_string()));
+            return Ok(Fit::Done);
         }
-        match self.standing(&head.room_id, &id)? {
+        match self.standing(&head.room_id, id)? {
             Standing::Done => {
-                in_room.accept(id);
-                return Ok(());
+                in_room.accept(id.clone());
+                return Ok(Fit::Done);
             }
             Standing::Unsettled => (),
         }
@@ -174,20 +195,19 @@ impl Inner {
         let missing = past::missing(&*self.parts.rooms, &event.pdu, comes)?;
         // Of a parked room nobody sees what is appended already: the fold tells
         // what is missing when it gets there.
-        if !missing.is_empty() && !self.is_parked(&head.room_id)? {
-            // What was sent before it may be what is missing.
-            self.settle(&head.room_id, in_room).await?;
-            let filled = self.parts.missing.fill(origin, head, &event);
-            match turn.given_back(filled).await {
-                Ok(()) => (),
-                Err(GapError::Submit(error)) => return Err(error.into()),
-                Err(GapError::Query(error)) => return Err(error.into()),
-                Err(error) => {
-                    in_room.refuse(id, &error.into());
-                    return Ok(());
-                }
-            }
-        }
+        Ok(match missing.is_empty() || self.is_parked(&head.room_id)? {
+            true => Fit::Ready(event),
+            false => Fit::PastMissing(event),
+        })
+    }
+
+    pub(super) async fn append(
+        &self,
+        origin: &ServerName,
+        head: &RoomHead,
+        event: CheckedPdu,
+        in_room: &mut InRoom,
+    ) -> Result<(), ReceiveError> {
         let pending = match self.enqueue(origin, head, &event).await {
             Err(SubmitError::Append(AppendError::Overloaded)) => {
                 // What is queued of ours goes first.
@@ -196,11 +216,9 @@ impl Inner {
             }
             queued => queued?,
         };
-        in_room.appended.insert(id.clone());
-        in_room.pending.push(OnItsWay {
-            event_id: id,
-            pending,
-        });
+        let event_id = event.pdu.event_id;
+        in_room.appended.insert(event_id.clone());
+        in_room.pending.push(OnItsWay { event_id, pending });
         Ok(())
     }
 
@@ -218,7 +236,11 @@ impl Inner {
     }
 
     /// Waits until what was appended is durable, and a moment for its outcome.
-    async fn settle(&self, room: &RoomId, in_room: &mut InRoom) -> Result<(), ReceiveError> {
+    pub(super) async fn settle(
+        &self,
+        room: &RoomId,
+        in_room: &mut InRoom,
+    ) -> Result<(), ReceiveError> {
         let mut durable: Vec<(OwnedEventId, Durable)> = Vec::new();
         for OnItsWay { event_id, pending } in in_room.pending.drain(..) {
             durable.push((event_id, pending.durable().await?));

@@ -1,11 +1,9 @@
 //! The body of `PUT /send`, bounded in number and told apart by room.
 
-use ruma::{OwnedEventId, OwnedRoomId, ServerName};
+use ruma::{OwnedRoomId, ServerName};
 
 use crate::limits::{TRANSACTION_EDUS_MAX, TRANSACTION_PDUS_MAX};
-use crate::matrix::RoomVersion;
 use crate::matrix::canonical_json::{CanonicalJsonObject, CanonicalJsonValue};
-use crate::matrix::signing::{event_id_of_hash, reference_hash};
 
 /// Why a body is no transaction. Nothing of it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,17 +71,6 @@ fn list(
     }
 }
 
-/// The id of what came as an event, whatever else is wrong with it.
-pub fn event_id(version: RoomVersion, pdu: &CanonicalJsonObject) -> Option<OwnedEventId> {
-    match version.has_event_id_field() {
-        true => OwnedEventId::try_from(pdu.get("event_id")?.as_str()?).ok(),
-        false => {
-            let rules = version.rules();
-            event_id_of_hash(rules, &reference_hash(rules, pdu))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,18 +124,5 @@ mod tests {
             let other = format!(r#"{{"{what}":{{}}}}"#);
             assert_eq!(read(&other), Err(TransactionError::NotAnArray(what)));
         }
-    }
-
-    #[test]
-    fn what_is_no_event_has_an_id_all_the_same() {
-        let parse = |text: &str| parse_object(text.as_bytes()).expect("parses");
-        let broken = parse(r#"{"type":7,"event_id":"$x:hs"}"#);
-        let id = event_id(RoomVersion::V1, &broken).expect("is named");
-        assert_eq!(id, "$x:hs");
-        for version in RoomVersion::all().filter(|version| !version.has_event_id_field()) {
-            let id = event_id(version, &broken).expect("has a hash");
-            assert_ne!(id, "$x:hs");
-        }
-        assert_eq!(event_id(RoomVersion::V2, &parse("{}")), None);
     }
 }
