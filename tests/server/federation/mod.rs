@@ -17,6 +17,7 @@ mod inviting;
 mod joining;
 mod jumping;
 mod keys;
+mod killed;
 mod knocking;
 mod large;
 mod large_room;
