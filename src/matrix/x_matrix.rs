@@ -279,6 +279,11 @@ mod tests {
                 "{header}"
             );
         }
+        // A name is what was signed, letter by letter, whatever its form.
+        for name in ["from:8448", "1.2.3.4", "[2001:db8::1]:8448", "From.Example"] {
+            let header = format!(r#"X-Matrix origin="{name}",key="ed25519:1",sig="AAAA""#);
+            assert_eq!(parse(&header).as_deref().map(ServerName::as_str), Ok(name));
+        }
         let other = r#"X-Matrix origin="from",destination="toto",key="ed25519:1",sig="AAAA""#;
         assert_eq!(parse(other), Err(CredentialsError::OtherDestination));
         let malformed = [
