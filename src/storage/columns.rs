@@ -292,7 +292,7 @@ pub const DIRECTORY_MEMBERS: Table = table(
     USER_DIRECTORY,
     false,
 );
-/// `room sn` → whether anybody may join it or read it.
+/// `room sn` → whether anybody may join it or read it, and how many of ours do.
 pub const DIRECTORY_OPEN: Table = table(
     Family::UserDirectory,
     4,

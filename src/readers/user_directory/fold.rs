@@ -179,6 +179,22 @@ impl<'a, 's> Group<'a, 's> {
         Ok(())
     }
 
+    /// Counts the users of this server in a room.
+    fn count_local(&mut self, room: RoomSn, was_in: bool, is_in: bool) -> Result<(), ReaderError> {
+        if was_in == is_in {
+            return Ok(());
+        }
+        let key = rows::room_key(self.partition, room);
+        let mut row: OpenRow = self.read(DIRECTORY_OPEN, &key)?.unwrap_or_default();
+        row.local_members = match is_in {
+            true => row.local_members.saturating_add(1),
+            false => row.local_members.saturating_sub(1),
+        };
+        self.rows.put(DIRECTORY_OPEN, &key, codec::encode(&row));
+        self.opened.insert(room, row.is_open());
+        Ok(())
+    }
+
     fn member(
         &mut self,
         room_id: &RoomId,
@@ -192,6 +208,10 @@ impl<'a, 's> Group<'a, 's> {
             true => BTreeSet::new(),
             false => self.words_of_remote(user)?,
         };
+        if is_local {
+            let was_in = Read::get(&self.rows, DIRECTORY_MEMBERS, &key)?.is_some();
+            self.count_local(room, was_in, to == Membership::Join)?;
+        }
         match to {
             Membership::Join => {
                 let row = match is_local {

@@ -10,7 +10,7 @@ use crate::storage::columns::Table;
 use crate::storage::overlay::StoreError;
 
 /// Raised whenever a row's meaning changes; the tables are then rebuilt.
-pub const TABLES_VERSION: u32 = 1;
+pub const TABLES_VERSION: u32 = 2;
 
 /// Ends a text within a key. No word and no user id has it.
 const END: u8 = 0;
@@ -36,11 +36,15 @@ pub struct OpenRow {
     pub is_public: bool,
     /// The history visibility is `world_readable`.
     pub is_readable: bool,
+    /// Users of this server who are in it.
+    pub local_members: u64,
 }
 
 impl OpenRow {
+    /// Whether anybody may look into the room, and we know who is in it: after the
+    /// last of our users left, others come and go unseen.
     pub fn is_open(self) -> bool {
-        self.is_public || self.is_readable
+        (self.is_public || self.is_readable) && self.local_members > 0
     }
 }
 

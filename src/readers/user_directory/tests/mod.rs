@@ -234,6 +234,32 @@ fn names_of_other_servers_users_stay_in_their_rooms() {
     assert_eq!(directory.find(&bob, "rita"), ["rita"]);
 }
 
+/// When the last of ours has left, nobody tells us who is in the room.
+#[test]
+fn who_is_in_a_room_that_we_left_is_not_found() {
+    let mut directory = Directory::new(2);
+    let [alice, bob, eve] = ["alice", "bob", "eve"].map(|name| directory.register(name, None));
+    let room = directory.world.create("a", &alice, Visibility::Shared);
+    let rule = json!({"join_rule": "public"});
+    let world = &mut directory.world;
+    world.state(&room, &alice, "m.room.join_rules", "", rule);
+    directory.join_as(&room, user_id!("@rita:far"), "Rita");
+    directory.world.member(&room, &bob, &bob, "join");
+    // The same again, with another name, is no other member.
+    directory.join_as(&room, &bob, "Bobby");
+    assert_eq!(directory.find(&eve, "rita"), ["rita"]);
+    directory.world.member(&room, &alice, &alice, "leave");
+    assert_eq!(directory.find(&eve, "rita"), ["rita"], "bob is there");
+    directory.world.member(&room, &bob, &bob, "leave");
+    assert!(directory.find(&eve, "rita").is_empty());
+    for epoch in [1, 2] {
+        directory.restart(epoch);
+        assert!(directory.find(&eve, "rita").is_empty(), "{epoch}");
+    }
+    directory.world.member(&room, &eve, &eve, "join");
+    assert_eq!(directory.find(&alice, "rita"), ["rita"]);
+}
+
 #[test]
 fn closer_matches_come_first_and_the_limit_is_told() {
     let mut directory = Directory::new(1);
