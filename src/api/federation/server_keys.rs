@@ -104,10 +104,11 @@ async fn about<'a>(
     if own.is(server) {
         return Ok(vec![own.published(now_ms())]);
     }
-    let newest = newest(api, server, until).await?;
+    let ids: Vec<&str> = ids.into_iter().take(KEYS_MAX).collect();
+    let newest = newest(api, server, &ids, until).await?;
     let is_named = |id: &str| newest.as_ref().is_some_and(|it| it.keys.contains_key(id));
     let mut found: Vec<CanonicalJsonObject> = Vec::new();
-    for id in ids.into_iter().filter(|id| !is_named(id)).take(KEYS_MAX) {
+    for id in ids.into_iter().filter(|id| !is_named(id)) {
         if let Some(older) = api.keyring.older_with(server, id)? {
             let older = own.notarise(&older);
             if !found.contains(&older) {
@@ -119,20 +120,24 @@ async fn about<'a>(
     Ok(found)
 }
 
-/// The newest answer of a server that is, or can be, known.
+/// The newest answer of a server that is, or can be, known. It is asked for where
+/// what is known is not valid for long enough, or lacks a key that is asked about.
 async fn newest(
     api: &ApiState,
     server: &ServerName,
+    ids: &[&str],
     until: Option<u64>,
 ) -> Result<Option<ServerKeys>, ApiError> {
     let until = until.unwrap_or_else(now_ms);
-    let valid = |valid_until: u64| valid_until >= until;
-    if let Some(known) = api
-        .keyring
-        .newest(server)?
-        .filter(|known| valid(known.valid_until_ts))
-    {
-        return Ok(Some(known));
+    let stored = api.keyring.known(server)?;
+    let is_known = |id: &&str| {
+        let stored = stored.as_ref();
+        stored.is_some_and(|stored| stored.keys.contains_key(*id))
+    };
+    let newest = api.keyring.newest(server)?;
+    let will_do = |newest: &ServerKeys| newest.valid_until_ts >= until && ids.iter().all(is_known);
+    if newest.as_ref().is_some_and(will_do) {
+        return Ok(newest);
     }
     // Whatever comes of it, the last answer is the best there is.
     let fetched = api.keyring.with(server, "", |_| false).await;

@@ -178,11 +178,23 @@ async fn a_notary_remembers_keys_that_their_server_forgot() {
     a.terminate().await;
     a.start().await;
     assert_eq!(ask(&a, 1).await, [["ed25519:old"], ["ed25519:new"]]);
+    // A key that is not known is asked for, however long the others are valid.
+    *told.lock() = of(6, "newest");
+    let body = json!({ "server_keys": { "c.test": {
+        "ed25519:newest": { "minimum_valid_until_ts": 1 },
+    } } });
+    let found = a.api().post("/_matrix/key/v2/query", body).await.ok();
+    let found = &found["server_keys"];
+    assert!(
+        found[0]["verify_keys"]["ed25519:newest"].is_object(),
+        "{found}"
+    );
+    assert_eq!(ask(&a, 1).await, [["ed25519:old"], ["ed25519:newest"]]);
     // Who asks for no key in particular is told what holds now.
     let query = "/_matrix/key/v2/query/c.test";
     let found = a.api().get(query).await.ok();
     assert_eq!(found["server_keys"].as_array().unwrap().len(), 1, "{found}");
-    assert!(found["server_keys"][0]["verify_keys"]["ed25519:new"].is_object());
+    assert!(found["server_keys"][0]["verify_keys"]["ed25519:newest"].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread")]
