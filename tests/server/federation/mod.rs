@@ -29,6 +29,7 @@ mod missing;
 mod newcomers;
 mod nonsense;
 mod odd_events;
+mod outside;
 mod partition;
 mod past;
 mod poisoned;
