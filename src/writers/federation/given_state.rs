@@ -10,6 +10,7 @@ pub mod intake;
 mod order;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use log_format::codec;
@@ -62,6 +63,9 @@ pub enum GivenStateError {
     OtherVersion(String),
     #[error(transparent)]
     TooMany(#[from] TooMany),
+    /// Too many events that wait are in memory, of all rooms.
+    #[error("too much is taken in at a time")]
+    Full,
     #[error("reading the events panicked")]
     Panicked,
     #[error(transparent)]
@@ -76,6 +80,8 @@ pub struct GivenStates {
     checks: PduChecks,
     rooms: Arc<dyn Rooms>,
     submitter: Submitter,
+    /// Bytes of events that all intakes hold.
+    held: Arc<AtomicUsize>,
 }
 
 impl GivenStates {
@@ -84,6 +90,7 @@ impl GivenStates {
             checks,
             rooms,
             submitter,
+            held: Arc::default(),
         }
     }
 

@@ -151,7 +151,7 @@ impl RemoteRooms {
         let came = (answer.bytes(), answer.fields().clone());
         drop(answer);
         tracing::info!(
-            %room, %server, bytes = came.0, ms = began.elapsed().as_millis(),
+            %room, %server, events = intake.came(), bytes = came.0, ms = began.elapsed().as_millis(),
             "room's state has come"
         );
         let fields = came.1;

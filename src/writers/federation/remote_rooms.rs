@@ -78,6 +78,7 @@ impl From<GivenStateError> for RemoteRoomError {
                 Some(_) => RemoteRoomError::BadAnswer("the room has another version"),
                 None => RemoteRoomError::Version(shown(&named)),
             },
+            GivenStateError::Full => RemoteRoomError::BadAnswer("too much is taken in at a time"),
             GivenStateError::TooMany(_) => RemoteRoomError::BadAnswer("it names too many events"),
             GivenStateError::Panicked => RemoteRoomError::Stopping,
             GivenStateError::Submit(error) => error.into(),

@@ -4,6 +4,8 @@
 //! on its way to the log.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +35,13 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const PROGRESS_EVENTS: usize = 5_000;
 /// How long what was appended may take to be folded.
 const FOLD_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of events that wait for others, of all rooms that are taken in at a time:
+/// some of the largest answers that there may be. What comes beyond is refused, so
+/// that rooms which are made up for it do not take all memory.
+const HELD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Events between which others get a turn: each is looked up with its authorities.
+const ARRIVALS_AT_A_TIME: usize = 50;
 
 /// Why an answer is not taken in.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +78,7 @@ pub struct Intake<'g> {
     batch: Vec<(Number, Bytes)>,
     batch_bytes: usize,
     pending: Option<PendingSubmit>,
+    held: Held,
     /// Events that came, and events that went on.
     came: usize,
     done: usize,
@@ -95,6 +105,7 @@ impl GivenStates {
             batch: Vec::new(),
             batch_bytes: 0,
             pending: None,
+            held: Held::new(self.held.clone()),
             came: 0,
             done: 0,
         })
@@ -140,7 +151,10 @@ impl Intake<'_> {
             (part, read(version, &room, json))
         });
         let read = read.await.map_err(|_| GivenStateError::Panicked)?;
-        for (part, arrived) in read {
+        for (index, (part, arrived)) in read.into_iter().enumerate() {
+            if index % ARRIVALS_AT_A_TIME == 0 {
+                yield_now().await;
+            }
             let number = match arrived {
                 Some(arrived) => Some(self.arrive(arrived)?),
                 None => None,
@@ -152,7 +166,8 @@ impl Intake<'_> {
                 }
             }
         }
-        self.go_on().await
+        self.go_on().await?;
+        self.held.set(self.order.held_bytes())
     }
 
     fn arrive(&mut self, arrived: Arrived) -> Result<Number, GivenStateError> {
@@ -177,6 +192,11 @@ impl Intake<'_> {
             self.order.is_here(number);
         }
         Ok(number)
+    }
+
+    /// Events that came so far.
+    pub fn came(&self) -> usize {
+        self.came
     }
 
     pub fn room(&self) -> &RoomId {
@@ -273,6 +293,34 @@ impl Intake<'_> {
     }
 }
 
+/// What an intake holds, counted among all of them.
+struct Held {
+    all: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl Held {
+    fn new(all: Arc<AtomicUsize>) -> Held {
+        Held { all, own: 0 }
+    }
+
+    fn set(&mut self, bytes: usize) -> Result<(), GivenStateError> {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+        let others = self.all.fetch_add(bytes, Ordering::Relaxed);
+        self.own = bytes;
+        match others.saturating_add(bytes) > HELD_BYTES_MAX {
+            true => Err(GivenStateError::Full),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
 /// An event that came.
 struct Arrived {
     id: OwnedEventId,
@@ -298,4 +346,22 @@ fn read(version: RoomVersion, room: &RoomId, json: Bytes) -> Option<Arrived> {
 /// Source: client-server API, `m.room.create`: without a version it is 1.
 fn version_named(create: &Pdu) -> String {
     create.content_str("room_version").unwrap_or("1").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_intakes_share_what_may_be_held() {
+        let all = Arc::new(AtomicUsize::new(0));
+        let (mut one, mut other) = (Held::new(all.clone()), Held::new(all.clone()));
+        assert!(one.set(HELD_BYTES_MAX).is_ok());
+        assert!(matches!(other.set(1), Err(GivenStateError::Full)));
+        assert!(one.set(HELD_BYTES_MAX - 1).is_ok() && other.set(1).is_ok());
+        drop(one);
+        assert!(other.set(HELD_BYTES_MAX).is_ok());
+        drop(other);
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+    }
 }
