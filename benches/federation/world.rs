@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use engram::crypto::ServerKey;
 use engram::logs::log::{
@@ -22,7 +23,7 @@ use engram::query::rooms::{
     Direction, QueryError, RoomHead, RoomMembership, Rooms, StateKey, StateMap, StoredEvent,
 };
 use engram::query::tokens::Epoch;
-use engram::readers::federation_sender::time::WallClock;
+use engram::readers::federation_sender::time::{Sleep, Time, WallClock};
 use engram::readers::federation_sender::{Carried, Carrier, FederationSender, Ports};
 use engram::readers::run::Reader;
 use engram::readers::store::Write;
@@ -60,6 +61,7 @@ pub struct World {
     pub sender: Arc<FederationSender>,
     pub store: Arc<Store>,
     pub carrier: Arc<Counting>,
+    pub time: Arc<Clock>,
     input: Arc<FoldedInput>,
     /// Of the next record of *output*.
     offset: u64,
@@ -93,10 +95,12 @@ impl World {
             store: store.clone(),
             offset: AtomicU64::new(0),
         });
+        let time = Arc::new(Clock::default());
         World {
-            sender: open(&store, &input, &carrier),
+            sender: open(&store, &input, &carrier, &time),
             store,
             carrier,
+            time,
             input,
             offset: 0,
             _folder: folder,
@@ -105,7 +109,7 @@ impl World {
 
     /// Another process on the same tables.
     pub fn open_again(&mut self) {
-        self.sender = open(&self.store, &self.input, &self.carrier);
+        self.sender = open(&self.store, &self.input, &self.carrier, &self.time);
     }
 
     /// An event enters *output*, and the sender reads it.
@@ -192,6 +196,7 @@ fn open(
     store: &Arc<Store>,
     input: &Arc<FoldedInput>,
     carrier: &Arc<Counting>,
+    time: &Arc<Clock>,
 ) -> Arc<FederationSender> {
     let sender = FederationSender::open(Ports {
         store: store.clone(),
@@ -203,9 +208,32 @@ fn open(
         carrier: carrier.clone(),
         server_name: "bench.test".try_into().expect("a name"),
         epoch: Epoch(1),
-        time: Arc::new(WallClock),
+        time: time.clone(),
     });
     Arc::new(sender.expect("opens"))
+}
+
+/// The wall clock, or what it will be.
+#[derive(Default)]
+pub struct Clock {
+    ahead_ms: AtomicU64,
+}
+
+impl Clock {
+    pub fn go_ahead(&self, by: Duration) {
+        self.ahead_ms
+            .fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Time for Clock {
+    fn now_ms(&self) -> u64 {
+        WallClock.now_ms() + self.ahead_ms.load(Ordering::Relaxed)
+    }
+
+    fn sleep(&self, time: Duration) -> Sleep {
+        WallClock.sleep(time)
+    }
 }
 
 /// The way out, and how many are on it at a time.

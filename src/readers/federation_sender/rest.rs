@@ -182,8 +182,11 @@ impl Destinations {
         let recorded = self.deliveries.delivery(&destination.name)?;
         let (lines, same) = {
             let state = destination.state();
-            let same = (state.failures, state.retry_at_ms, state.refusals)
-                == (recorded.failures, recorded.retry_at_ms, 0);
+            // One that spoke is tried earlier than was recorded; that it did is
+            // forgotten where there is nothing to try.
+            let same_time = state.retry_at_ms == recorded.retry_at_ms
+                || (state.retry_at_ms < recorded.retry_at_ms && !state.has_work());
+            let same = state.failures == recorded.failures && state.refusals == 0 && same_time;
             (state.lines.clone(), same)
         };
         for (partition, line) in lines {

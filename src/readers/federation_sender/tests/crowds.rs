@@ -1,7 +1,11 @@
 //! Many servers, most of them gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use log_format::record::ephemeral::PresenceState;
+
+use super::super::edus::{About, Said as Told};
 use super::super::time::Time as _;
 use super::world::{Mood, Said, World, name};
 
@@ -103,6 +107,37 @@ async fn destinations_that_nothing_is_done_for_leave_memory_and_come_back() {
         .map(|one| one.pdus.len())
         .collect();
     assert_eq!(sizes, [1, 1]);
+}
+
+#[tokio::test]
+async fn who_spoke_and_gets_nothing_leaves_memory_too() {
+    let world = World::new();
+    let server = name("b.test");
+    world.mood("b.test", Mood::Refuses);
+    let destination = world.sender.destinations.of(&server).unwrap();
+    let about = About::Presence {
+        user_id: "@alice:a.test".try_into().unwrap(),
+    };
+    let said = Told::Presence {
+        state: PresenceState::Online,
+        status_msg: None,
+        last_active_ms: None,
+        currently_active: true,
+    };
+    world
+        .sender
+        .tell(&destination, Arc::new(about), Arc::new(said));
+    drop(destination);
+    // Told for as long as it is tried at least each hour.
+    world.pass(MINUTE).await;
+    assert_eq!(in_memory(&world), 1);
+    world.pass(12 * HOUR).await;
+    assert_eq!(in_memory(&world), 0);
+    world.sender.ears().heard_from(&server);
+    world.pass(MINUTE).await;
+    assert_eq!(in_memory(&world), 1);
+    world.pass(30 * MINUTE).await;
+    assert_eq!(in_memory(&world), 0);
 }
 
 #[tokio::test]
