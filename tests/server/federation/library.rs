@@ -11,6 +11,7 @@ use engram::matrix::canonical_json::to_bytes;
 use http::{StatusCode, Uri};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::Neighbourhood;
 use super::fake::{FAR, Fake, answer, own_keys};
@@ -22,6 +23,7 @@ type Lie = Arc<dyn Fn(&str, Value) -> Value + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Library {
     shelves: Arc<Mutex<Shelves>>,
+    is_held: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -78,6 +80,11 @@ impl Library {
         self.shelves.lock().lie = Some(Arc::new(lie));
     }
 
+    /// Whether nothing is answered until that is over.
+    pub fn hold(&self, is_held: bool) {
+        self.is_held.send_replace(is_held);
+    }
+
     /// How often something was asked for whose path has this in it.
     pub fn asked(&self, what: &str) -> usize {
         let shelves = self.shelves.lock();
@@ -89,6 +96,8 @@ impl Library {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        // Its other end lives as long as the library.
+        let _ = self.is_held.subscribe().wait_for(|held| !held).await;
         let found = self.find(&parts.uri, &body);
         let path = parts.uri.path().to_owned();
         let mut shelves = self.shelves.lock();

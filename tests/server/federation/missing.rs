@@ -1,6 +1,8 @@
 //! Events that come without their past: what is fetched, from whom, and what
 //! comes of lies about it (security, 1.2 and 1.3).
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::Neighbourhood;
@@ -256,6 +258,32 @@ async fn pr_406_the_acl_is_for_what_fills_a_gap() {
         assert_eq!(member["membership"], "join", "{version}");
         let next = bob.text("five");
         bob.sent(&[&next]).await;
+    }
+}
+
+/// An answer does not wait for ever, and what was answered is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_answered_without_its_past_gets_that_later() {
+    let mut scene = scene().await;
+    let mut bob = scene.guest("11").await;
+    bob.text("one");
+    let last = bob.text("two");
+    let next = bob.text("three");
+    scene.library.hold(true);
+    let begun = Instant::now();
+    bob.sent(&[&last, &next]).await;
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert_eq!(texts(&scene.alice, &bob.room).await, [""; 0]);
+    let room = bob.room.clone();
+    scene.a.kill();
+    scene.library.hold(false);
+    scene.a.start().await;
+    let mut alice = scene.a.api();
+    alice.token = scene.alice.token.clone();
+    let begun = Instant::now();
+    while texts(&alice, &room).await != ["one", "two", "three"] {
+        assert!(begun.elapsed() < Duration::from_secs(120));
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
