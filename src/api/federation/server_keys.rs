@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use crate::api::ApiState;
 use crate::api::auth::ClientAddress;
 use crate::api::errors::ApiError;
-use crate::api::extract::{Path, Query, SmallJson};
+use crate::api::extract::{Path, Query, parse_json, read_body_within};
 use crate::api::rate_limit::Limit;
 use crate::clock::now_ms;
+use crate::limits::LOGIN_BODY_BYTES_MAX;
 use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::matrix::server_keys::ServerKeys;
 
@@ -67,8 +68,11 @@ pub struct Batch {
 pub async fn notarised_batch(
     State(api): State<ApiState>,
     ClientAddress(address): ClientAddress,
-    SmallJson(batch): SmallJson<Batch>,
+    request: Request,
 ) -> Result<Json<Value>, ApiError> {
+    let patience = api.settings.server_bodies;
+    let body = read_body_within(request, LOGIN_BODY_BYTES_MAX, patience).await?;
+    let batch: Batch = parse_json(&body)?;
     if batch.server_keys.len() > SERVERS_MAX {
         let text = format!("At most {SERVERS_MAX} servers can be asked about at a time");
         return Err(ApiError::InvalidParam(text.into()));

@@ -130,7 +130,7 @@ impl Cell<'_> {
         let refused = match self.fetch {
             Fetch::Keys | Fetch::Notary => *status == 401,
             // Which is ours to say for how long.
-            Fetch::PolicySign if *status == 429 => body["retry_after_ms"]
+            _ if *status == 429 => body["retry_after_ms"]
                 .as_u64()
                 .is_some_and(|wait| wait < 60_000),
             _ => matches!(*status, 400 | 403 | 404 | 502),

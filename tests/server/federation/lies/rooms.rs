@@ -296,11 +296,8 @@ fn states() -> Vec<Lie> {
     vec![
         lie("Nothing", |_, _| json!({ "state": [], "auth_chain": [] })),
         lie("NoCreate", |_, truth| without(truth, "m.room.create")),
-        lie("NoLevels", |_, truth| {
-            // Without them the creator alone has power, which is a room as well:
-            // but what is cited is missing.
-            without(truth, "m.room.power_levels")
-        }),
+        // What is cited and not told is fetched, and then it is a room as well.
+        usable("NoLevels", |_, truth| without(truth, "m.room.power_levels")),
         lie("MembersOmitted", |_, mut truth| {
             truth["members_omitted"] = json!(true);
             truth

@@ -20,6 +20,9 @@ use crate::harness::{Api, Builder, Server};
 /// How long the servers of the table wait for others, in seconds: long enough for
 /// an honest answer on a busy machine.
 pub const ANSWER_SECONDS: u64 = 3;
+/// The same for the bodies of others: how long one may stand still, and take in all.
+pub const BODY_IDLE_SECONDS: u64 = 2;
+pub const BODY_SECONDS: u64 = 4;
 /// A message of the healthy room that takes longer has not come. Debug builds on
 /// a busy machine are slow.
 const MESSAGE_MAX: Duration = Duration::from_secs(30);
@@ -124,6 +127,8 @@ fn patient(server: Builder) -> Builder {
         .set("FEDERATION__CONNECT_SECONDS", ANSWER_SECONDS)
         .set("FEDERATION__ANSWER_SECONDS", ANSWER_SECONDS)
         .set("FEDERATION__STATE_SECONDS", ANSWER_SECONDS)
+        .set("FEDERATION__BODY_IDLE_SECONDS", BODY_IDLE_SECONDS)
+        .set("FEDERATION__BODY_SECONDS", BODY_SECONDS)
 }
 
 /// An address that counts who comes.

@@ -70,7 +70,14 @@ impl Watch {
 fn kind(path: &str, object: &Map<String, Value>) -> Option<&'static str> {
     let text = |field: &str| object.get(field).and_then(Value::as_str);
     if object.contains_key("verify_keys") {
-        return (text("server_name")? == OURS).then_some("our keys");
+        let server = text("server_name")?;
+        let is_theirs = object.get("signatures")?.get(server).is_some();
+        return match server == OURS {
+            true => Some("our keys"),
+            // A notary passes on what a server signed itself.
+            false if path.contains("/key/v2/query") && is_theirs => Some("keys of others"),
+            false => None,
+        };
     }
     let membership = object.get("content")?.get("membership");
     let membership = membership.and_then(Value::as_str);
@@ -122,6 +129,10 @@ fn signatures_are_told_apart() {
         (join, event(member, them, "join")),
         (invite, event(member, them, "join")),
         (invite, event("m.room.message", them, "invite")),
+        (
+            "/key/v2/query",
+            json!({ "server_name": "c.test", "verify_keys": {}, "signatures": { "a.test": {} } }),
+        ),
         ("/v1/send/1", event("m.room.message", them, "")),
     ] {
         let bad = Watch::default();
