@@ -73,6 +73,11 @@ fn list(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::matrix::canonical_json::parse_object;
 
@@ -91,10 +96,7 @@ mod tests {
             .rooms
             .iter()
             .map(|(room, events)| {
-                let numbers = events.iter().map(|event| match event["n"] {
-                    CanonicalJsonValue::Integer(number) => number.to_string(),
-                    _ => unreachable!("all have one"),
-                });
+                let numbers = events.iter().map(number);
                 (room.as_str(), numbers.collect())
             })
             .collect();
@@ -123,6 +125,76 @@ mod tests {
             assert_eq!(read(&list(max + 1)), refused);
             let other = format!(r#"{{"{what}":{{}}}}"#);
             assert_eq!(read(&other), Err(TransactionError::NotAnArray(what)));
+        }
+    }
+
+    /// What may stand where an event should, with the number of its place in it.
+    fn pdu() -> impl Strategy<Value = Option<&'static str>> {
+        prop_oneof![
+            Just(Some("!a:x")),
+            Just(Some("!b:x")),
+            Just(Some("!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM")),
+            Just(Some("no room")),
+            Just(None),
+        ]
+    }
+
+    proptest! {
+        /// Every event of a room is there once, in its order, and nothing else is.
+        #[test]
+        fn whatever_is_sent_is_told_apart(pdus in vec(pdu(), 0..60), edus in 0..110_usize) {
+            let events = pdus.iter().enumerate().map(|(n, room)| match room {
+                Some(room) => format!(r#"{{"n":{n},"room_id":"{room}"}}"#),
+                None => n.to_string(),
+            });
+            let events: Vec<String> = events.collect();
+            let body = format!(
+                r#"{{"pdus":[{}],"edus":[{}]}}"#,
+                events.join(","),
+                vec!["null"; edus].join(",")
+            );
+            let fits = pdus.len() <= TRANSACTION_PDUS_MAX && edus <= TRANSACTION_EDUS_MAX;
+            let read = read(&body);
+            prop_assert_eq!(read.is_ok(), fits);
+            let Ok(read) = read else { return Ok(()) };
+            prop_assert_eq!(read.edus.len(), edus);
+            let mut seen = Vec::new();
+            for (room, events) in &read.rooms {
+                prop_assert!(!events.is_empty() && !seen.contains(room));
+                seen.push(room.clone());
+                let of_room = pdus.iter().enumerate();
+                let of_room = of_room.filter(|(_, other)| **other == Some(room.as_str()));
+                let expected: Vec<String> = of_room.map(|(n, _)| n.to_string()).collect();
+                let found: Vec<String> = events.iter().map(number).collect();
+                prop_assert_eq!(found, expected);
+            }
+            let named = pdus.iter().flatten().filter(|room| room.starts_with('!'));
+            let named: BTreeSet<&str> = named.copied().collect();
+            prop_assert_eq!(seen.len(), named.len());
+        }
+
+        /// No JSON makes it panic, or hold more than is allowed.
+        #[test]
+        fn nothing_that_is_json_breaks_it(
+            keys in vec(prop_oneof!["pdus", "edus", "origin", "[a-z]{0,8}"], 0..6),
+            values in vec("null|true|-?[1-9]|\"[a-z!:]{0,8}\"|\\[\\]|\\{\\}|\\[\\{\\}\\]", 6),
+        ) {
+            let mut body = std::collections::BTreeMap::new();
+            body.extend(keys.into_iter().zip(values));
+            let members: Vec<String> = body
+                .iter()
+                .map(|(key, value)| format!("\"{key}\":{value}"))
+                .collect();
+            if let Ok(read) = read(&format!("{{{}}}", members.join(","))) {
+                prop_assert!(read.rooms.len() <= TRANSACTION_PDUS_MAX);
+            }
+        }
+    }
+
+    fn number(event: &CanonicalJsonObject) -> String {
+        match event["n"] {
+            CanonicalJsonValue::Integer(number) => number.to_string(),
+            _ => unreachable!("all have one"),
         }
     }
 }
