@@ -97,7 +97,7 @@ impl World {
         });
         let time = Arc::new(Clock::default());
         World {
-            sender: open(&store, &input, &carrier, &time),
+            sender: open(&store, &input, &carrier, &time, 0),
             store,
             carrier,
             time,
@@ -109,7 +109,8 @@ impl World {
 
     /// Another process on the same tables.
     pub fn open_again(&mut self) {
-        self.sender = open(&self.store, &self.input, &self.carrier, &self.time);
+        let (input, carrier) = (&self.input, &self.carrier);
+        self.sender = open(&self.store, input, carrier, &self.time, self.offset);
     }
 
     /// An event enters *output*, and the sender reads it.
@@ -197,13 +198,14 @@ fn open(
     input: &Arc<FoldedInput>,
     carrier: &Arc<Counting>,
     time: &Arc<Clock>,
+    end: u64,
 ) -> Arc<FederationSender> {
     let sender = FederationSender::open(Ports {
         store: store.clone(),
         rooms: Arc::new(OneBody(body())),
         deliveries: Arc::new(DeliveryAnswers::new(store.clone(), 1)),
         ephemeral: Arc::new(Silence),
-        output: Arc::new(Empty),
+        output: Arc::new(HandedOver { end }),
         input: input.clone(),
         carrier: carrier.clone(),
         server_name: "bench.test".try_into().expect("a name"),
@@ -343,15 +345,18 @@ fn body() -> Arc<StoredEvent> {
     })
 }
 
-/// *Output* without records: the bench hands them to the sender itself.
-struct Empty;
+/// *Output* without records: the bench hands them to the sender itself. It ends
+/// where these do, for a sender that is opened.
+struct HandedOver {
+    end: u64,
+}
 
-impl Log for Empty {
+impl Log for HandedOver {
     fn partitions(&self) -> u32 {
         1
     }
     fn end(&self, _: PartitionId) -> u64 {
-        0
+        self.end
     }
     fn begin(&self, _: PartitionId) -> u64 {
         0
