@@ -2,6 +2,7 @@
 //! a simulated state, and appended as one batch with one outcome.
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use futures_util::future::join_all;
 use log_format::record::input::Placement;
@@ -86,8 +87,8 @@ impl RoomWriter {
             if state.kind == CANONICAL_ALIAS {
                 canonical_alias::check_new(alias.as_ref(), &state.content)?;
             }
-            let (kind, state_key) = (&state.kind, &state.state_key);
-            acl_checks::check(self.server_name(), kind, state_key, &state.content)?;
+            let key = (&*state.kind, &*state.state_key);
+            acl_checks::check(self.server_name(), iter::empty(), key, &state.content)?;
         }
         // Held until the room is there, so that nobody takes the alias for one
         // that a crash left over.

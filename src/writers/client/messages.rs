@@ -164,7 +164,10 @@ impl RoomWriter {
         content: CanonicalJsonObject,
     ) -> Result<OwnedEventId, RoomWriteError> {
         check_tombstone(room_id, kind, &content)?;
-        acl_checks::check(self.server_name(), kind, state_key, &content)?;
+        let head = self.rooms().head(room_id)?;
+        let servers = head.iter().flat_map(|head| head.servers.keys());
+        let servers = servers.map(|server| &**server);
+        acl_checks::check(self.server_name(), servers, (kind, state_key), &content)?;
         let invited = invited_by(kind, state_key, &content);
         let is_ours = |user: &OwnedUserId| user.server_name() == self.server_name();
         let invited_elsewhere = invited.clone().filter(|user| !is_ours(user));
