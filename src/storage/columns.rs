@@ -133,6 +133,8 @@ pub const WAITING: Table = table(Family::Index, 7, "waiting", ROOM_SERVER, true)
 
 /// `user id | room id` → an invite or a knock seen from outside, or its end.
 pub const OUTSIDE: Table = table(Family::Index, 8, "outside", ROOM_SERVER, true);
+/// `room id | user id` → nothing, for each row of [`OUTSIDE`].
+pub const OUTSIDE_USERS: Table = table(Family::Index, 9, "outside_users", ROOM_SERVER, true);
 /// `0 | room id` → how far the purge of the room has come;
 /// `1 | room id` → where it was complete. See `purge.rs` there.
 pub const PURGES: Table = table(Family::Index, 20, "purges", ROOM_SERVER, true);
@@ -331,6 +333,7 @@ pub const ALL: &[Table] = &[
     EARLY_REDACTIONS,
     WAITING,
     OUTSIDE,
+    OUTSIDE_USERS,
     PURGES,
     PARKED,
     PARKED_RECORDS,

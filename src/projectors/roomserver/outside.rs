@@ -16,7 +16,7 @@ use super::rows;
 use crate::logs::log::NewRecord;
 use crate::projectors::fold::{FoldError, FoldInput, Folded};
 use crate::query::outside::{OutsideMembership, is_open};
-use crate::storage::columns::OUTSIDE;
+use crate::storage::columns::{OUTSIDE, OUTSIDE_USERS};
 use crate::storage::keys::{RowReader, RowWriter};
 use crate::storage::overlay::{Overlay, StoreError};
 
@@ -83,6 +83,9 @@ impl RoomServer {
             return Ok((Decision::Rejected, Reason::NotFound));
         }
         tables.put(OUTSIDE, key.as_ref(), encode(said));
+        let (room, user) = (said.room_id.as_str(), said.user.as_str());
+        let by_room = rows::outside_user_key(record.partition, room, user);
+        tables.put(OUTSIDE_USERS, by_room.as_ref(), Vec::new());
         Ok((Decision::Accepted, Reason::None))
     }
 }
@@ -146,6 +149,8 @@ pub(super) fn end(
     // Most members are not ours: a look costs less than a tombstone.
     if tables.get(OUTSIDE, key.as_ref())?.is_some() {
         tables.delete(OUTSIDE, key.as_ref());
+        let by_room = rows::outside_user_key(partition, room_id, user);
+        tables.delete(OUTSIDE_USERS, by_room.as_ref());
     }
     Ok(())
 }

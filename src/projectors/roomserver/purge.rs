@@ -28,9 +28,10 @@ use crate::query::ids::{EventSn, InputOffset, RoomSn};
 use crate::query::purges::{Purge, PurgeStage, RoomPurges};
 use crate::query::rooms::QueryError;
 use crate::storage::columns::{
-    AUTH_EDGES, EARLY_REDACTIONS, EVENT_IDS, EVENTS, GIVEN_STATES, IDEMPOTENCY, OUTSIDE, PARKED,
-    PARKED_RECORDS, PUBLISHED, PURGES, RECEIPTS, ROOM_IDS, ROOMS, STATE_BRANCHES, STATE_DIGESTS,
-    STATE_HISTORY, STATE_KEYS, STATE_NODES, STATES_BEFORE, TIMELINE, Table, USER_ROOMS, WAITING,
+    AUTH_EDGES, EARLY_REDACTIONS, EVENT_IDS, EVENTS, GIVEN_STATES, IDEMPOTENCY, OUTSIDE,
+    OUTSIDE_USERS, PARKED, PARKED_RECORDS, PUBLISHED, PURGES, RECEIPTS, ROOM_IDS, ROOMS,
+    STATE_BRANCHES, STATE_DIGESTS, STATE_HISTORY, STATE_KEYS, STATE_NODES, STATES_BEFORE, TIMELINE,
+    Table, USER_ROOMS, WAITING,
 };
 use crate::storage::keys::{Key, RowReader, RowWriter};
 use crate::storage::overlay::{Overlay, Read, StoreError};
@@ -40,9 +41,9 @@ use crate::storage::overlay::{Overlay, Read, StoreError};
 /// the order is a new version of the projector.
 ///
 /// With the rows of [`EVENT_IDS`] go those of [`EVENTS`], with the members'
-/// among [`STATE_KEYS`] those of [`USER_ROOMS`], which have other keys. The rows of
-/// [`OUTSIDE`] are found by user alone, and by a user who may never have been a
-/// member: so all of the table is looked through, which has few rows.
+/// among [`STATE_KEYS`] those of [`USER_ROOMS`], and with those of [`OUTSIDE_USERS`]
+/// those of [`OUTSIDE`], all of which have other keys. No row of another room is
+/// looked at: another lane may be writing it.
 pub(super) const BY_PAGES: [Table; 16] = [
     PARKED_RECORDS,
     STATE_KEYS,
@@ -60,7 +61,7 @@ pub(super) const BY_PAGES: [Table; 16] = [
     AUTH_EDGES,
     // Of the receipt server, with the same partition key.
     RECEIPTS,
-    OUTSIDE,
+    OUTSIDE_USERS,
 ];
 
 const MEMBER: &str = "m.room.member";
@@ -204,7 +205,7 @@ impl Dropped<'_> {
     fn prefix(&self, table: Table) -> Key {
         match table {
             RECEIPTS => receiptserver::keys_of_room(self.partition, self.room_id),
-            OUTSIDE => Key::of(self.partition),
+            OUTSIDE_USERS => rows::outside_users_prefix(self.partition, self.room_id.as_str()),
             _ => rows::room_key(self.partition, self.room),
         }
     }
@@ -340,9 +341,8 @@ impl RoomServer {
             let page = Overlay::range(tables, table, prefix.as_ref(), from, false, left)?;
             for (key, value) in &page {
                 let rest = key.get(prefix.as_ref().len()..).unwrap_or_default();
-                if self.drop_beside(dropped, table, (rest, value), step, tables)? {
-                    tables.delete(table, key);
-                }
+                self.drop_beside(dropped, table, (rest, value), step, tables)?;
+                tables.delete(table, key);
             }
             left = left.saturating_sub(page.len());
             if let (0, Some((last, _))) = (left, page.last()) {
@@ -357,8 +357,7 @@ impl RoomServer {
     }
 
     /// What goes with a row: rows of the same thing under other keys, and the
-    /// writers who wait for a record that will not be decided. Answers whether the
-    /// row is one of the room.
+    /// writers who wait for a record that will not be decided.
     fn drop_beside(
         &mut self,
         dropped: &Dropped<'_>,
@@ -366,7 +365,7 @@ impl RoomServer {
         (rest, value): (&[u8], &[u8]),
         step: &mut Step,
         tables: &mut Overlay<'_>,
-    ) -> Result<bool, FoldError> {
+    ) -> Result<(), FoldError> {
         match table {
             PARKED_RECORDS => {
                 let offset = rows::read_number(PARKED_RECORDS, value)?;
@@ -383,12 +382,11 @@ impl RoomServer {
                     step.users.push(user.to_owned());
                 }
             }
-            OUTSIDE => {
-                let mut key = RowReader::new(OUTSIDE, rest);
-                let user = key.key_text()?;
-                if key.rest_text()? != dropped.room_id.as_str() {
-                    return Ok(false);
-                }
+            OUTSIDE_USERS => {
+                let user = RowReader::new(OUTSIDE_USERS, rest).rest_text()?;
+                let room_id = dropped.room_id.as_str();
+                let of_user = rows::user_room_key(dropped.partition, user, room_id);
+                tables.delete(OUTSIDE, of_user.as_ref());
                 step.users.push(user.to_owned());
             }
             EVENT_IDS => {
@@ -399,7 +397,7 @@ impl RoomServer {
             }
             _ => {}
         }
-        Ok(true)
+        Ok(())
     }
 }
 

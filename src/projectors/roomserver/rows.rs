@@ -413,6 +413,15 @@ pub fn user_room_key(partition: u32, user: &str, room_id: &str) -> Key {
     user_rooms_prefix(partition, user).bytes(room_id.as_bytes())
 }
 
+/// Prefix of those who are something to a room, seen from outside.
+pub fn outside_users_prefix(partition: u32, room_id: &str) -> Key {
+    Key::of(partition).text(room_id)
+}
+
+pub fn outside_user_key(partition: u32, room_id: &str, user: &str) -> Key {
+    outside_users_prefix(partition, room_id).bytes(user.as_bytes())
+}
+
 pub fn user_rooms_prefix(partition: u32, user: &str) -> Key {
     Key::of(partition).text(user)
 }

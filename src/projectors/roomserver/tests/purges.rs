@@ -25,7 +25,7 @@ use crate::query::parked::ParkedWork as _;
 use crate::query::purges::{PurgeStage, RoomPurges as _};
 use crate::query::rooms::{Direction, Rooms as _};
 use crate::storage::columns::{
-    self, EVENTS, PARKED, PUBLISHED, PURGES, ROOM_IDS, ROOMS, USER_ROOMS,
+    self, EVENTS, OUTSIDE, PARKED, PUBLISHED, PURGES, ROOM_IDS, ROOMS, USER_ROOMS,
 };
 use crate::storage::overlay::Overlay;
 
@@ -133,7 +133,7 @@ fn full_room(house: &mut House) -> OwnedRoomId {
 #[test]
 fn every_table_of_a_room_is_purged() {
     let at_once = [ROOMS, ROOM_IDS, PUBLISHED, PARKED];
-    let beside = [EVENTS, USER_ROOMS];
+    let beside = [EVENTS, USER_ROOMS, OUTSIDE];
     for table in columns::ALL {
         let is_of_rooms = table.owner == ROOMS.owner || table.owner == columns::RECEIPTS.owner;
         let is_known = BY_PAGES.contains(table)
