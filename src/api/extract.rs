@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -19,6 +19,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::errors::ApiError;
 use super::limits::{BODY_BYTES_MAX, BODY_IDLE, BODY_TOTAL};
 use crate::limits::{JSON_DEPTH_MAX, JSON_OBJECT_KEYS_MAX, LOGIN_BODY_BYTES_MAX};
+
+/// Bytes of a body that is too large which are read all the same, and how long.
+const DISCARDED_BYTES_MAX: usize = 4 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// A JSON body of at most 1 MiB.
 pub struct Json<T>(pub T);
@@ -132,10 +136,11 @@ pub async fn read_body_within(
 ) -> Result<Bytes, ApiError> {
     let announced = request.headers().get(CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let body = request.into_body();
     if announced.is_some_and(|bytes| bytes > max_bytes as u64) {
+        discard(&mut body.into_data_stream()).await;
         return Err(ApiError::TooLarge { max_bytes });
     }
-    let body = request.into_body();
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
@@ -156,6 +161,8 @@ async fn collect(body: Body, max_bytes: usize, idle: Duration) -> Result<Bytes, 
         };
         let chunk = chunk.map_err(|_| ApiError::BodyBroken)?;
         if first.len() + rest.len() + chunk.len() > max_bytes {
+            drop((first, rest));
+            discard(&mut chunks).await;
             return Err(ApiError::TooLarge { max_bytes });
         }
         if first.is_empty() {
@@ -171,6 +178,22 @@ async fn collect(body: Body, max_bytes: usize, idle: Duration) -> Result<Bytes, 
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&rest);
     Ok(whole.freeze())
+}
+
+/// Passes over some of what follows in a body that is refused: a connection that
+/// is closed while the other side still writes may cost it the answer.
+async fn discard(chunks: &mut BodyDataStream) {
+    let mut left = DISCARDED_BYTES_MAX;
+    let passed_over = async {
+        while let Some(Ok(chunk)) = chunks.next().await {
+            match left.checked_sub(chunk.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whoever takes longer is cut off.
+    let _ = tokio::time::timeout(DISCARD_TIME, passed_over).await;
 }
 
 /// Parses JSON within the bounds of [`crate::limits`].
