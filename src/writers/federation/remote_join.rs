@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dashmap::DashMap;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 use log_format::record::Source;
@@ -69,25 +70,41 @@ pub struct JoinRequest {
     pub needs_voucher: bool,
 }
 
+/// Forgets a join when it has ended, whoever still waits for it: the next one is
+/// another.
+struct Running {
+    key: (OwnedRoomId, OwnedUserId),
+    joins: Arc<DashMap<(OwnedRoomId, OwnedUserId), RunningJoin>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.joins.remove(&self.key);
+    }
+}
+
 impl RemoteRooms {
     /// Joins, and answers once the join is durable and folded.
     pub async fn join(&self, request: JoinRequest) -> JoinResult {
         let key = (request.room.clone(), request.user.clone());
         let running = self
             .joins
-            .entry(key.clone())
+            .entry(key)
             .or_insert_with(|| self.start(request))
             .clone();
-        let joined = running.clone().await;
-        self.joins
-            .remove_if(&key, |_, known| known.ptr_eq(&running));
-        joined
+        running.await
     }
 
     fn start(&self, request: JoinRequest) -> RunningJoin {
         let this = self.clone();
         // A task of its own: it does not end with who waits for it.
-        let task = tokio::spawn(async move { this.join_by_any(&request).await });
+        let task = tokio::spawn(async move {
+            let _running = Running {
+                key: (request.room.clone(), request.user.clone()),
+                joins: this.joins.clone(),
+            };
+            this.join_by_any(&request).await
+        });
         let joined = task.map(|ended| ended.unwrap_or(Err(RemoteRoomError::Stopping)));
         let joined: Pin<Box<dyn Future<Output = JoinResult> + Send>> = Box::pin(joined);
         joined.shared()

@@ -3,6 +3,7 @@
 //! which stops nothing.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -241,4 +242,27 @@ async fn a_client_that_goes_away_does_not_stop_its_join() {
     is_whole(bob).await;
     let query = format!("since={}&timeout=0", since.as_str().unwrap());
     assert!(bob.sync(&query).await["rooms"]["join"].get(ROOM).is_some());
+}
+
+/// Nobody waits for the join when it ends: the next one is another all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_nobody_waited_for_is_not_told_again() {
+    let Scene { bob, resident, .. } = &scene().await;
+    resident.stop_at(Stop::After(7));
+    let path = format!("/_matrix/client/v3/join/{}?via=c.test", escape(ROOM));
+    tokio::select! {
+        answered = bob.post(&path, json!({})) => panic!("{}", answered.text),
+        () = resident.has_stopped() => {}
+    }
+    resident.goes_on.send_replace(true);
+    let begun = Instant::now();
+    while joined_rooms(bob).await != json!([ROOM]) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never joined");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let leave = format!("/_matrix/client/v3/rooms/{}/leave", escape(ROOM));
+    bob.post(&leave, json!({})).await.ok();
+    assert_eq!(joined_rooms(bob).await, json!([]));
+    join_by(bob, ROOM, "c.test").await.ok();
+    assert_eq!(joined_rooms(bob).await, json!([ROOM]));
 }
