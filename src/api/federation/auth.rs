@@ -42,6 +42,8 @@ pub struct Signed {
 pub struct SignedJson<const BYTES_MAX: usize> {
     pub origin: OwnedServerName,
     pub body: CanonicalJsonObject,
+    /// How long the body was as it came.
+    pub bytes: usize,
 }
 
 impl FromRequestParts<ApiState> for Signed {
@@ -62,9 +64,14 @@ impl<const BYTES_MAX: usize> FromRequest<ApiState> for SignedJson<BYTES_MAX> {
         credentials(&parts, api)?;
         let request = Request::from_parts(parts.clone(), body);
         let body = read_body_within(request, BYTES_MAX, api.settings.server_bodies).await?;
+        let bytes = body.len();
         let body = object(&body)?;
         let origin = verify(&parts, api, Some(&body)).await?;
-        Ok(SignedJson { origin, body })
+        Ok(SignedJson {
+            origin,
+            body,
+            bytes,
+        })
     }
 }
 

@@ -24,7 +24,9 @@ type Body = SignedJson<JSON_BODY_BYTES_MAX>;
 pub async fn invite(
     State(api): State<ApiState>,
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
-    SignedJson { origin, mut body }: Body,
+    SignedJson {
+        origin, mut body, ..
+    }: Body,
 ) -> Result<Json<Value>, ApiError> {
     let version = match body.remove("room_version") {
         None => return Err(ApiError::MissingParam("room_version".into())),
@@ -51,7 +53,7 @@ pub async fn invite(
 pub async fn old_invite(
     State(api): State<ApiState>,
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
-    SignedJson { origin, body }: Body,
+    SignedJson { origin, body, .. }: Body,
 ) -> Result<Json<Value>, ApiError> {
     let unsigned = body
         .get("unsigned")

@@ -65,7 +65,7 @@ pub async fn old_send(
 async fn take_in(
     api: &ApiState,
     of: (OwnedRoomId, String),
-    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<PDU_BODY_BYTES_MAX>,
     omits_members: bool,
     around: (&'static str, &'static str),
 ) -> Result<Response, ApiError> {

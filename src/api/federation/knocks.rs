@@ -32,7 +32,7 @@ pub async fn make(
 pub async fn send(
     State(api): State<ApiState>,
     Path(of): Path<(OwnedRoomId, String)>,
-    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Response, ApiError> {
     let taken = handshakes::take_in(&api, Handshake::Knock, origin, of, body).await?;
     let shown = Section {

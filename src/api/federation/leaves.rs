@@ -26,7 +26,7 @@ pub async fn make(
 pub async fn send(
     State(api): State<ApiState>,
     Path(of): Path<(OwnedRoomId, String)>,
-    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
     handshakes::take_in(&api, Handshake::Leave, origin, of, body).await?;
     Ok(Json(json!({})))
@@ -36,7 +36,7 @@ pub async fn send(
 pub async fn old_send(
     State(api): State<ApiState>,
     Path(of): Path<(OwnedRoomId, String)>,
-    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
     let taken = handshakes::take_in(&api, Handshake::Leave, origin, of, body).await;
     taken.map_err(as_before)?;

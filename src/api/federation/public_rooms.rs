@@ -35,7 +35,7 @@ pub async fn list(
 /// `POST /_matrix/federation/v1/publicRooms`
 pub async fn search(
     State(api): State<ApiState>,
-    SignedJson { origin, body }: SignedJson<LOGIN_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<LOGIN_BODY_BYTES_MAX>,
 ) -> Result<Json<PublicRooms>, ApiError> {
     is_open(&api, origin.as_str())?;
     for_servers(&api, parse_json(&to_bytes(&body))?)

@@ -17,7 +17,7 @@ use crate::api::rate_limit::Limit;
 pub async fn exchange(
     State(api): State<ApiState>,
     Path(room_id): Path<OwnedRoomId>,
-    SignedJson { origin, body }: SignedJson<PDU_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<PDU_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
     api.rate_limits.check(Limit::Handshake, origin.as_str())?;
     api.rate_limits.check(Limit::InviteRoom, room_id.as_str())?;

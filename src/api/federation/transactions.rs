@@ -19,7 +19,7 @@ pub async fn send(
 ) -> Result<Json<Value>, ApiError> {
     let receiver = &api.receiver;
     let received = receiver
-        .receive(&signed.origin, &transaction_id, signed.body)
+        .receive(&signed.origin, &transaction_id, (signed.body, signed.bytes))
         .await?;
     let results = received.iter().map(|(event, error)| {
         let result = match error {

@@ -13,7 +13,6 @@ use super::history::{Newest, RoomHistory};
 use super::lazy::KnownMembers;
 use super::left::LeftRoom;
 use super::memory::{Memory, RoomIx, RoomSlot, UserSlot};
-use super::presence::came;
 use super::purged::stretches_of;
 use super::room::{Candidate, Events, JoinedRoom};
 use super::rows::{self, AccountDataRow, Key};
@@ -140,20 +139,19 @@ impl ClientSync {
         let user_partition = partition_of(request.user.as_str(), self.output.partitions());
         let (changes, is_same_boot) = self.changes_since(since);
         let typing = TypingChanges::new(&changes, &request.filter.room.ephemeral);
-        let (token, candidates, data_changed, purged, mut presence, came) = {
+        let (token, candidates, data_changed, purged, (mut presence, came)) = {
             let memory = self.memory.read();
             let token = self.token(&memory, since, changes.to);
             let candidates = candidates(&memory, request, since, &typing);
             let purged = stretches_of(memory.user(&request.user), since, &token);
             let known = since.filter(|_| is_same_boot);
             let presence = self.presence_in(&memory, request, known, &changes);
-            let came = known.is_some_and(|known| came(&memory, &request.user, known));
             let since = since.and_then(|since| since.vector.get(user_partition as usize));
             let changed_at = memory
                 .user(&request.user)
                 .and_then(|user| user.account_data_at);
             let changed = changed_at >= since.map(|since| since.0) && changed_at.is_some();
-            (token, candidates, changed, purged, presence, came)
+            (token, candidates, changed, purged, presence)
         };
         self.add_presence_of_remote(request, &changes, came, &mut presence)?;
         let lazy = request.filter.room.state.lazy_load_members;

@@ -39,7 +39,8 @@ impl ClientSync {
         self.ephemeral.keeps_presence() && request.filter.presence.matches_type(PRESENCE)
     }
 
-    /// The presence of local users that a request is told of. `known` is the
+    /// The presence of local users that a request is told of, and whether its user
+    /// came to a room. `known` is the
     /// token up to which its client was told of presence by this process.
     pub(super) fn presence_in(
         &self,
@@ -47,9 +48,9 @@ impl ClientSync {
         request: &SyncRequest,
         known: Option<&SyncToken>,
         changes: &Changes,
-    ) -> Vec<Arc<Presence>> {
+    ) -> (Vec<Arc<Presence>>, bool) {
         if !self.tells_presence(request) {
-            return Vec::new();
+            return (Vec::new(), false);
         }
         // Who never was in a room shares none with anybody.
         let user = memory.user_ix(&request.user);
@@ -64,9 +65,9 @@ impl ClientSync {
         let newest = changes.presence.iter().rev();
         let mut told: Vec<_> = newest.filter(is_told).take(USERS_MAX).cloned().collect();
         let (Some(known), Some(user)) = (known, user) else {
-            return told;
+            return (told, false);
         };
-        let mut others = newly_shared(memory, memory.user_at(user), known);
+        let (mut others, came) = newly_shared(memory, memory.user_at(user), known);
         for presence in &told {
             if let Some(other) = memory.user_ix(&presence.user_id) {
                 others.remove(&other);
@@ -86,7 +87,7 @@ impl ClientSync {
         if absent.len() <= ABSENT_MAX {
             told.extend(absent);
         }
-        told
+        (told, came)
     }
 
     /// The same of users of other servers: changes of those who share a room. If the
@@ -142,20 +143,10 @@ fn never_there(user: &UserId) -> Presence {
     }
 }
 
-/// Whether the user came to a room since a token.
-pub(super) fn came(memory: &Memory, user: &UserId, known: &SyncToken) -> bool {
-    let rooms = memory.user(user).map(|user| &user.rooms);
-    rooms.into_iter().flatten().any(|(ix, standing)| {
-        let since = known.vector.get(memory.room(*ix).partition as usize);
-        let since = since.map_or(0, |since| since.0);
-        standing.membership == Membership::Join && standing.joined_at >= Some(since)
-    })
-}
-
 /// Local users who came to a room of the user since a token, or to whose rooms
-/// the user came.
-fn newly_shared(memory: &Memory, user: &UserSlot, known: &SyncToken) -> BTreeSet<UserIx> {
-    let mut others = BTreeSet::new();
+/// the user came; and whether there are any of these.
+fn newly_shared(memory: &Memory, user: &UserSlot, known: &SyncToken) -> (BTreeSet<UserIx>, bool) {
+    let (mut others, mut came) = (BTreeSet::new(), false);
     for (ix, standing) in &user.rooms {
         if standing.membership != Membership::Join {
             continue;
@@ -164,11 +155,14 @@ fn newly_shared(memory: &Memory, user: &UserSlot, known: &SyncToken) -> BTreeSet
         let since = known.vector.get(slot.partition as usize);
         let since = since.map_or(0, |since| since.0);
         match standing.joined_at >= Some(since) {
-            true => others.extend(slot.joined.iter().take(USERS_MAX).copied()),
+            true => {
+                came = true;
+                others.extend(slot.joined.iter().take(USERS_MAX).copied());
+            }
             false => others.extend(memory.joined_since(*ix, since)),
         }
     }
-    others
+    (others, came)
 }
 
 impl Building<'_> {

@@ -120,7 +120,7 @@ pub async fn backfill(
 pub async fn missing_events(
     State(api): State<ApiState>,
     Path(room_id): Path<OwnedRoomId>,
-    SignedJson { origin, body }: SignedJson<LOGIN_BODY_BYTES_MAX>,
+    SignedJson { origin, body, .. }: SignedJson<LOGIN_BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, ApiError> {
     // Whoever is excluded is told that, whatever they ask.
     open(&api, &origin, &room_id)?;

@@ -37,7 +37,7 @@ use super::edus::{self, Edus};
 use super::missing::MissingEvents;
 use super::pdu_checks::PduChecks;
 use super::policy_servers::PolicyServers;
-use crate::matrix::canonical_json::{CanonicalJsonObject, to_bytes};
+use crate::matrix::canonical_json::CanonicalJsonObject;
 use crate::query::rooms::{QueryError, Rooms};
 use crate::query::server_acls::ServerAcls;
 use crate::telemetry::names;
@@ -122,7 +122,7 @@ impl Receiver {
         }
     }
 
-    /// Takes in a transaction that `origin` signed.
+    /// Takes in a transaction that `origin` signed, which came as so many bytes.
     ///
     /// Errors: nothing of it is remembered, and it may come again; what was
     /// appended already is known by then.
@@ -130,9 +130,8 @@ impl Receiver {
         &self,
         origin: &ServerName,
         transaction_id: &str,
-        body: CanonicalJsonObject,
+        (body, bytes): (CanonicalJsonObject, usize),
     ) -> Result<Arc<Received>, ReceiveError> {
-        let bytes = to_bytes(&body).len();
         let transaction = Transaction::read(origin, body)?;
         let work = || {
             let body = self.inner.bodies.take(origin, bytes);
